@@ -1,0 +1,3 @@
+//! The `ballast` command.
+
+fn main() {}
