@@ -1,1 +1,5 @@
 #![doc = include_str!("../README.md")]
+
+pub mod control;
+pub mod machine;
+pub mod spec;

@@ -1,0 +1,3 @@
+//! Control of running VMs from outside.
+
+pub mod report;

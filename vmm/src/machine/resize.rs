@@ -1,0 +1,144 @@
+//! Resizing a running guest: what was asked, how far the guest got, and why not further.
+//!
+//! A resize is a wish: the machine changes the virtio-mem device's `requested_size`, and the guest's driver plugs or
+//! unplugs blocks until `plugged_size` agrees, in its own time or never. Sizes here are totals in bytes, boot memory
+//! plus hot-plugged memory.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// Why a resize was refused before the guest saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ResizeError {
+    /// The VM was started without a hot-plug region.
+    #[error(
+        "no hot-plug region: the memory of this VM stays at {boot_memory} bytes (start it with --hotplug SIZE)"
+    )]
+    NoRegion {
+        /// Boot memory in bytes.
+        boot_memory: u64,
+    },
+    /// Boot memory cannot be taken away.
+    #[error("{total_bytes} bytes is below the boot memory of {boot_memory} bytes, which always stays")]
+    BelowBootMemory {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// Boot memory in bytes.
+        boot_memory: u64,
+    },
+    /// The region ends before the total asked for.
+    #[error("{total_bytes} bytes is beyond the {limit} bytes of boot memory and hot-plug region together")]
+    BeyondRegion {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// Boot memory plus region size, in bytes.
+        limit: u64,
+    },
+    /// Memory comes and goes in whole blocks.
+    #[error(
+        "{total_bytes} bytes: the part above the boot memory of {boot_memory} bytes must be a multiple of the block size, {block_size} bytes"
+    )]
+    Unaligned {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// Boot memory in bytes.
+        boot_memory: u64,
+        /// Block size in bytes.
+        block_size: u64,
+    },
+    /// The VM has ended or is ending.
+    #[error("the VM has ended")]
+    Ended,
+}
+
+/// How a resize stands when `VmHandle::wait_resize` returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResizeOutcome {
+    /// The guest has exactly what was requested.
+    Done {
+        /// Boot memory plus plugged memory, in bytes.
+        total_bytes: u64,
+    },
+    /// The guest has not got there.
+    Incomplete {
+        /// Boot memory plus plugged memory now, in bytes.
+        reached_bytes: u64,
+        /// Boot memory plus requested memory, in bytes.
+        target_bytes: u64,
+        /// The most telling reason known to the machine.
+        reason: IncompleteReason,
+        /// What the guest's own driver gives as its reason (`resize_stall_reason` of its `vmstat`), if it was asked
+        /// and answered with anything but `none`.
+        guest_reason: Option<String>,
+    },
+}
+
+/// Why a resize is incomplete, as far as the machine can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IncompleteReason {
+    /// No driver has set DRIVER_OK on the virtio-mem device: nobody in the guest listens.
+    DriverNotReady,
+    /// The guest's requests were turned down since the resize was asked for, and nothing moves.
+    Refused {
+        /// NACK answers.
+        nacks: u64,
+        /// BUSY answers.
+        busy: u64,
+        /// ERROR answers.
+        errors: u64,
+    },
+    /// The driver made some or no progress and then went quiet.
+    Stalled {
+        /// Seconds since a block was last plugged or unplugged, or since the resize was asked for.
+        quiet_seconds: u64,
+    },
+    /// Blocks were still moving when the time was up.
+    TimedOut,
+    /// The VM ended first.
+    Ended,
+}
+
+impl fmt::Display for IncompleteReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DriverNotReady => f.write_str("the guest has no virtio-mem driver ready"),
+            Self::Refused { nacks, busy, errors } => {
+                write!(
+                    f,
+                    "requests of the guest were refused: {nacks} NACK, {busy} BUSY, {errors} ERROR"
+                )
+            }
+            Self::Stalled { quiet_seconds } => {
+                write!(
+                    f,
+                    "the guest has plugged and unplugged nothing for {quiet_seconds} s"
+                )
+            }
+            Self::TimedOut => f.write_str("time is up and blocks are still moving"),
+            Self::Ended => f.write_str("the VM has ended"),
+        }
+    }
+}
+
+impl fmt::Display for ResizeOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done { total_bytes } => write!(f, "the guest has {total_bytes} bytes"),
+            Self::Incomplete {
+                reached_bytes,
+                target_bytes,
+                reason,
+                guest_reason,
+            } => {
+                write!(
+                    f,
+                    "the guest has {reached_bytes} of {target_bytes} bytes: {reason}"
+                )?;
+                guest_reason
+                    .as_ref()
+                    .map_or(Ok(()), |guest| write!(f, " (the guest says: {guest})"))
+            }
+        }
+    }
+}
