@@ -1,3 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod console;
+pub mod device_id;
+pub mod feature;
+mod le;
+pub mod mem;
+pub mod mmio;
+pub mod pvpanic;
+pub mod ring;
+pub mod status;

@@ -1,0 +1,7 @@
+//! Virtio device types: what a device answers in the `DeviceID` register (virtio 1.3, section 5).
+
+/// Console device (section 5.3.1).
+pub const CONSOLE: u32 = 3;
+
+/// Memory device, "virtio-mem" (section 5.15.1).
+pub const MEM: u32 = 24;
