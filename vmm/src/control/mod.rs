@@ -1,3 +1,5 @@
-//! Control of running VMs from outside.
+//! Control of running VMs from outside: where they are registered, the API that each serves on its socket, and the
+//! client that everybody else uses.
 
+pub mod handle;
 pub mod report;

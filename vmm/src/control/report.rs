@@ -71,3 +71,131 @@ pub enum VmState {
     /// It is ending.
     Exiting,
 }
+
+/// Which blocks of the hot-plug region are plugged, as runs of neighbours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockReport {
+    /// Size of a block in bytes; 0 without a region.
+    pub block_size: u64,
+    /// How many blocks the region has.
+    pub nr_blocks: u64,
+    /// Runs of plugged blocks, in address order, never touching one another.
+    pub plugged: Vec<BlockRange>,
+}
+
+/// A run of neighbouring blocks, by index in the hot-plug region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRange {
+    /// Index of the first block.
+    pub first: u64,
+    /// How many blocks; at least 1.
+    pub count: u64,
+}
+
+/// What became of a resize.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizeReport {
+    /// How it ended.
+    pub outcome: ResizeState,
+    /// The total that was asked for: boot memory and hot-plugged memory, in bytes.
+    pub target_bytes: u64,
+    /// The total that the guest has now, in bytes.
+    pub reached_bytes: u64,
+    /// Milliseconds from the request to this report.
+    pub elapsed_milliseconds: u64,
+    /// Why the guest is not there yet, in words; absent when it is, and when nobody waited.
+    pub reason: Option<String>,
+    /// What the guest itself gives as its reason, in its own words.
+    pub guest_reason: Option<String>,
+}
+
+/// How a resize ended, from the point of view of the one who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResizeState {
+    /// The guest has been asked; nobody waited for it.
+    Requested,
+    /// The guest has exactly what was asked for.
+    Reached,
+    /// The guest has not got there in the time given.
+    Incomplete,
+    /// Somebody else asked for another size meanwhile.
+    Superseded,
+}
+
+impl BlockReport {
+    /// Makes the report from one flag a block, in address order.
+    #[must_use]
+    pub fn from_flags(block_size: u64, flags: &[bool]) -> Self {
+        let mut plugged: Vec<BlockRange> = Vec::new();
+        for (index, _) in (0_u64..).zip(flags).filter(|(_, flag)| **flag) {
+            match plugged.last_mut() {
+                Some(last) if last.first + last.count == index => last.count += 1,
+                _ => plugged.push(BlockRange {
+                    first: index,
+                    count: 1,
+                }),
+            }
+        }
+        Self {
+            block_size,
+            nr_blocks: flags.len() as u64,
+            plugged,
+        }
+    }
+
+    /// Whether a block is plugged; `false` beyond the region.
+    #[must_use]
+    pub fn is_plugged(&self, block: u64) -> bool {
+        let after = self.plugged.partition_point(|range| range.first <= block);
+        after > 0 && block - self.plugged[after - 1].first < self.plugged[after - 1].count
+    }
+
+    /// How many blocks are plugged.
+    #[must_use]
+    pub fn plugged_blocks(&self) -> u64 {
+        self.plugged.iter().map(|range| range.count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_report_says_of_each_block_what_its_flag_said() {
+        for pattern in 0_u32..1 << 10 {
+            let flags: Vec<bool> = (0..10).map(|bit| pattern >> bit & 1 == 1).collect();
+            let report = BlockReport::from_flags(2 << 20, &flags);
+            let back: Vec<bool> = (0..report.nr_blocks)
+                .map(|block| report.is_plugged(block))
+                .collect();
+            assert_eq!(back, flags);
+            assert_eq!(report.plugged_blocks(), u64::from(pattern.count_ones()));
+            assert!(!report.is_plugged(10));
+            assert!(
+                report
+                    .plugged
+                    .windows(2)
+                    .all(|pair| pair[0].first + pair[0].count < pair[1].first)
+            );
+        }
+    }
+
+    #[test]
+    fn a_status_survives_the_way_over_the_socket() {
+        let status = VmStatus {
+            name: "a".into(),
+            state: VmState::Paused,
+            last_violation_gpa: Some(u64::MAX),
+            panic_message: Some("line\n\"quoted\"".into()),
+            ..VmStatus::default()
+        };
+        let text = serde_json::to_string(&status).expect("a status is plain data");
+        assert_eq!(
+            serde_json::from_str::<VmStatus>(&text).expect("it was just written"),
+            status
+        );
+        assert!(text.contains(r#""state":"paused""#), "{text}");
+    }
+}

@@ -1,5 +1,11 @@
 //! What the user asked for, validated: a [`VmSpec`] is plain data, and building one touches nothing.
 
+mod name;
+mod size;
+
+pub use name::{MAX_NAME_LENGTH, NameError, VmName};
+pub use size::{ByteSize, GIB, MIB, SizeError, parse_size};
+
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
@@ -21,10 +27,6 @@ pub struct VmSpec {
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
 }
-
-/// The name of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct VmName(pub String);
 
 /// What boots.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,60 @@
+//! What the API server needs of a machine. [`crate::machine::VmHandle`] is the one that runs a guest; tests of the server
+//! bring their own, so that they need no KVM.
+
+use std::time::{Duration, Instant};
+
+use crate::control::report::VmStatus;
+use crate::machine::{GuestCommandError, ResizeError, ResizeOutcome, VmHandle};
+
+/// A running machine as seen from the control socket. The methods are those of [`VmHandle`] and mean what they mean there.
+pub trait MachineHandle: Send + Sync + 'static {
+    /// What the VM is doing now.
+    fn status(&self) -> VmStatus;
+
+    /// For each block of the hot-plug region, in address order, whether it is plugged.
+    fn blocks(&self) -> Vec<bool>;
+
+    /// Asks the guest for a total of `total_bytes` and returns at once.
+    ///
+    /// # Errors
+    /// The size is not one that the VM can have; the guest has seen nothing then.
+    fn resize(&self, total_bytes: u64) -> Result<(), ResizeError>;
+
+    /// Blocks until the guest has what was last requested, the VM ends, or `deadline` passes.
+    fn wait_resize(&self, deadline: Instant) -> ResizeOutcome;
+
+    /// Sends one line to the guest's control channel and returns its answer.
+    ///
+    /// # Errors
+    /// The guest refused, or did not answer properly in time.
+    fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError>;
+
+    /// Ends the VM.
+    fn stop(&self);
+}
+
+impl MachineHandle for VmHandle {
+    fn status(&self) -> VmStatus {
+        Self::status(self)
+    }
+
+    fn blocks(&self) -> Vec<bool> {
+        Self::blocks(self)
+    }
+
+    fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
+        Self::resize(self, total_bytes)
+    }
+
+    fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {
+        Self::wait_resize(self, deadline)
+    }
+
+    fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError> {
+        Self::guest_command(self, line, timeout)
+    }
+
+    fn stop(&self) {
+        Self::stop(self);
+    }
+}
