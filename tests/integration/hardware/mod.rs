@@ -1,0 +1,3 @@
+//! Tests that need a KVM like hardware's: directly where the processor has it, in the host box elsewhere.
+
+mod host;

@@ -1,0 +1,72 @@
+//! A process that fills memory and keeps checking it, for stock Linux guests.
+//!
+//! usage: `memcheck MIB FILE`. Holds MIB mebibytes (a multiple of 64) in chunks, each filled with words derived
+//! from their position and the chunk's generation. Round after round it verifies every word, then gives one
+//! chunk back to the kernel and fills a new one, so that over time its memory wanders into whatever the kernel
+//! hands out: hot-added blocks too. After each round FILE holds one line: `rounds R checked C failed F` (words).
+
+use std::fs;
+use std::process::ExitCode;
+
+/// 64 MiB: above every threshold at which an allocator would keep a freed chunk for itself.
+const CHUNK_WORDS: usize = 8 << 20;
+
+struct Chunk {
+    generation: u64,
+    words: Vec<u64>,
+}
+
+impl Chunk {
+    fn fill(generation: u64) -> Self {
+        Self {
+            generation,
+            words: (0..CHUNK_WORDS)
+                .map(|position| word(generation, position))
+                .collect(),
+        }
+    }
+
+    /// Number of words that are not what was written.
+    fn wrong_words(&self) -> usize {
+        let words = self.words.iter().enumerate();
+        words
+            .filter(|(position, found)| **found != word(self.generation, *position))
+            .count()
+    }
+}
+
+/// Differs between any two positions of a chunk and between generations: an odd multiplier permutes.
+fn word(generation: u64, position: usize) -> u64 {
+    (position as u64 ^ generation << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let mebibytes = arguments.next().and_then(|size| size.parse::<usize>().ok());
+    let (Some(mebibytes), Some(file)) = (mebibytes, arguments.next()) else {
+        eprintln!("usage: memcheck MIB FILE");
+        return ExitCode::from(2);
+    };
+    let mut generation = 0;
+    let mut next = || {
+        generation += 1;
+        Chunk::fill(generation)
+    };
+    let mut chunks: Vec<Chunk> = (0..mebibytes / 64).map(|_| next()).collect();
+    let (mut checked, mut failed) = (0, 0);
+    for round in 1_usize.. {
+        failed += chunks.iter().map(Chunk::wrong_words).sum::<usize>();
+        checked += chunks.len() * CHUNK_WORDS;
+        // Written beside and renamed: a reader never sees half a line.
+        let beside = format!("{file}.new");
+        let line = format!("rounds {round} checked {checked} failed {failed}\n");
+        if let Err(error) = fs::write(&beside, line).and_then(|()| fs::rename(&beside, &file)) {
+            eprintln!("memcheck: cannot report to {file}: {error}");
+            return ExitCode::FAILURE;
+        }
+        let oldest = chunks.remove(0);
+        drop(oldest);
+        chunks.push(next());
+    }
+    ExitCode::SUCCESS
+}

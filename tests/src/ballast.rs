@@ -1,0 +1,221 @@
+//! Where the `ballast` under test is, and a place of its own for each test to run it in.
+//!
+//! A [`Home`] is one operator's view: a private `XDG_RUNTIME_DIR`, so that tests running side by side never
+//! see each other's microVMs, and the commands typed there. It is empty again when every VM is gone, which
+//! [`Home::assert_nothing_left`] checks.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::running::Running;
+use crate::transcript::Transcript;
+use crate::wait::eventually;
+
+/// A private run-time directory with the commands run in it.
+pub struct Home {
+    runtime: TempDir,
+}
+
+/// How a finished command ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit status; 128 + N for a command killed by signal N, as a shell would say.
+    pub status: i32,
+    /// Standard output, whole.
+    pub stdout: String,
+    /// Standard error, whole.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The standard output of a command that must have succeeded.
+    ///
+    /// # Panics
+    /// When the exit status is not 0.
+    pub fn success(self) -> String {
+        assert_eq!(self.status, 0, "the command failed: {self:#?}");
+        self.stdout
+    }
+
+    /// Asserts the form of every refusal: this exit status, nothing on standard output, and one line on standard
+    /// error that contains each of `parts` (the value and the rule).
+    ///
+    /// # Panics
+    /// When any of it is not so.
+    pub fn assert_refusal(&self, status: i32, parts: &[&str]) {
+        assert_eq!(self.status, status, "wrong exit status: {self:#?}");
+        assert_eq!(
+            self.stdout, "",
+            "a refusal says nothing on standard output: {self:#?}"
+        );
+        assert_eq!(self.stderr.lines().count(), 1, "a refusal is one line: {self:#?}");
+        for part in parts {
+            assert!(
+                self.stderr.contains(part),
+                "the refusal must name {part:?}: {self:#?}"
+            );
+        }
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Home {
+    /// An empty home.
+    ///
+    /// # Panics
+    /// When no temporary directory can be made.
+    pub fn new() -> Self {
+        let runtime = tempfile::Builder::new().prefix("ballast-test-").tempdir();
+        Self {
+            runtime: runtime.unwrap_or_else(|error| panic!("no temporary directory: {error}")),
+        }
+    }
+
+    /// The directory that serves as `XDG_RUNTIME_DIR`.
+    pub fn path(&self) -> &Path {
+        self.runtime.path()
+    }
+
+    /// Path of the control socket of the VM called `name`.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.path().join("ballast").join(format!("{name}.sock"))
+    }
+
+    /// A command line of the `ballast` under test, set up for this home and not started.
+    pub fn command<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
+        let mut command = Command::new(binary());
+        command.args(arguments);
+        self.settle(&mut command);
+        command
+    }
+
+    /// Makes any command run in this home, without standard input.
+    pub fn settle(&self, command: &mut Command) {
+        command
+            .env("XDG_RUNTIME_DIR", self.path())
+            .env_remove("TERM")
+            .stdin(Stdio::null());
+    }
+
+    /// Runs `ballast` with `arguments` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started or does not end within the deadline.
+    pub fn run<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Outcome {
+        finish(&mut self.command(arguments))
+    }
+
+    /// Starts `ballast run` with `arguments` and answers it running.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(["run", "--name", name]);
+        command.args(arguments);
+        Running::start(name, self.path(), command)
+    }
+
+    /// Asserts that no file is left in the run-time directory (empty directories are no trace of a VM).
+    ///
+    /// # Panics
+    /// When a file is found; the message names all of them.
+    pub fn assert_nothing_left(&self) {
+        let left = files_below(self.path());
+        assert!(left.is_empty(), "left behind in the run-time directory: {left:?}");
+    }
+}
+
+/// Runs `command` to its end, both outputs captured.
+///
+/// # Panics
+/// When it cannot be started, or does not end within the deadline (it is killed then).
+pub fn finish(command: &mut Command) -> Outcome {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let stdout = Transcript::of(child.stdout.take().expect("stdout was set to a pipe above"));
+    let stderr = Transcript::of(child.stderr.take().expect("stderr was set to a pipe above"));
+    let mut guard = Reaper(child);
+    let status = eventually(&format!("the end of {command:?}"), || {
+        guard
+            .0
+            .try_wait()
+            .unwrap_or_else(|error| panic!("cannot wait for {command:?}: {error}"))
+    });
+    Outcome {
+        status: shell_status(status),
+        stdout: stdout.wait_for_end(),
+        stderr: stderr.wait_for_end(),
+    }
+}
+
+/// The exit status as a shell reports it: 128 + N for signal N.
+pub fn shell_status(status: std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
+}
+
+/// Kills and reaps the child it holds, if that still runs.
+pub struct Reaper(
+    /// The child.
+    pub std::process::Child,
+);
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        // Both fail only for a child that has been reaped already, which is what they are for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The profile's folder of the target directory, such as `target/debug`: the test executable is in its `deps`.
+///
+/// # Panics
+/// When the test executable does not know where it is.
+pub fn profile_dir() -> PathBuf {
+    let executable = std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"));
+    let dir = executable.parent().and_then(Path::parent);
+    dir.expect("cargo puts test executables into TARGET/PROFILE/deps")
+        .to_owned()
+}
+
+/// The `ballast` built beside this test executable.
+///
+/// # Panics
+/// When there is none: cargo does not build another package's binary for a test.
+pub fn binary() -> PathBuf {
+    let path = profile_dir().join("ballast");
+    assert!(
+        path.is_file(),
+        "{} does not exist: run tests/run, or build it first with `cargo build -p vmm --bin ballast`",
+        path.display()
+    );
+    path
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("cannot list {}: {error}", dir.display()));
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files.extend(files_below(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files
+}

@@ -1,0 +1,101 @@
+//! What is in the box: an initial ramdisk with a KVM module, the test binary, `ballast`, and the stock guest.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::ballast::{binary, finish};
+use crate::cpio::Archive;
+use crate::debian::{KernelPackage, busybox};
+use crate::linux::LinuxImage;
+
+/// Loads KVM, runs one test, reports its exit status on the second serial port, and switches the box off.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run /root
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox --install -s /bin
+exec >/dev/ttyS1 2>&1
+for module in $(cat /modules/order); do
+  insmod /modules/$module.ko || echo "host box: cannot load $module"
+done
+export PATH=/bin HOME=/root RUST_BACKTRACE=1 VARIABLE=/guest
+cd /
+/box/deps/integration --exact "$(cat /test)" --nocapture
+echo "host box: exit status $?"
+poweroff -f
+"#;
+
+/// The ramdisk of a box that runs the test called `test`.
+///
+/// # Panics
+/// When one of its parts is missing.
+pub(super) fn ramdisk(package: &KernelPackage, test: &str) -> Vec<u8> {
+    let mut archive = Archive::default();
+    let mut order = String::new();
+    for (name, module) in package.modules(&["kvm-amd"]) {
+        archive.add(&format!("/modules/{name}.ko"), &module);
+        order.push_str(&format!("{name}\n"));
+    }
+    archive.add("/modules/order", order.as_bytes());
+    archive.add(
+        "/init",
+        INIT.replace("VARIABLE", super::IMAGE_VARIABLE).as_bytes(),
+    );
+    archive.add("/test", test.as_bytes());
+    add_file(&mut archive, "/bin/busybox", &busybox());
+    let tests = std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"));
+    // Laid out like a target directory, so that the test binary finds its neighbours in the same way.
+    add_program(&mut archive, "/box/deps/integration", &tests);
+    add_program(&mut archive, "/box/ballast", &binary());
+    let staging = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+    let guest = LinuxImage::prepare(staging.path());
+    add_file(&mut archive, "/guest/bzImage", &guest.kernel);
+    add_file(&mut archive, "/guest/initrd", &guest.initrd);
+    archive.finish()
+}
+
+/// Adds the file at `from` as `to`.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn add_file(archive: &mut Archive, to: &str, from: &Path) {
+    let contents = fs::read(from).unwrap_or_else(|error| panic!("cannot read {}: {error}", from.display()));
+    archive.add(to, &contents);
+}
+
+/// Adds the program at `from` as `to`, with the shared libraries it needs at their own places.
+///
+/// # Panics
+/// When it or a library cannot be read.
+pub fn add_program(archive: &mut Archive, to: &str, from: &Path) {
+    add_file(archive, to, from);
+    for library in shared_libraries(&finish(Command::new("ldd").arg(from)).success()) {
+        if !archive.contains(&library) {
+            add_file(archive, &library, Path::new(&library));
+        }
+    }
+}
+
+/// The absolute paths in what `ldd` printed: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`.
+fn shared_libraries(listing: &str) -> Vec<String> {
+    let paths = listing
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    paths.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_libraries_are_the_absolute_paths_ldd_prints() {
+        let listing = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
+        assert_eq!(
+            shared_libraries(listing),
+            ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! The host box: a machine whose KVM is like hardware's, wherever the tests run.
+//!
+//! Stock Linux guests need a KVM that runs ring 0 as hardware does. Where the processor offers that (the `vmx` or
+//! `svm` flag), a test runs directly. Elsewhere the test binary boots QEMU's software emulation of a whole machine
+//! with AMD-V, with a Debian kernel and its own `kvm_amd`, and runs *itself* inside, for that one test; what the
+//! inner run printed and how it ended comes back over a serial port. A box that ends without saying so is a failure.
+
+mod image;
+mod machine;
+
+use std::fs;
+use std::path::PathBuf;
+
+pub use image::{add_file, add_program};
+
+/// Set inside the box: the folder that holds the stock guest's kernel and ramdisk.
+const IMAGE_VARIABLE: &str = "BALLAST_TEST_LINUX_IMAGE";
+
+/// Runs `body` on a KVM like hardware's: here, or in the host box. Must be called as the whole body of a test, with
+/// a closure: its type's name tells which test that is.
+///
+/// # Panics
+/// When the body does, here or in the box, and when the box does not report.
+pub fn needs_hardware_kvm<F: FnOnce()>(body: F) {
+    if processor_has_virtualization() {
+        body();
+    } else {
+        machine::run(&test_name(std::any::type_name::<F>()));
+    }
+}
+
+/// Folder of the stock guest's image, when running in the box.
+pub fn linux_image_dir() -> Option<PathBuf> {
+    std::env::var_os(IMAGE_VARIABLE).map(PathBuf::from)
+}
+
+/// Path of `memcheck`, which cargo builds before the tests of this package.
+pub fn memcheck() -> PathBuf {
+    crate::ballast::profile_dir().join("memcheck")
+}
+
+fn processor_has_virtualization() -> bool {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpus.lines().filter(|line| line.starts_with("flags"));
+    flags
+        .flat_map(str::split_whitespace)
+        .any(|flag| flag == "vmx" || flag == "svm")
+}
+
+/// The name libtest knows a test by: the closure's path without the crate and without the closure itself. Should
+/// the compiler ever name types otherwise, the inner run finds no such test, and that is reported as a failure.
+fn test_name(closure: &str) -> String {
+    let path = closure.trim_end_matches("::{{closure}}");
+    path.split_once("::").map_or(path, |(_, path)| path).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closure_knows_the_name_of_its_test() {
+        fn name_of<F: FnOnce()>(_: F) -> String {
+            test_name(std::any::type_name::<F>())
+        }
+        let expected = "host_box::tests::a_closure_knows_the_name_of_its_test";
+        assert_eq!(name_of(|| {}), expected);
+    }
+}

@@ -1,0 +1,215 @@
+//! A microVM that is running: its serial console, its messages, and the commands an operator gives it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::ballast::{Outcome, Reaper, binary, finish, shell_status};
+use crate::transcript::Transcript;
+use crate::wait::eventually;
+
+/// A `ballast run` process. Dropping it kills the process; a failing test prints what the VM said.
+pub struct Running {
+    name: String,
+    runtime: PathBuf,
+    child: Reaper,
+    input: Option<ChildStdin>,
+    /// Standard output: the guest's serial console.
+    pub serial: Transcript,
+    /// Standard error: the VMM's own messages.
+    pub messages: Transcript,
+}
+
+impl Running {
+    /// Starts `command`, which must be a `ballast run` for the VM `name`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(name: &str, runtime: &Path, mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self {
+            name: name.to_owned(),
+            runtime: runtime.to_owned(),
+            input: child.stdin.take(),
+            serial: Transcript::of(child.stdout.take().expect("stdout was set to a pipe above")),
+            messages: Transcript::of(child.stderr.take().expect("stderr was set to a pipe above")),
+            child: Reaper(child),
+        }
+    }
+
+    /// The VM's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Process id of the VMM.
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// Types `text` on the serial console.
+    ///
+    /// # Panics
+    /// When the VM no longer reads it.
+    pub fn type_in(&mut self, text: &str) {
+        let input = self
+            .input
+            .as_mut()
+            .expect("standard input stays open as long as the VM runs");
+        let written = input.write_all(text.as_bytes()).and_then(|()| input.flush());
+        written.unwrap_or_else(|error| panic!("the serial console of {} is closed: {error}", self.name));
+    }
+
+    /// Runs `ballast COMMAND NAME ARGUMENTS...` to its end.
+    ///
+    /// # Panics
+    /// When it does not end within the deadline.
+    pub fn order(&self, command: &str, arguments: &[&str]) -> Outcome {
+        let mut line = Command::new(binary());
+        line.arg(command).arg(&self.name).args(arguments);
+        line.env("XDG_RUNTIME_DIR", &self.runtime).stdin(Stdio::null());
+        finish(&mut line)
+    }
+
+    /// What `ballast stats NAME --json` says. Fields are those of `VmStatus`, sizes in bytes.
+    ///
+    /// # Panics
+    /// When the command fails or its output is not JSON.
+    pub fn stats(&self) -> Stats {
+        let text = self.order("stats", &["--json"]).success();
+        Stats(
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in the statistics {text:?}")),
+        )
+    }
+
+    /// Asks the guest through `ballast guest NAME QUESTION`.
+    ///
+    /// # Panics
+    /// When the command fails.
+    pub fn guest(&self, question: &str) -> String {
+        self.order("guest", &[question]).success()
+    }
+
+    /// Waits until the guest's virtio-mem driver is in charge of the device.
+    ///
+    /// # Panics
+    /// When the VM ends first, or the deadline passes.
+    pub fn wait_for_driver(&mut self) {
+        self.wait_until("its virtio-mem driver being ready", |stats| {
+            stats.flag("driver_ready")
+        });
+    }
+
+    /// Waits until `condition` holds for the statistics.
+    ///
+    /// # Panics
+    /// When the VM ends first, or the deadline passes.
+    pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&Stats) -> bool) -> Stats {
+        let what = format!("{}: {what}", self.name);
+        eventually(&what, || {
+            self.assert_alive(&what);
+            let outcome = self.order("stats", &["--json"]);
+            let stats = (outcome.status == 0).then(|| serde_json::from_str(&outcome.stdout).ok().map(Stats));
+            stats.flatten().filter(|stats| condition(stats))
+        })
+    }
+
+    /// Resizes the VM to `total` (such as `768M`) and waits until the guest has reached it.
+    ///
+    /// # Panics
+    /// When the command fails: the guest did not get there.
+    pub fn resize(&self, total: &str) -> String {
+        self.order("resize", &[total, "--wait", "100"]).success()
+    }
+
+    /// Waits for the VM to end and answers its exit status.
+    ///
+    /// # Panics
+    /// When the deadline passes first.
+    pub fn wait_for_end(&mut self) -> i32 {
+        let name = self.name.clone();
+        let status = eventually(&format!("the end of the VM {name}"), || {
+            self.child
+                .0
+                .try_wait()
+                .unwrap_or_else(|error| panic!("cannot wait for {name}: {error}"))
+        });
+        self.messages.wait_for_end();
+        self.serial.wait_for_end();
+        shell_status(status)
+    }
+
+    /// Ends the VMM process the hard way, as the kernel's out-of-memory killer would, and reaps it.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn kill_hard(&mut self) {
+        self.child
+            .0
+            .kill()
+            .unwrap_or_else(|error| panic!("{} has ended already: {error}", self.name));
+        self.wait_for_end();
+    }
+
+    fn assert_alive(&mut self, what: &str) {
+        if let Ok(Some(status)) = self.child.0.try_wait() {
+            panic!(
+                "the VM ended with status {} while waiting for {what}",
+                shell_status(status)
+            );
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (name, serial, messages) = (&self.name, self.serial.text(), self.messages.text());
+            eprintln!("---- serial console of {name}\n{serial}\n---- messages of {name}\n{messages}\n----");
+        }
+    }
+}
+
+/// One answer of `ballast stats NAME --json`.
+#[derive(Debug, Clone)]
+pub struct Stats(Value);
+
+impl Stats {
+    /// The number in `field`.
+    ///
+    /// # Panics
+    /// When there is no such field, or it is not a whole number of at least 0.
+    pub fn number(&self, field: &str) -> u64 {
+        self.0[field]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no number {field} in {}", self.0))
+    }
+
+    /// The truth of `field`.
+    ///
+    /// # Panics
+    /// When there is no such field, or it is neither true nor false.
+    pub fn flag(&self, field: &str) -> bool {
+        self.0[field]
+            .as_bool()
+            .unwrap_or_else(|| panic!("no flag {field} in {}", self.0))
+    }
+
+    /// The text in `field`.
+    ///
+    /// # Panics
+    /// When there is no such field, or it is not text.
+    pub fn text(&self, field: &str) -> &str {
+        self.0[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text {field} in {}", self.0))
+    }
+}
