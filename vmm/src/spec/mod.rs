@@ -1,10 +1,20 @@
 //! What the user asked for, validated: a [`VmSpec`] is plain data, and building one touches nothing.
 
+mod error;
+mod file;
 mod name;
+mod options;
 mod size;
+mod validate;
 
+pub use error::SpecError;
+pub use file::FileError;
 pub use name::{MAX_NAME_LENGTH, NameError, VmName};
+pub use options::VmOptions;
 pub use size::{ByteSize, GIB, MIB, SizeError, parse_size};
+pub use validate::{
+    DEFAULT_MEMORY, MAX_CMDLINE_LENGTH, MAX_CPUS, MAX_TOTAL_MEMORY, MEMORY_UNIT, MIN_BLOCK_SIZE, MIN_MEMORY,
+};
 
 use std::num::NonZeroU8;
 use std::path::PathBuf;

@@ -1,0 +1,103 @@
+//! What describes a VM before anybody has checked it: the options of `ballast run`, which are also the keys of a VM file.
+//!
+//! Every value is the text that the user wrote, so that the command line and the file share one set of rules and one set
+//! of messages ([`super::validate`]).
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Deserializer};
+
+/// The options that describe a VM. A VM file has the same keys, without the dashes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VmOptions {
+    /// Name of the VM: up to 64 of A-Z a-z 0-9 _ -; unique among those running [default: vm-PID]
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// Kernel to boot: an ELF image with a PVH note, or a bzImage [default: the built-in guest]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM disk for --kernel
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Command line for the guest's kernel
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+
+    /// Memory the guest boots with and always keeps: a multiple of 2M, at least 32M [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub memory: Option<String>,
+
+    /// Region in which memory comes and goes, such as 4G, or 4G,requested=1G to ask for 1G of it at boot
+    #[arg(long, value_name = "SIZE[,requested=SIZE]")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub hotplug: Option<String>,
+
+    /// Granularity of --hotplug: a power of two, at least 2M [default: 2M]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub block_size: Option<String>,
+
+    /// Number of virtual CPUs, 1 to 16 [default: 1]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    #[serde(deserialize_with = "text_or_number")]
+    pub cpus: Option<String>,
+
+    /// Program for the built-in guest to run, with its arguments, such as "hog fill=70%"; may be repeated
+    #[arg(long, value_name = "\"NAME ARGS\"")]
+    pub program: Vec<String>,
+
+    /// What to do when the guest touches memory that is not plugged: kill or pause [default: kill]
+    #[arg(long, value_name = "POLICY")]
+    pub on_violation: Option<String>,
+
+    /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal]
+    #[arg(long, value_name = "WHERE")]
+    pub serial: Option<String>,
+}
+
+impl VmOptions {
+    /// These options, and `others` where these leave something open: the command line before the file. A list that is
+    /// given replaces the other list.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            name: self.name.or(others.name),
+            kernel: self.kernel.or(others.kernel),
+            initrd: self.initrd.or(others.initrd),
+            cmdline: self.cmdline.or(others.cmdline),
+            memory: self.memory.or(others.memory),
+            hotplug: self.hotplug.or(others.hotplug),
+            block_size: self.block_size.or(others.block_size),
+            cpus: self.cpus.or(others.cpus),
+            program: if self.program.is_empty() {
+                others.program
+            } else {
+                self.program
+            },
+            on_violation: self.on_violation.or(others.on_violation),
+            serial: self.serial.or(others.serial),
+        }
+    }
+}
+
+/// A value that a file may hold as text (`"512M"`) or as a number (`2`).
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text such as \"512M\" or a whole number")]
+    enum TextOrNumber {
+        Text(String),
+        Number(u64),
+        Negative(i64),
+    }
+    Ok(Some(match TextOrNumber::deserialize(deserializer)? {
+        TextOrNumber::Text(text) => text,
+        TextOrNumber::Number(number) => number.to_string(),
+        TextOrNumber::Negative(number) => number.to_string(),
+    }))
+}
