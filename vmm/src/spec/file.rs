@@ -151,7 +151,6 @@ mod tests {
             "program = \"hog\"",
             "name = 3",
             "x",
-            "name = \"a\nb\"",
         ] {
             let (line, message) = refusal(text);
             assert_eq!(line, Some(1), "{text}");

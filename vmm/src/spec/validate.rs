@@ -571,7 +571,7 @@ mod tests {
             let unit = if units { 1 << block_shift } else { 1 };
             let options = VmOptions {
                 memory: Some((memory & !(MEMORY_UNIT - 1)).to_string()),
-                hotplug: Some(format!("{},requested={}", region & !(unit - 1), requested % (region + 1) & !(unit - 1))),
+                hotplug: Some(format!("{},requested={}", region & !(unit - 1), (requested % (region + 1)) & !(unit - 1))),
                 block_size: Some((1_u64 << block_shift).to_string()),
                 ..VmOptions::default()
             };
