@@ -1,3 +1,19 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod console;
+pub mod control;
+pub mod dma;
+mod fault;
+pub mod mem;
+pub mod plan;
+pub mod queue;
+pub mod transport;
+mod wake;
+
+pub use fault::{DeviceFault, StartError};
