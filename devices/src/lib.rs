@@ -1,2 +1,16 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+pub mod console;
+mod device;
+mod fault;
+pub mod mem;
+pub mod mmio;
+pub mod power;
+pub mod pvpanic;
+pub mod queue;
+#[cfg(test)]
+mod testing;
+
+pub use device::{Outcome, Served, VirtioDevice};
+pub use fault::{DeviceError, GuestFault, RingPart};

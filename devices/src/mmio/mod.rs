@@ -1,0 +1,297 @@
+//! The virtio-mmio transport, version 2 (virtio 1.3, section 4.2), as a state machine.
+//!
+//! A VMM forwards the guest's accesses to the device's 4 KiB window with [`MmioTransport::read`] and
+//! [`MmioTransport::write`], calls [`MmioTransport::process_queue`] when a queue was notified (by an [`Effects::notified`] or by an
+//! ioeventfd on the QueueNotify register), and does what the returned [`Effects`] say. It needs one lock around the
+//! transport, nothing else.
+//!
+//! Whatever the guest writes, in whatever order and width: no call panics, allocates without bound or runs without end.
+
+mod effects;
+mod negotiation;
+mod registers;
+mod status;
+
+use virtio_wire::{feature, mmio};
+use vm_memory::GuestMemory;
+
+pub use effects::{Effects, Lifecycle};
+
+use crate::device::{Outcome, VirtioDevice};
+use crate::fault::{DeviceError, GuestFault};
+use crate::queue::{Popped, QueueRegisters, VirtQueue};
+use negotiation::Negotiation;
+use status::DeviceStatus;
+
+/// A device behind its registers.
+#[derive(Debug)]
+pub struct MmioTransport<D> {
+    device: D,
+    status: DeviceStatus,
+    negotiation: Negotiation,
+    queues: Vec<QueueSlot>,
+    queue_select: u32,
+    interrupt_status: u32,
+    config_generation: u32,
+    /// The configuration changed while no driver was there to be notified; cleared when one is.
+    config_change_pending: bool,
+    guest_faults: u64,
+    last_guest_fault: Option<GuestFault>,
+}
+
+/// A queue: what the driver wrote about it, and the queue itself while QueueReady is 1.
+#[derive(Debug)]
+struct QueueSlot {
+    registers: QueueRegisters,
+    ready: Option<VirtQueue>,
+}
+
+impl<D: VirtioDevice> MmioTransport<D> {
+    /// A device that no driver has touched.
+    ///
+    /// # Panics
+    /// If the device's queue sizes are not powers of two up to 32768: that is an error in the device.
+    pub fn new(device: D) -> MmioTransport<D> {
+        let queues: Vec<QueueSlot> = device
+            .queue_max_sizes()
+            .iter()
+            .map(|&size| QueueSlot::new(size))
+            .collect();
+        let negotiation = Negotiation::new(device.features(), device.required_features());
+        MmioTransport {
+            device,
+            status: DeviceStatus::RESET,
+            negotiation,
+            queues,
+            queue_select: 0,
+            interrupt_status: 0,
+            config_generation: 0,
+            config_change_pending: false,
+            guest_faults: 0,
+            last_guest_fault: None,
+        }
+    }
+
+    /// The device behind the registers.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Whether a driver is using the device: it has set DRIVER_OK, and neither side has given up since.
+    pub fn is_live(&self) -> bool {
+        self.status.is_live()
+    }
+
+    /// The features that driver and device have agreed on; 0 before.
+    pub fn negotiated_features(&self) -> u64 {
+        if self.status.is_negotiated() {
+            self.negotiation.accepted()
+        } else {
+            0
+        }
+    }
+
+    /// Number of things the guest did that the specification does not allow, since the device exists.
+    pub fn guest_faults(&self) -> u64 {
+        self.guest_faults
+    }
+
+    /// The last of those things.
+    pub fn last_guest_fault(&self) -> Option<GuestFault> {
+        self.last_guest_fault
+    }
+
+    /// Serves the chains of a queue, at most as many as it has entries: the rest is for the next call, which
+    /// [`Effects::notified`] then asks for. Does nothing for a queue that is not ready or not there.
+    ///
+    /// # Errors
+    /// The host could not do what a device needed. The machine should end.
+    pub fn process_queue<M: GuestMemory>(&mut self, mem: &M, index: u16) -> Result<Effects, DeviceError> {
+        if !self.status.is_live() {
+            return Ok(Effects::NONE);
+        }
+        let Some(mut queue) = self
+            .queues
+            .get_mut(usize::from(index))
+            .and_then(|slot| slot.ready.take())
+        else {
+            return Ok(Effects::NONE);
+        };
+        let mut round = Round::default();
+        let served = self.serve_chains(mem, index, &mut queue, &mut round);
+        self.queues[usize::from(index)].ready = Some(queue);
+
+        let ring_fault = served?.err();
+        let mut effects = Effects {
+            notified: round.unfinished.then_some(index),
+            ..Effects::NONE
+        };
+        if round.config_changed {
+            // The driver caused the change and knows of it: a new generation, but no interrupt.
+            self.config_generation = self.config_generation.wrapping_add(1);
+            effects.config_changed = true;
+        }
+        if round.interrupt {
+            effects.interrupt = self.raise(mmio::INTERRUPT_USED_BUFFER);
+        }
+        Ok(match ring_fault {
+            Some(fault) => effects.then(self.fail(fault)),
+            None => effects,
+        })
+    }
+
+    /// Processes every queue once, as is due after [`Lifecycle::Activated`].
+    ///
+    /// # Errors
+    /// As [`Self::process_queue`].
+    pub fn process_all<M: GuestMemory>(&mut self, mem: &M) -> Result<Effects, DeviceError> {
+        let mut effects = Effects::NONE;
+        for index in 0..self.queues.len() {
+            let Ok(index) = u16::try_from(index) else { break };
+            effects = effects.then(self.process_queue(mem, index)?);
+        }
+        Ok(effects)
+    }
+
+    /// Changes the device from the host's side. `change` tells whether the configuration space changed; if so, the
+    /// generation goes up and the driver is notified, now or when it is ready.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut D) -> bool) -> Effects {
+        if !change(&mut self.device) {
+            return Effects::NONE;
+        }
+        self.config_generation = self.config_generation.wrapping_add(1);
+        let mut effects = Effects {
+            config_changed: true,
+            ..Effects::NONE
+        };
+        if self.status.is_driver_ok() {
+            effects.interrupt = self.raise(mmio::INTERRUPT_CONFIG_CHANGE);
+        } else {
+            self.config_change_pending = true;
+        }
+        effects
+    }
+
+    /// The device, for changes that do not touch its configuration space.
+    pub(crate) fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    /// The loop over the chains. The outer error is the host's, the inner one is that of a ring that broke.
+    fn serve_chains<M: GuestMemory>(
+        &mut self,
+        mem: &M,
+        index: u16,
+        queue: &mut VirtQueue,
+        round: &mut Round,
+    ) -> Result<Result<(), GuestFault>, DeviceError> {
+        let mut used_any = false;
+        round.unfinished = true;
+        for _ in 0..queue.size() {
+            let (head, written) = match queue.pop(mem) {
+                Err(fault) => return Ok(Err(fault)),
+                Ok(None) => match queue.rearm(mem) {
+                    Err(fault) => return Ok(Err(fault)),
+                    Ok(true) => continue,
+                    Ok(false) => {
+                        round.unfinished = false;
+                        break;
+                    }
+                },
+                Ok(Some(Popped::Lost(fault))) => {
+                    self.count(fault);
+                    continue;
+                }
+                Ok(Some(Popped::Broken(head, fault))) => {
+                    self.count(fault);
+                    (head, 0)
+                }
+                Ok(Some(Popped::Chain(head, buffers))) => {
+                    let served = self.device.serve(index, &buffers)?;
+                    round.config_changed |= served.config_changed;
+                    if let Some(fault) = served.fault {
+                        self.count(fault);
+                    }
+                    match served.outcome {
+                        Outcome::Used(written) => (head, written),
+                        Outcome::Later => {
+                            queue.put_back(head);
+                            round.unfinished = false;
+                            break;
+                        }
+                    }
+                }
+            };
+            if let Err(fault) = queue.complete(mem, head, written) {
+                return Ok(Err(fault));
+            }
+            used_any = true;
+        }
+        Ok(if used_any {
+            queue.needs_interrupt(mem).map(|wanted| round.interrupt = wanted)
+        } else {
+            Ok(())
+        })
+    }
+
+    /// Sets a bit of the interrupt status. The interrupt is raised even when the bit was set before: the driver may
+    /// have read it already and be about to acknowledge it.
+    fn raise(&mut self, bit: u32) -> bool {
+        self.interrupt_status |= bit;
+        true
+    }
+
+    fn count(&mut self, fault: GuestFault) {
+        self.guest_faults = self.guest_faults.saturating_add(1);
+        self.last_guest_fault = Some(fault);
+    }
+
+    /// Counts a fault that the device cannot work on with, and asks for a reset (section 2.1.2).
+    fn fail(&mut self, fault: GuestFault) -> Effects {
+        self.count(fault);
+        self.status = self.status.with_needs_reset();
+        let interrupt = self.status.is_driver_ok() && self.raise(mmio::INTERRUPT_CONFIG_CHANGE);
+        Effects {
+            interrupt,
+            lifecycle: Some(Lifecycle::NeedsReset),
+            ..Effects::NONE
+        }
+    }
+
+    fn reset(&mut self) -> Effects {
+        self.device.reset();
+        self.status = DeviceStatus::RESET;
+        self.negotiation.reset();
+        for slot in &mut self.queues {
+            *slot = QueueSlot::new(slot.registers.max_size);
+        }
+        self.queue_select = 0;
+        self.interrupt_status = 0;
+        self.config_change_pending = false;
+        Effects {
+            lifecycle: Some(Lifecycle::Reset),
+            ..Effects::NONE
+        }
+    }
+
+    fn has_event_idx(&self) -> bool {
+        self.negotiation.accepted() & feature::RING_EVENT_IDX != 0
+    }
+}
+
+impl QueueSlot {
+    fn new(max_size: u16) -> QueueSlot {
+        QueueSlot {
+            registers: QueueRegisters::new(max_size),
+            ready: None,
+        }
+    }
+}
+
+/// What happened while chains were served.
+#[derive(Debug, Default)]
+struct Round {
+    interrupt: bool,
+    config_changed: bool,
+    unfinished: bool,
+}

@@ -1,0 +1,1 @@
+//! A driver and a guest memory for tests.
