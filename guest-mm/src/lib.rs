@@ -7,15 +7,30 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod blocks;
+mod buddy;
 mod fill;
 pub mod frames;
 pub mod gfp;
+mod mem_map;
 pub mod page;
+mod pageblock;
 pub mod pfn;
+pub mod phys;
+mod section;
+pub mod stats;
+pub mod validate;
 pub mod zone;
 
+#[cfg(test)]
+mod tests;
+
+pub use blocks::{BlockIndex, BlockState, IsolatedBlock};
 pub use frames::{FlushBatch, Frames, Mmu, SpaceId};
 pub use gfp::Gfp;
 pub use page::{Page, PageFlags, PageState};
+pub use pageblock::MigrateType;
 pub use pfn::{Order, PAGE_SIZE, PAGEBLOCK_NR_PAGES, Pfn, PfnRange};
+pub use phys::{BootRegion, Descriptors, FrameState, PhysicalMemory};
+pub use stats::VmStat;
 pub use zone::{Watermark, Zone, ZoneKind};
