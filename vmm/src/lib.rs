@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod control;
+pub mod demo;
 pub mod machine;
 pub mod spec;
