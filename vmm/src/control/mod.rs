@@ -2,4 +2,5 @@
 //! client that everybody else uses.
 
 pub mod handle;
+pub mod registry;
 pub mod report;

@@ -1,0 +1,551 @@
+//! Where running VMs are found: a directory with two files for each VM.
+//!
+//! `NAME.lock` holds the VM's process id, and a lock (`flock`) that the process keeps for its whole life. Whether the
+//! lock is taken is the proof of life: the kernel drops it however the process ends, and process ids that come round
+//! again mean nothing. `NAME.sock` is the control socket. Whoever finds the files of a dead VM removes them.
+//!
+//! Everything here happens under a lock on the directory itself, held for microseconds. So nobody mistakes another's
+//! probe for a living VM, and nobody removes the files of a VM that has just started.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::spec::VmName;
+
+/// The longest path of a unix socket, in bytes: `sun_path` of unix(7) less its terminating zero.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// The extension of lock files.
+const LOCK: &str = "lock";
+/// The extension of control sockets.
+const SOCKET: &str = "sock";
+
+/// Why a VM cannot be registered or found.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// The runtime directory cannot be created, opened, or listed.
+    #[error("the runtime directory {path:?} cannot be used")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Others could put their sockets in the place of ours.
+    #[error("the runtime directory {path:?} has mode {mode:03o}: only its owner may write to it")]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A VM of that name is running.
+    #[error("name {name:?}: a VM of this name is running as process {pid}")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// The system cannot take a socket path this long.
+    #[error("the socket path {path:?} has {length} bytes: a socket path has at most {MAX_SOCKET_PATH}")]
+    PathTooLong {
+        /// The path of the socket.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// There is no VM of that name.
+    #[error("name {name:?}: no VM of this name is running (looked in {directory:?})")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
+    /// There was a VM of that name.
+    #[error("name {name:?}: the VM of this name (process {pid}) has exited")]
+    Exited {
+        /// The name.
+        name: String,
+        /// The process it had.
+        pid: u32,
+    },
+    /// One of the VM's files cannot be written, read, or removed.
+    #[error("{path:?}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The directory in which the VMs of one user are registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeDir {
+    path: PathBuf,
+}
+
+/// A running VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: VmName,
+    /// Its process.
+    pub pid: u32,
+    /// Its control socket.
+    pub socket: PathBuf,
+}
+
+/// A VM's place in the registry, which is its own until this value is dropped.
+#[derive(Debug)]
+pub struct Registration {
+    directory: RuntimeDir,
+    name: VmName,
+    /// Open, and with it locked, for as long as the VM lives.
+    _lock: File,
+}
+
+impl RuntimeDir {
+    /// `$XDG_RUNTIME_DIR/ballast`, or `/run/ballast` where that is not set to an absolute path (as the XDG base directory
+    /// specification demands of it).
+    #[must_use]
+    pub fn from_env() -> Self {
+        let xdg = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let base = xdg
+            .filter(|path| path.is_absolute())
+            .unwrap_or_else(|| PathBuf::from("/run"));
+        Self::at(base.join("ballast"))
+    }
+
+    /// The registry in `path`, which is created when the first VM is registered.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the name for a VM that lives in this process.
+    ///
+    /// # Errors
+    /// The name is taken, or the directory or its files cannot be used.
+    pub fn register(&self, name: &VmName) -> Result<Registration, RegistryError> {
+        let socket = self.socket(name);
+        let length = socket.as_os_str().as_bytes().len();
+        if length > MAX_SOCKET_PATH {
+            return Err(RegistryError::PathTooLong { path: socket, length });
+        }
+        self.create().map_err(|source| self.unusable(source))?;
+        let _guard = self.lock().map_err(|source| self.unusable(source))?;
+        self.check_mode()?;
+        let path = self.lock_file(name);
+        let at = |source| RegistryError::File {
+            path: path.clone(),
+            source,
+        };
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(at)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(RegistryError::Taken {
+                    name: name.to_string(),
+                    pid: read_pid(&path),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(at(source)),
+        }
+        lock.set_len(0).map_err(at)?;
+        writeln!(lock, "{}", std::process::id()).map_err(at)?;
+        remove_if_there(&socket)?;
+        Ok(Registration {
+            directory: self.clone(),
+            name: name.clone(),
+            _lock: lock,
+        })
+    }
+
+    /// The running VM of that name. The files of a dead one are removed.
+    ///
+    /// # Errors
+    /// No such VM is running, or the directory cannot be used.
+    pub fn find(&self, name: &VmName) -> Result<Entry, RegistryError> {
+        let unknown = || RegistryError::Unknown {
+            name: name.to_string(),
+            directory: self.path.clone(),
+        };
+        let _guard = match self.lock() {
+            Ok(guard) => guard,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+            Err(source) => return Err(self.unusable(source)),
+        };
+        let path = self.lock_file(name);
+        if !path.exists() {
+            return Err(unknown());
+        }
+        let pid = read_pid(&path);
+        if self.is_alive(name)? {
+            return Ok(Entry {
+                name: name.clone(),
+                pid,
+                socket: self.socket(name),
+            });
+        }
+        self.remove_files(name)?;
+        Err(RegistryError::Exited {
+            name: name.to_string(),
+            pid,
+        })
+    }
+
+    /// All running VMs, by name. The files of dead ones are removed.
+    ///
+    /// # Errors
+    /// The directory or one of its files cannot be used. A directory that does not exist holds no VMs.
+    pub fn list(&self) -> Result<Vec<Entry>, RegistryError> {
+        let _guard = match self.lock() {
+            Ok(guard) => guard,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.unusable(source)),
+        };
+        let mut entries = Vec::new();
+        for name in self.names().map_err(|source| self.unusable(source))? {
+            if self.is_alive(&name)? {
+                let pid = read_pid(&self.lock_file(&name));
+                entries.push(Entry {
+                    socket: self.socket(&name),
+                    name,
+                    pid,
+                });
+            } else {
+                self.remove_files(&name)?;
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// The names that have a lock file, dead or alive. Files of others are passed over.
+    fn names(&self) -> io::Result<Vec<VmName>> {
+        let mut names = Vec::new();
+        for file in fs::read_dir(&self.path)? {
+            let path = file?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            if path.extension().is_some_and(|extension| extension == LOCK) {
+                names.extend(stem.and_then(|stem| VmName::new(stem).ok()));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether the process that registered the name lives. The directory is locked.
+    fn is_alive(&self, name: &VmName) -> Result<bool, RegistryError> {
+        let path = self.lock_file(name);
+        let at = |source| RegistryError::File {
+            path: path.clone(),
+            source,
+        };
+        match File::open(&path).map_err(at)?.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(at(source)),
+        }
+    }
+
+    /// Removes what a VM left. The directory is locked.
+    fn remove_files(&self, name: &VmName) -> Result<(), RegistryError> {
+        remove_if_there(&self.socket(name))?;
+        remove_if_there(&self.lock_file(name))
+    }
+
+    /// Makes the directory, for its owner only.
+    fn create(&self) -> io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Locks the directory until the value is dropped.
+    fn lock(&self) -> io::Result<File> {
+        let directory = File::open(&self.path)?;
+        directory.lock()?;
+        Ok(directory)
+    }
+
+    /// Refuses a directory in which others could replace a socket.
+    fn check_mode(&self) -> Result<(), RegistryError> {
+        let metadata = fs::metadata(&self.path).map_err(|source| self.unusable(source))?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o022 != 0 {
+            return Err(RegistryError::Exposed {
+                path: self.path.clone(),
+                mode,
+            });
+        }
+        Ok(())
+    }
+
+    fn unusable(&self, source: io::Error) -> RegistryError {
+        RegistryError::Directory {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn lock_file(&self, name: &VmName) -> PathBuf {
+        self.path.join(format!("{name}.{LOCK}"))
+    }
+
+    fn socket(&self, name: &VmName) -> PathBuf {
+        self.path.join(format!("{name}.{SOCKET}"))
+    }
+}
+
+impl Registration {
+    /// The registered name.
+    #[must_use]
+    pub fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// The control socket's path.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.socket(&self.name)
+    }
+
+    /// Opens the control socket.
+    ///
+    /// # Errors
+    /// The system refuses, or this was done before.
+    pub fn bind(&self) -> Result<UnixListener, RegistryError> {
+        let path = self.socket();
+        UnixListener::bind(&path).map_err(|source| RegistryError::File { path, source })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // Without the directory's lock somebody could see the lock file locked and the socket gone.
+        let guard = self.directory.lock();
+        let removed = self.directory.remove_files(&self.name);
+        if let (Err(error), _) | (Ok(_), Err(RegistryError::File { source: error, .. })) = (&guard, &removed)
+        {
+            tracing::warn!("the files of VM {} could not be removed: {error}", self.name);
+        }
+    }
+}
+
+/// The process id in a lock file; 0 if it holds none.
+fn read_pid(path: &Path) -> u32 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// Removes a file that may not exist.
+fn remove_if_there(path: &Path) -> Result<(), RegistryError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|source| RegistryError::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    fn name(name: &str) -> VmName {
+        VmName::new(name).expect("a valid name")
+    }
+
+    /// A registry that goes away with the first value.
+    fn registry() -> (tempfile::TempDir, RuntimeDir) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let registry = RuntimeDir::at(directory.path().join("ballast"));
+        (directory, registry)
+    }
+
+    /// What a VM leaves that was killed: its files, and no lock.
+    fn leave_behind(registry: &RuntimeDir, dead: &str) {
+        drop(registry.register(&name("keeps-the-directory")));
+        fs::write(registry.lock_file(&name(dead)), "4242\n").expect("written");
+        drop(UnixListener::bind(registry.socket(&name(dead))).expect("bound"));
+    }
+
+    #[test]
+    fn a_registered_vm_is_found_with_its_process_and_socket() {
+        let (_directory, registry) = registry();
+        let registration = registry.register(&name("a")).expect("free");
+        let _listener = registration.bind().expect("free");
+        let entry = registry.find(&name("a")).expect("running");
+        assert_eq!(
+            (entry.pid, &entry.socket),
+            (std::process::id(), &registration.socket())
+        );
+        assert!(entry.socket.exists());
+        assert_eq!(registry.list().expect("readable"), [entry]);
+    }
+
+    #[test]
+    fn an_orderly_end_leaves_nothing_behind() {
+        let (_directory, registry) = registry();
+        let registration = registry.register(&name("a")).expect("free");
+        let listener = registration.bind().expect("free");
+        drop((listener, registration));
+        assert_eq!(fs::read_dir(registry.path()).expect("there").count(), 0);
+        assert!(matches!(
+            registry.find(&name("a")),
+            Err(RegistryError::Unknown { .. })
+        ));
+    }
+
+    #[test]
+    fn a_second_vm_of_the_same_name_is_refused_with_the_process_of_the_first() {
+        let (_directory, registry) = registry();
+        let first = registry.register(&name("a")).expect("free");
+        let refused = registry.register(&name("a")).expect_err("taken");
+        let expected = format!(
+            "name \"a\": a VM of this name is running as process {}",
+            std::process::id()
+        );
+        assert_eq!(refused.to_string(), expected);
+        drop(first);
+        assert!(registry.register(&name("a")).is_ok());
+    }
+
+    #[test]
+    fn the_files_of_a_dead_vm_are_removed_by_whoever_finds_them() {
+        let (_directory, registry) = registry();
+        leave_behind(&registry, "dead");
+        assert_eq!(registry.list().expect("readable"), []);
+        assert_eq!(fs::read_dir(registry.path()).expect("there").count(), 0);
+
+        leave_behind(&registry, "dead");
+        let error = registry.find(&name("dead")).expect_err("dead");
+        assert!(
+            matches!(error, RegistryError::Exited { pid: 4242, .. }),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(registry.path()).expect("there").count(), 0);
+
+        leave_behind(&registry, "dead");
+        let again = registry.register(&name("dead")).expect("its owner is dead");
+        assert!(again.bind().is_ok(), "the dead socket is out of the way");
+    }
+
+    #[test]
+    fn of_many_that_race_for_a_name_one_gets_it() {
+        let (_directory, registry) = registry();
+        for _ in 0..50 {
+            let barrier = Arc::new(Barrier::new(5));
+            let racers: Vec<_> = (0..5)
+                .map(|racer| {
+                    let (barrier, registry) = (Arc::clone(&barrier), registry.clone());
+                    std::thread::spawn(move || {
+                        barrier.wait();
+                        if racer == 0 {
+                            registry.list().expect("readable");
+                            return None;
+                        }
+                        registry.register(&name("a")).ok()
+                    })
+                })
+                .collect();
+            let winners: Vec<_> = racers
+                .into_iter()
+                .filter_map(|racer| racer.join().expect("no panic"))
+                .collect();
+            assert_eq!(winners.len(), 1);
+            assert!(
+                registry.find(&name("a")).is_ok(),
+                "nobody removed the winner's files"
+            );
+        }
+    }
+
+    #[test]
+    fn the_directory_is_for_its_owner_only() {
+        let (_directory, registry) = registry();
+        let _registration = registry.register(&name("a")).expect("free");
+        let mode = fs::metadata(registry.path()).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        drop(_registration);
+        fs::set_permissions(registry.path(), fs::Permissions::from_mode(0o770)).expect("ours");
+        let error = registry.register(&name("a")).expect_err("others may write");
+        assert!(
+            error
+                .to_string()
+                .ends_with("has mode 770: only its owner may write to it"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let registry = RuntimeDir::at(file.path().join("ballast"));
+        let text = crate::cli::chain(&registry.register(&name("a")).expect_err("below a file"));
+        assert!(text.contains("cannot be used: Not a directory"), "{text}");
+        assert!(matches!(
+            registry.find(&name("a")),
+            Err(RegistryError::Directory { .. })
+        ));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_holds_no_vms() {
+        let (_directory, registry) = registry();
+        assert_eq!(registry.list().expect("empty"), []);
+        assert!(matches!(
+            registry.find(&name("a")),
+            Err(RegistryError::Unknown { .. })
+        ));
+        assert!(!registry.path().exists(), "looking creates nothing");
+    }
+
+    #[test]
+    fn a_socket_path_longer_than_the_system_takes_is_refused_before_anything_is_made() {
+        let (directory, _) = registry();
+        let deep = RuntimeDir::at(directory.path().join("d".repeat(60)));
+        let error = deep.register(&name(&"n".repeat(64))).expect_err("too long");
+        assert!(
+            error.to_string().ends_with("a socket path has at most 107"),
+            "{error}"
+        );
+        assert!(!deep.path().exists());
+    }
+
+    #[test]
+    fn files_of_others_are_passed_over() {
+        let (_directory, registry) = registry();
+        let _registration = registry.register(&name("a")).expect("free");
+        for other in ["notes.txt", "with space.lock", ".lock", "x"] {
+            fs::write(registry.path().join(other), "").expect("written");
+        }
+        assert_eq!(registry.list().expect("readable").len(), 1);
+        assert!(registry.path().join("with space.lock").exists());
+    }
+}
