@@ -20,7 +20,8 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// The size is not one that the VM can have; the guest has seen nothing then.
     fn resize(&self, total_bytes: u64) -> Result<(), ResizeError>;
 
-    /// Blocks until the guest has what was last requested, the VM ends, or `deadline` passes.
+    /// Blocks until the guest has what was last requested, the VM ends, or `deadline` passes. Talks to nobody: the caller
+    /// may wait in short turns, and asks the guest for its reason once, at the end.
     fn wait_resize(&self, deadline: Instant) -> ResizeOutcome;
 
     /// Sends one line to the guest's control channel and returns its answer.

@@ -137,11 +137,12 @@ impl RuntimeDir {
         &self.path
     }
 
-    /// Takes the name for a VM that lives in this process.
+    /// Takes the name for a VM that lives in this process, and opens its control socket. From then on clients can connect,
+    /// and wait for their answers until the socket is served.
     ///
     /// # Errors
     /// The name is taken, or the directory or its files cannot be used.
-    pub fn register(&self, name: &VmName) -> Result<Registration, RegistryError> {
+    pub fn register(&self, name: &VmName) -> Result<(Registration, UnixListener), RegistryError> {
         let socket = self.socket(name);
         let length = socket.as_os_str().as_bytes().len();
         if length > MAX_SOCKET_PATH {
@@ -175,11 +176,16 @@ impl RuntimeDir {
         lock.set_len(0).map_err(at)?;
         writeln!(lock, "{}", std::process::id()).map_err(at)?;
         remove_if_there(&socket)?;
-        Ok(Registration {
-            directory: self.clone(),
-            name: name.clone(),
-            _lock: lock,
-        })
+        let bound = UnixListener::bind(&socket);
+        let listener = bound.map_err(|source| RegistryError::File { path: socket, source })?;
+        Ok((
+            Registration {
+                directory: self.clone(),
+                name: name.clone(),
+                _lock: lock,
+            },
+            listener,
+        ))
     }
 
     /// The running VM of that name. The files of a dead one are removed.
@@ -331,15 +337,6 @@ impl Registration {
     pub fn socket(&self) -> PathBuf {
         self.directory.socket(&self.name)
     }
-
-    /// Opens the control socket.
-    ///
-    /// # Errors
-    /// The system refuses, or this was done before.
-    pub fn bind(&self) -> Result<UnixListener, RegistryError> {
-        let path = self.socket();
-        UnixListener::bind(&path).map_err(|source| RegistryError::File { path, source })
-    }
 }
 
 impl Drop for Registration {
@@ -398,8 +395,7 @@ mod tests {
     #[test]
     fn a_registered_vm_is_found_with_its_process_and_socket() {
         let (_directory, registry) = registry();
-        let registration = registry.register(&name("a")).expect("free");
-        let _listener = registration.bind().expect("free");
+        let (registration, _listener) = registry.register(&name("a")).expect("free");
         let entry = registry.find(&name("a")).expect("running");
         assert_eq!(
             (entry.pid, &entry.socket),
@@ -412,9 +408,7 @@ mod tests {
     #[test]
     fn an_orderly_end_leaves_nothing_behind() {
         let (_directory, registry) = registry();
-        let registration = registry.register(&name("a")).expect("free");
-        let listener = registration.bind().expect("free");
-        drop((listener, registration));
+        drop(registry.register(&name("a")).expect("free"));
         assert_eq!(fs::read_dir(registry.path()).expect("there").count(), 0);
         assert!(matches!(
             registry.find(&name("a")),
@@ -452,8 +446,10 @@ mod tests {
         assert_eq!(fs::read_dir(registry.path()).expect("there").count(), 0);
 
         leave_behind(&registry, "dead");
-        let again = registry.register(&name("dead")).expect("its owner is dead");
-        assert!(again.bind().is_ok(), "the dead socket is out of the way");
+        assert!(
+            registry.register(&name("dead")).is_ok(),
+            "the dead socket is out of the way"
+        );
     }
 
     #[test]
@@ -489,10 +485,10 @@ mod tests {
     #[test]
     fn the_directory_is_for_its_owner_only() {
         let (_directory, registry) = registry();
-        let _registration = registry.register(&name("a")).expect("free");
+        let registered = registry.register(&name("a")).expect("free");
         let mode = fs::metadata(registry.path()).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        drop(_registration);
+        drop(registered);
         fs::set_permissions(registry.path(), fs::Permissions::from_mode(0o770)).expect("ours");
         let error = registry.register(&name("a")).expect_err("others may write");
         assert!(

@@ -1,0 +1,71 @@
+//! The language of the control socket: HTTP/1.1 with JSON bodies. Both ends take paths, bodies and limits from here.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /ballast/v1/vm` | | [`VmStatus`](super::report::VmStatus) |
+//! | `GET /ballast/v1/blocks` | | [`BlockReport`](super::report::BlockReport) |
+//! | `PUT /ballast/v1/memory` | [`ResizeRequest`] | [`ResizeReport`](super::report::ResizeReport) |
+//! | `POST /ballast/v1/guest` | [`GuestRequest`] | [`GuestAnswer`] |
+//! | `POST /ballast/v1/stop` | | [`StopAnswer`] |
+//!
+//! Every success is 200 with a JSON object. Every failure, an unknown path too, is 400 with a [`Fault`].
+
+use serde::{Deserialize, Serialize};
+
+/// State of the VM.
+pub const VM_PATH: &str = "/ballast/v1/vm";
+/// Blocks of the hot-plug region.
+pub const BLOCKS_PATH: &str = "/ballast/v1/blocks";
+/// Size of the guest's memory.
+pub const MEMORY_PATH: &str = "/ballast/v1/memory";
+/// The guest's control channel.
+pub const GUEST_PATH: &str = "/ballast/v1/guest";
+/// The end of the VM.
+pub const STOP_PATH: &str = "/ballast/v1/stop";
+
+/// The longest request body in bytes, the same as Firecracker's.
+pub const BODY_LIMIT: usize = 51_200;
+/// The longest that one request may wait for a resize, in seconds: a day.
+pub const MAX_WAIT_SECONDS: u64 = 86_400;
+/// How long the guest has to answer a command, in seconds.
+pub const GUEST_SECONDS: u64 = 10;
+
+/// Body of `PUT /ballast/v1/memory`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeRequest {
+    /// Boot memory and hot-plugged memory that the guest is to have together, in bytes.
+    pub total_bytes: u64,
+    /// How long to wait for the guest, at most [`MAX_WAIT_SECONDS`]; absent or null: only ask, and answer at once.
+    #[serde(default)]
+    pub wait_seconds: Option<u64>,
+}
+
+/// Body of `POST /ballast/v1/guest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestRequest {
+    /// The command with its arguments, such as `meminfo`.
+    pub command: String,
+}
+
+/// Answer to `POST /ballast/v1/guest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestAnswer {
+    /// What the guest said, as it said it.
+    pub answer: String,
+}
+
+/// Answer to `POST /ballast/v1/stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopAnswer {
+    /// The process that is ending now.
+    pub pid: u32,
+}
+
+/// Answer to every request that fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What is wrong, in one line, with the value and the rule.
+    pub fault_message: String,
+}

@@ -1,0 +1,259 @@
+//! What each request to the control socket does. Nothing here may stop the server: the machine is only ever called on
+//! threads for blocking work, and long waits are bounded in number and end when their client goes away.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use super::api::{
+    BLOCKS_PATH, BODY_LIMIT, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, MAX_WAIT_SECONDS,
+    MEMORY_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+};
+use super::handle::MachineHandle;
+use super::report::{BlockReport, ResizeReport, ResizeState, VmStatus};
+use crate::machine::{IncompleteReason, ResizeOutcome};
+
+/// How many requests may wait for the guest at the same time.
+pub(super) const MAX_WAITERS: usize = 16;
+/// How long a waiter may take to notice that its client is gone.
+const TURN: Duration = Duration::from_millis(250);
+/// How long the guest may take to say why it stalls: it may be too busy to say anything.
+const REASON_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What all requests share.
+#[derive(Clone)]
+struct Shared {
+    machine: Arc<dyn MachineHandle>,
+    waiters: Arc<Semaphore>,
+}
+
+/// Why a request failed, in one line.
+#[derive(Debug)]
+struct Refusal(String);
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// The control socket's service for one machine.
+pub(super) fn router(machine: Arc<dyn MachineHandle>) -> Router {
+    Router::new()
+        .route(VM_PATH, get(status))
+        .route(BLOCKS_PATH, get(blocks))
+        .route(MEMORY_PATH, put(resize))
+        .route(GUEST_PATH, post(guest))
+        .route(STOP_PATH, post(stop))
+        .fallback(|uri: Uri| async move { Refusal(format!("{uri}: no such path")) })
+        .method_not_allowed_fallback(
+            |uri: Uri| async move { Refusal(format!("{uri}: not with this method")) },
+        )
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(Shared {
+            machine,
+            waiters: Arc::new(Semaphore::new(MAX_WAITERS)),
+        })
+}
+
+async fn status(State(shared): State<Shared>) -> Answer<VmStatus> {
+    shared.call(|machine| Ok(machine.status())).await.map(Json)
+}
+
+async fn blocks(State(shared): State<Shared>) -> Answer<BlockReport> {
+    let report = |machine: &dyn MachineHandle| {
+        Ok(BlockReport::from_flags(
+            machine.status().block_size,
+            &machine.blocks(),
+        ))
+    };
+    shared.call(report).await.map(Json)
+}
+
+async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<ResizeReport> {
+    let ResizeRequest {
+        total_bytes,
+        wait_seconds,
+    } = parse(body)?;
+    if let Some(seconds) = wait_seconds.filter(|seconds| *seconds > MAX_WAIT_SECONDS) {
+        return Err(Refusal(format!(
+            "wait_seconds {seconds}: at most {MAX_WAIT_SECONDS}"
+        )));
+    }
+    let asked = Instant::now();
+    shared
+        .call(move |machine| machine.resize(total_bytes).map_err(Refusal::of))
+        .await?;
+    let Some(seconds) = wait_seconds else {
+        let status = shared.call(|machine| Ok(machine.status())).await?;
+        return Ok(Json(report(
+            total_bytes,
+            status.total_plugged,
+            ResizeState::Requested,
+            asked,
+        )));
+    };
+    let deadline = asked + Duration::from_secs(seconds);
+    shared
+        .wait(move |machine, gone| wait_for_size(machine, total_bytes, asked, deadline, gone))
+        .await
+        .map(Json)
+}
+
+async fn guest(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<GuestAnswer> {
+    let GuestRequest { command } = parse(body)?;
+    let timeout = Duration::from_secs(GUEST_SECONDS);
+    let ask = move |machine: &dyn MachineHandle, _: &AtomicBool| {
+        machine.guest_command(&command, timeout).map_err(Refusal::of)
+    };
+    shared.wait(ask).await.map(|answer| Json(GuestAnswer { answer }))
+}
+
+async fn stop(State(shared): State<Shared>) -> Answer<StopAnswer> {
+    let stop = |machine: &dyn MachineHandle| {
+        let pid = machine.status().pid;
+        machine.stop();
+        Ok(StopAnswer { pid })
+    };
+    shared.call(stop).await.map(Json)
+}
+
+/// Waits in turns until the guest has the size, the time is up, or the client is gone, and reports.
+fn wait_for_size(
+    machine: &dyn MachineHandle,
+    target: u64,
+    asked: Instant,
+    deadline: Instant,
+    gone: &AtomicBool,
+) -> Result<ResizeReport, Refusal> {
+    loop {
+        let outcome = machine.wait_resize(deadline.min(Instant::now() + TURN));
+        let (reached_bytes, now_wanted) = match outcome {
+            ResizeOutcome::Done { total_bytes } => (total_bytes, total_bytes),
+            ResizeOutcome::Incomplete {
+                reached_bytes,
+                target_bytes,
+                ..
+            } => (reached_bytes, target_bytes),
+        };
+        if now_wanted != target {
+            let mut report = report(target, reached_bytes, ResizeState::Superseded, asked);
+            report.reason = Some(format!("another resize asked for {now_wanted} bytes meanwhile"));
+            return Ok(report);
+        }
+        let ResizeOutcome::Incomplete {
+            reason, guest_reason, ..
+        } = outcome
+        else {
+            return Ok(report(target, reached_bytes, ResizeState::Reached, asked));
+        };
+        let over = reason == IncompleteReason::Ended || gone.load(Ordering::Relaxed);
+        if over || Instant::now() >= deadline {
+            let mut report = report(target, reached_bytes, ResizeState::Incomplete, asked);
+            report.reason = Some(reason.to_string());
+            let ask = !over && reason != IncompleteReason::DriverNotReady;
+            report.guest_reason = guest_reason.or_else(|| ask.then(|| stall_reason(machine)).flatten());
+            return Ok(report);
+        }
+    }
+}
+
+/// What the guest's driver gives as its reason for not going on. `None` from a guest that has no such answer, such as a
+/// stock Linux.
+fn stall_reason(machine: &dyn MachineHandle) -> Option<String> {
+    let vmstat = machine.guest_command("vmstat", REASON_TIMEOUT).ok()?;
+    let reason = vmstat
+        .lines()
+        .find_map(|line| line.strip_prefix("resize_stall_reason "))?
+        .trim();
+    (reason != "none").then(|| reason.to_owned())
+}
+
+/// A report without reasons.
+fn report(target_bytes: u64, reached_bytes: u64, outcome: ResizeState, asked: Instant) -> ResizeReport {
+    let elapsed = asked.elapsed().as_millis();
+    ResizeReport {
+        outcome,
+        target_bytes,
+        reached_bytes,
+        elapsed_milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        reason: None,
+        guest_reason: None,
+    }
+}
+
+/// A request's body as what it should be.
+fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal(format!("the body is longer than {BODY_LIMIT} bytes")),
+        _ => Refusal(format!("the body cannot be read: {error}")),
+    })?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Refusal(format!("the body is not what belongs here: {error}")))
+}
+
+impl Shared {
+    /// Calls the machine where it may block for a moment.
+    async fn call<T, F>(&self, call: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn MachineHandle) -> Result<T, Refusal> + Send + 'static,
+    {
+        let machine = Arc::clone(&self.machine);
+        let done = tokio::task::spawn_blocking(move || call(&*machine)).await;
+        done.unwrap_or_else(|_| Err(Refusal("the VM is ending".to_owned())))
+    }
+
+    /// Calls the machine where it may block for long; the flag rises when the client goes away.
+    async fn wait<T, F>(&self, call: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn MachineHandle, &AtomicBool) -> Result<T, Refusal> + Send + 'static,
+    {
+        /// Dropped with the request, which is when the answer is there or the client is gone.
+        struct Gone(Arc<AtomicBool>);
+        impl Drop for Gone {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+
+        let permit = Arc::clone(&self.waiters).try_acquire_owned().map_err(|_| {
+            Refusal(format!(
+                "{MAX_WAITERS} requests are waiting for the guest already"
+            ))
+        })?;
+        let gone = Gone(Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&gone.0);
+        self.call(move |machine| {
+            let _permit = permit;
+            call(machine, &flag)
+        })
+        .await
+    }
+}
+
+impl Refusal {
+    fn of(error: impl Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (
+            StatusCode::BAD_REQUEST,
+            Json(Fault {
+                fault_message: self.0,
+            }),
+        )
+            .into_response()
+    }
+}
