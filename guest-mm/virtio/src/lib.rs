@@ -13,6 +13,8 @@ mod fault;
 pub mod mem;
 pub mod plan;
 pub mod queue;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 mod wake;
 

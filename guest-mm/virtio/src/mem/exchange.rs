@@ -90,21 +90,19 @@ impl<M: DmaMemory> State<M> {
         Ok(self.queue.publish())
     }
 
-    /// Takes the answer out of the queue, if it is there. Returns who is to be woken.
-    pub(super) fn take_response(&mut self) -> Result<WakerSet, DeviceFault> {
-        let mut woken = WakerSet::new();
+    /// Takes the answer out of the queue, if it is there. `woken` gets those who are to be woken, whether the
+    /// answer was a good one or not.
+    pub(super) fn take_response(&mut self, woken: &mut WakerSet) -> Result<(), DeviceFault> {
         while let Some(used) = self.queue.poll()? {
-            let written = used.written;
             match core::mem::take(&mut self.exchange.phase) {
                 Phase::Sent { waiter } => {
                     woken.append(waiter);
-                    let response = self.response(written)?;
-                    self.exchange.phase = Phase::Answered(response);
+                    self.exchange.phase = Phase::Answered(self.response(used.written)?);
                 }
                 Phase::Idle | Phase::Abandoned | Phase::Answered(_) => woken.append(self.turn.take()),
             }
         }
-        Ok(woken)
+        Ok(())
     }
 
     /// The response of the device, which says it wrote `written` bytes of it.

@@ -265,15 +265,12 @@ impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
     }
 
     fn on_used_buffers(&self) {
-        let mut state = self.state.borrow_mut();
-        let woken = state.take_response();
-        drop(state);
-        match woken {
-            Ok(woken) => woken.wake(),
-            Err(fault) => {
-                self.broken(fault);
-            }
+        let mut woken = WakerSet::new();
+        let taken = self.state.borrow_mut().take_response(&mut woken);
+        if let Err(fault) = taken {
+            self.broken(fault);
         }
+        woken.wake();
     }
 
     /// Records that the device cannot be used any more, and tells everybody.
