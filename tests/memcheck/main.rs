@@ -70,3 +70,20 @@ fn main() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_word_and_a_chunk_of_another_generation_are_wrong() {
+        let mut chunk = Chunk::fill(3);
+        assert_eq!(chunk.wrong_words(), 0);
+        chunk.words[12_345] ^= 1;
+        assert_eq!(chunk.wrong_words(), 1);
+        chunk.words[12_345] ^= 1;
+        // As if the memory of an earlier generation had come back.
+        chunk.generation = 4;
+        assert_eq!(chunk.wrong_words(), CHUNK_WORDS);
+    }
+}

@@ -11,13 +11,14 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::debian::is_root;
 use crate::running::Running;
 use crate::transcript::Transcript;
 use crate::wait::eventually;
 
 /// A private run-time directory with the commands run in it.
 pub struct Home {
-    runtime: TempDir,
+    home: TempDir,
 }
 
 /// How a finished command ended.
@@ -74,20 +75,23 @@ impl Home {
     /// # Panics
     /// When no temporary directory can be made.
     pub fn new() -> Self {
-        let runtime = tempfile::Builder::new().prefix("ballast-test-").tempdir();
-        Self {
-            runtime: runtime.unwrap_or_else(|error| panic!("no temporary directory: {error}")),
-        }
+        let home = tempfile::Builder::new().prefix("ballast-test-").tempdir();
+        let home = Self {
+            home: home.unwrap_or_else(|error| panic!("no temporary directory: {error}")),
+        };
+        let runtime = home.runtime();
+        fs::create_dir(&runtime).unwrap_or_else(|error| panic!("cannot make {}: {error}", runtime.display()));
+        home
     }
 
     /// The directory that serves as `XDG_RUNTIME_DIR`.
-    pub fn path(&self) -> &Path {
-        self.runtime.path()
+    pub fn runtime(&self) -> PathBuf {
+        self.home.path().join("run")
     }
 
     /// Path of the control socket of the VM called `name`.
     pub fn socket(&self, name: &str) -> PathBuf {
-        self.path().join("ballast").join(format!("{name}.sock"))
+        self.runtime().join("ballast").join(format!("{name}.sock"))
     }
 
     /// A command line of the `ballast` under test, set up for this home and not started.
@@ -101,7 +105,7 @@ impl Home {
     /// Makes any command run in this home, without standard input.
     pub fn settle(&self, command: &mut Command) {
         command
-            .env("XDG_RUNTIME_DIR", self.path())
+            .env("XDG_RUNTIME_DIR", self.runtime())
             .env_remove("TERM")
             .stdin(Stdio::null());
     }
@@ -114,6 +118,33 @@ impl Home {
         finish(&mut self.command(arguments))
     }
 
+    /// Runs `ballast` with `arguments` in a mount namespace of its own, after the shell line `setup` has changed what
+    /// is mounted there, and without the privilege to pass over file permissions.
+    ///
+    /// # Panics
+    /// When the namespace cannot be made, or the command does not end within the deadline.
+    pub fn run_in_namespace(&self, setup: &str, arguments: &[&str]) -> Outcome {
+        let mut unshare = Command::new("unshare");
+        unshare.arg("--mount");
+        if !is_root() {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        let drop_privilege = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+        let script = format!("{setup} || exit 99; exec \"$@\"");
+        unshare
+            .args(["sh", "-c", &script, "sh"])
+            .args(drop_privilege)
+            .arg(binary())
+            .args(arguments);
+        self.settle(&mut unshare);
+        let outcome = finish(&mut unshare);
+        assert!(
+            ![99, 126, 127].contains(&outcome.status),
+            "no such namespace: {outcome:#?}"
+        );
+        outcome
+    }
+
     /// Starts `ballast run` with `arguments` and answers it running.
     ///
     /// # Panics
@@ -121,16 +152,32 @@ impl Home {
     pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(["run", "--name", name]);
         command.args(arguments);
-        Running::start(name, self.path(), command)
+        Running::start(name, &self.runtime(), command)
     }
 
-    /// Asserts that no file is left in the run-time directory (empty directories are no trace of a VM).
+    /// A folder for a test's own files, which are no trace of a VM.
     ///
     /// # Panics
-    /// When a file is found; the message names all of them.
+    /// When it cannot be made.
+    pub fn files(&self) -> PathBuf {
+        let dir = self.home.path().join("files");
+        fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
+        dir
+    }
+
+    /// Asserts that no file is left in the run-time directory (empty directories are no trace of a VM), and that no
+    /// process started in this home is alive.
+    ///
+    /// # Panics
+    /// When a file or process is found; the message names all of them.
     pub fn assert_nothing_left(&self) {
-        let left = files_below(self.path());
-        assert!(left.is_empty(), "left behind in the run-time directory: {left:?}");
+        let files = files_below(&self.runtime());
+        assert!(
+            files.is_empty(),
+            "left behind in the run-time directory: {files:?}"
+        );
+        let processes = processes_of(&self.runtime());
+        assert!(processes.is_empty(), "left behind as processes: {processes:?}");
     }
 }
 
@@ -218,4 +265,56 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// Process ids with command lines of the processes whose environment names `runtime`.
+fn processes_of(runtime: &Path) -> Vec<String> {
+    let needle = runtime.as_os_str().as_encoded_bytes();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        // A process of another user, or one that ends meanwhile, cannot be read; neither is of this home.
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.windows(needle.len()).any(|window| window == needle) {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            found.push(format!("{} {line}", entry.file_name().to_string_lossy()));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_is_clean_until_something_is_left_in_it() {
+        let home = Home::new();
+        home.assert_nothing_left();
+        fs::create_dir(home.runtime().join("ballast")).unwrap();
+        home.assert_nothing_left();
+        assert_eq!(files_below(&home.runtime()).len(), 0);
+        fs::write(home.socket("a"), "").unwrap();
+        assert_eq!(files_below(&home.runtime()), [home.socket("a")]);
+    }
+
+    #[test]
+    fn a_process_left_in_a_home_is_found_until_it_is_gone() {
+        let home = Home::new();
+        let mut sleeper = Command::new("sleep");
+        sleeper.arg("1000");
+        home.settle(&mut sleeper);
+        let reaper = Reaper(sleeper.spawn().unwrap());
+        eventually("the sleeper showing up", || {
+            (processes_of(&home.runtime()).len() == 1).then_some(())
+        });
+        drop(reaper);
+        home.assert_nothing_left();
+    }
+
+    #[test]
+    fn a_signal_is_reported_as_a_shell_does() {
+        let outcome = finish(Command::new("sh").args(["-c", "kill -9 $$"]));
+        assert_eq!(outcome.status, 128 + 9);
+    }
 }

@@ -96,7 +96,7 @@ impl LinuxGuest {
     /// # Panics
     /// When it does not get there, or a module cannot be loaded.
     pub fn boot(home: &Home, name: &str, arguments: &[&str], cmdline: &str) -> Self {
-        let image = LinuxImage::prepare(home.path());
+        let image = LinuxImage::prepare(&home.files());
         let (kernel, initrd) = (image.kernel.to_string_lossy(), image.initrd.to_string_lossy());
         let cmdline = format!("console=ttyS0 quiet panic=-1 {cmdline}");
         let fixed = ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &cmdline];

@@ -1,5 +1,6 @@
 //! A microVM that is running: its serial console, its messages, and the commands an operator gives it.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use crate::ballast::{Outcome, Reaper, binary, finish, shell_status};
 use crate::transcript::Transcript;
+use crate::views::{self, Process};
 use crate::wait::eventually;
 
 /// A `ballast run` process. Dropping it kills the process; a failing test prints what the VM said.
@@ -122,6 +124,32 @@ impl Running {
         })
     }
 
+    /// The programs of the built-in guest.
+    ///
+    /// # Panics
+    /// When the guest does not answer.
+    pub fn programs(&self) -> Vec<Process> {
+        views::ps(&self.guest("ps"))
+    }
+
+    /// Waits until every program of the built-in guest has verified its memory `more` times from now on.
+    ///
+    /// # Panics
+    /// When a verification failed, a program ended, or the deadline passes.
+    pub fn wait_for_checks(&mut self, more: u64) {
+        let begun: BTreeMap<u64, u64> = self.programs().iter().map(|it| (it.pid, it.checks_ok)).collect();
+        assert!(!begun.is_empty(), "no program runs in {}", self.name);
+        eventually("programs verifying their memory", || {
+            let programs = self.programs();
+            for program in &programs {
+                assert_eq!(program.checks_failed, 0, "wrong memory: {program:?}");
+                assert!(program.is_alive(), "a program ended: {program:?}");
+            }
+            let done = |it: &Process| it.checks_ok >= begun.get(&it.pid).copied().unwrap_or(0) + more;
+            programs.iter().all(done).then_some(())
+        });
+    }
+
     /// Resizes the VM to `total` (such as `768M`) and waits until the guest has reached it.
     ///
     /// # Panics
@@ -145,6 +173,14 @@ impl Running {
         self.messages.wait_for_end();
         self.serial.wait_for_end();
         shell_status(status)
+    }
+
+    /// Asks the VMM process to end, as a service manager would (SIGTERM).
+    ///
+    /// # Panics
+    /// When no signal can be sent.
+    pub fn terminate(&self) {
+        finish(Command::new("kill").arg(self.pid().to_string())).success();
     }
 
     /// Ends the VMM process the hard way, as the kernel's out-of-memory killer would, and reaps it.

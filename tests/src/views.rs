@@ -41,6 +41,13 @@ pub struct Process {
     pub faults: u64,
 }
 
+impl Process {
+    /// Whether it has neither exited nor been killed.
+    pub fn is_alive(&self) -> bool {
+        self.state == "running" || self.state == "waiting"
+    }
+}
+
 /// Parses `meminfo` (`MemTotal:  917504 kB`); the numbers are KiB.
 ///
 /// # Panics
