@@ -4,4 +4,5 @@ pub mod cli;
 pub mod control;
 pub mod demo;
 pub mod machine;
+pub mod memory;
 pub mod spec;

@@ -4,6 +4,7 @@
 //! everybody else (API, command line, demo) sees and changes it meanwhile.
 
 mod exit;
+pub mod layout;
 mod resize;
 
 pub use exit::{GuestCommandError, VmError, VmExit};

@@ -1,0 +1,53 @@
+//! The view of guest memory that devices get: everything the guest owns, and nothing else.
+
+use std::sync::Arc;
+
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory::{Error, GuestMemorySliceIterator, Result};
+use vm_memory::{GuestAddress, GuestMemory, GuestRegionCollection, Permissions};
+
+use super::{RamRegion, Region};
+
+/// Guest memory without its unplugged blocks.
+///
+/// A range that touches one is refused as if no memory were there, before any access. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CheckedMemory {
+    all: GuestRegionCollection<RamRegion>,
+    region: Option<Arc<Region>>,
+}
+
+impl CheckedMemory {
+    pub(super) fn new(all: GuestRegionCollection<RamRegion>, region: Option<Arc<Region>>) -> Self {
+        Self { all, region }
+    }
+
+    /// Whether every byte of the range that lies in the hot-plug region lies in a plugged block.
+    fn owned_by_guest(&self, gpa: GuestAddress, len: usize) -> bool {
+        self.region
+            .as_ref()
+            .is_none_or(|region| region.allows(gpa.0, len as u64))
+    }
+}
+
+// No `physical_memory()`: it would be a way around the check.
+impl GuestMemory for CheckedMemory {
+    type PhysicalMemory = GuestRegionCollection<RamRegion>;
+    type Bitmap = ();
+
+    fn check_range(&self, gpa: GuestAddress, len: usize, access: Permissions) -> bool {
+        self.owned_by_guest(gpa, len) && GuestMemory::check_range(&self.all, gpa, len, access)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        gpa: GuestAddress,
+        len: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>> {
+        if !self.owned_by_guest(gpa, len) {
+            return Err(Error::InvalidGuestAddress(gpa));
+        }
+        GuestMemory::get_slices(&self.all, gpa, len, access)
+    }
+}
