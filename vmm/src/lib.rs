@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod control;
 pub mod demo;
+pub mod hv;
 pub mod machine;
 pub mod memory;
 pub mod spec;

@@ -1,0 +1,121 @@
+//! One VM: its memory slots, its interrupt controllers, and the lines between it and the event loop.
+#![expect(unsafe_code, reason = "KVM takes memory by raw address")]
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{HvError, Vcpu};
+use crate::machine::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::GuestRam;
+
+/// One VM.
+#[derive(Debug)]
+pub struct Partition {
+    vm: VmFd,
+    ram: Option<Arc<GuestRam>>,
+}
+
+impl Partition {
+    /// Gives the VM its interrupt controllers (IOAPIC, local APICs, PICs) and interval timer.
+    pub(super) fn new(vm: VmFd) -> Result<Self, HvError> {
+        let tss = usize::try_from(KVM_TSS).expect("an address below 4 GiB fits");
+        vm.set_tss_address(tss)
+            .map_err(HvError::request("place its task state segment"))?;
+        vm.set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(HvError::request("place its identity map"))?;
+        vm.create_irq_chip()
+            .map_err(HvError::request("create interrupt controllers"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..kvm_pit_config::default()
+        };
+        vm.create_pit2(pit)
+            .map_err(HvError::request("create an interval timer"))?;
+        let partition = Self { vm, ram: None };
+        partition.route_lines_to_the_ioapic()?;
+        Ok(partition)
+    }
+
+    /// Shows the guest `ram`, once. The partition, and every vCPU made of it from now on, keeps the memory mapped.
+    ///
+    /// # Errors
+    /// KVM refuses a slot.
+    pub fn set_memory(&mut self, ram: Arc<GuestRam>) -> Result<(), HvError> {
+        let ram = self.ram.insert(ram);
+        for (slot, range) in (0..).zip(ram.slots()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: range.gpa,
+                memory_size: range.size,
+                userspace_addr: range.hva,
+            };
+            // SAFETY: the host range is a mapping that `ram` owns, which whoever can run the guest (a vCPU, see
+            // `create_vcpu`) keeps; the slots do not overlap, because `GuestRam` refuses ranges that do.
+            unsafe { self.vm.set_user_memory_region(region) }
+                .map_err(HvError::request("take guest memory"))?;
+        }
+        Ok(())
+    }
+
+    /// Creates vCPU `id`, which is also its APIC id. All but vCPU 0 wait for INIT and SIPI.
+    ///
+    /// # Errors
+    /// KVM has no room for it.
+    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, HvError> {
+        let fd = self
+            .vm
+            .create_vcpu(id.into())
+            .map_err(HvError::request("create a vCPU"))?;
+        Ok(Vcpu::new(fd, id, self.ram.clone()))
+    }
+
+    /// From now on, a write to `line` raises an edge on interrupt line `gsi`.
+    ///
+    /// # Errors
+    /// The line is taken.
+    pub fn connect_interrupt(&self, line: &EventFd, gsi: u32) -> Result<(), HvError> {
+        self.vm
+            .register_irqfd(line, gsi)
+            .map_err(HvError::request("connect an interrupt line"))
+    }
+
+    /// From now on, a 32-bit write of `value` to guest-physical address `gpa` signals `event` and nothing else.
+    ///
+    /// # Errors
+    /// The address and value are taken.
+    pub fn connect_notification(&self, event: &EventFd, gpa: u64, value: u32) -> Result<(), HvError> {
+        self.vm
+            .register_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .map_err(HvError::request("connect a device notification"))
+    }
+
+    /// Sends interrupt line n to pin n of the IOAPIC only. KVM's default sends lines 0 to 15 to the PICs as well,
+    /// which no firmware has masked here, and a guest that ignores them would get vectors below 16 from them.
+    fn route_lines_to_the_ioapic(&self) -> Result<(), HvError> {
+        let entries: Vec<_> = (0..IOAPIC_PINS)
+            .map(|pin| kvm_irq_routing_entry {
+                gsi: pin,
+                type_: KVM_IRQ_ROUTING_IRQCHIP,
+                u: kvm_irq_routing_entry__bindgen_ty_1 {
+                    irqchip: kvm_irq_routing_irqchip {
+                        irqchip: KVM_IRQCHIP_IOAPIC,
+                        pin,
+                    },
+                },
+                ..kvm_irq_routing_entry::default()
+            })
+            .collect();
+        let routing = KvmIrqRouting::from_entries(&entries).expect("24 entries are within the limit of 4096");
+        self.vm
+            .set_gsi_routing(&routing)
+            .map_err(HvError::request("route interrupt lines"))
+    }
+}
