@@ -8,6 +8,8 @@
 //! configuration space, which works from the first instruction to the last panic. The newest bytes of it are kept.
 
 mod byte_queue;
+#[cfg(test)]
+mod tests;
 
 use virtio_wire::console::{Config, QUEUE_RECEIVE, QUEUE_TRANSMIT, feature, offset};
 use virtio_wire::device_id;

@@ -10,6 +10,8 @@ mod backend;
 mod block;
 mod check;
 mod region;
+#[cfg(test)]
+mod tests;
 
 use virtio_wire::device_id;
 use virtio_wire::mem::{Config, Request, RequestType, Response, ResponseType, feature};

@@ -11,6 +11,8 @@ mod effects;
 mod negotiation;
 mod registers;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use virtio_wire::{feature, mmio};
 use vm_memory::GuestMemory;

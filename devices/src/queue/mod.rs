@@ -10,7 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use virtio_wire::ring;
-use vm_memory::{Bytes, GuestAddress, GuestMemory};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 pub use buffers::Buffers;
 pub(crate) use setup::QueueRegisters;
@@ -63,6 +63,10 @@ impl VirtQueue {
         if available.0 == self.queue.next_avail() {
             return Ok(None);
         }
+        // A table that is gone is the queue's fault, not that of each chain in it.
+        if !self.has_descriptor_table(mem) {
+            return Err(unreachable);
+        }
         let chain = match self.queue.iter(mem) {
             Ok(mut chains) => chains.next().ok_or(unreachable)?,
             Err(Error::InvalidAvailRingIndex) => return Err(GuestFault::AvailIndex { queue: self.index }),
@@ -81,6 +85,12 @@ impl VirtQueue {
                 Err(fault) => Popped::Broken(Head(index), fault),
             },
         ))
+    }
+
+    fn has_descriptor_table<M: GuestMemory>(&self, mem: &M) -> bool {
+        let size = usize::try_from(ring::descriptor_table_size(self.queue.size()));
+        let table = GuestAddress(self.queue.desc_table());
+        size.is_ok_and(|size| mem.check_range(table, size, Permissions::Read))
     }
 
     /// Puts the chain that was popped last back to the front of the queue.

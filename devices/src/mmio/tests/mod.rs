@@ -1,0 +1,72 @@
+//! The transport, driven register by register, around a device that does as little as possible.
+
+mod hostile;
+mod queues;
+mod registers;
+
+use vm_memory::GuestMemory;
+
+use super::*;
+use crate::device::Served;
+use crate::queue::Buffers;
+use crate::testing::Driver;
+
+/// A device with two queues that returns every chain, or puts it back, and remembers how it was called.
+#[derive(Debug, Default)]
+pub(super) struct Echo {
+    pub(super) served: Vec<u16>,
+    pub(super) resets: usize,
+    pub(super) written: Vec<(u64, Vec<u8>)>,
+    pub(super) puts_back: bool,
+}
+
+/// A feature that the device offers and needs, and one that it only offers.
+pub(super) const NEEDED: u64 = 1 << 3;
+pub(super) const OPTIONAL: u64 = 1 << 4;
+
+/// The configuration space.
+pub(super) const CONFIG: [u8; 5] = [1, 2, 3, 4, 5];
+
+impl VirtioDevice for Echo {
+    fn device_id(&self) -> u32 {
+        77
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[16, 32]
+    }
+
+    fn features(&self) -> u64 {
+        NEEDED | OPTIONAL
+    }
+
+    fn required_features(&self) -> u64 {
+        NEEDED
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        crate::device::read_config_bytes(&CONFIG, offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        self.written.push((offset, data.to_vec()));
+    }
+
+    fn serve<M: GuestMemory>(&mut self, queue: u16, _chain: &Buffers<'_, M>) -> Result<Served, DeviceError> {
+        if self.puts_back {
+            return Ok(Served::later());
+        }
+        self.served.push(queue);
+        Ok(Served::used(0))
+    }
+
+    fn reset(&mut self) {
+        self.resets += 1;
+    }
+}
+
+pub(super) type EchoDriver = Driver<Echo>;
+
+pub(super) fn live() -> EchoDriver {
+    Driver::ready(Echo::default())
+}
