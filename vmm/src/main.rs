@@ -1,3 +1,5 @@
 //! The `ballast` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    vmm::cli::main()
+}

@@ -1,0 +1,36 @@
+//! `ballast guest`: questions to the guest itself.
+
+use clap::Args;
+
+use super::{Failure, Status, name_argument, print};
+use crate::control::client::ControlClient;
+
+/// Ask the running guest for its own view. The built-in guest knows help, meminfo, buddyinfo, blocks, ps and vmstat.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ballast guest a meminfo
+  ballast guest a blocks
+  ballast guest a help
+
+The question goes through the guest's virtio console; a stock Linux has nobody there to answer.")]
+pub(super) struct Guest {
+    /// Name of the VM
+    name: String,
+
+    /// The question, with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl Guest {
+    pub(super) fn run(&self) -> Result<Status, Failure> {
+        let client = ControlClient::open(&name_argument(&self.name)?)?;
+        let mut answer = client.guest(&self.command.join(" "))?;
+        if !answer.is_empty() && !answer.ends_with('\n') {
+            answer.push('\n');
+        }
+        print(&answer)?;
+        Ok(Status::Done)
+    }
+}

@@ -1,0 +1,279 @@
+//! `ballast resize`: more memory for a running guest, or less.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::str::FromStr;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::table::size;
+use super::{Failure, Status, name_argument, print, print_json};
+use crate::control::client::{ClientError, ControlClient};
+use crate::control::report::{ResizeReport, ResizeState};
+use crate::spec::{ByteSize, SizeError, VmName, parse_size};
+
+/// How often the line that shows the progress is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// Change how much memory a running guest has, boot memory included.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ballast resize a 2G                ask the guest, and return
+  ballast resize a 2G --wait 30      return when it has 2 GiB, or say after 30 s how far it got and why
+  ballast resize a -512M --wait 30   512 MiB less than what it was last asked to have
+
+The size is at least the boot memory, at most boot memory and hot-plug region together, and whole blocks away from
+the boot memory. With --wait, the exit status is 0 only if the guest has reached the size.")]
+pub(super) struct Resize {
+    /// Name of the VM
+    name: String,
+
+    /// Memory the guest is to have in total, or +SIZE or -SIZE for a change
+    #[arg(allow_hyphen_values = true)]
+    size: String,
+
+    /// Wait so long for the guest to get there
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=crate::control::api::MAX_WAIT_SECONDS))]
+    wait: Option<u64>,
+
+    /// Print one JSON object: outcome, target_bytes, reached_bytes, elapsed_milliseconds, reason, guest_reason
+    #[arg(long)]
+    json: bool,
+}
+
+/// The size asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    To(u64),
+    Grow(u64),
+    Shrink(u64),
+}
+
+/// A change that leads to no size.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum ChangeError {
+    #[error("size")]
+    Size(#[from] SizeError),
+    #[error(
+        "size {change}: the guest was asked to have {current}, and the result is not from 0 to 2^64 - 1 bytes"
+    )]
+    OutOfRange { change: Change, current: ByteSize },
+}
+
+/// The guest did not do it.
+#[derive(Debug, thiserror::Error)]
+#[error("name {name:?}: reached {reached} of {target} in {seconds} s: {reason}{guest}")]
+struct NotReached {
+    name: String,
+    reached: ByteSize,
+    target: ByteSize,
+    seconds: f64,
+    reason: String,
+    guest: String,
+}
+
+impl Resize {
+    pub(super) fn run(&self) -> Result<Status, Failure> {
+        let name = name_argument(&self.name)?;
+        let change: Change = self
+            .size
+            .parse()
+            .map_err(|error: ChangeError| Failure::usage(error))?;
+        let client = ControlClient::open(&name)?;
+        let total = match change {
+            Change::To(total) => total,
+            change => {
+                let current = client.status()?.total_requested;
+                change.apply(current).map_err(Failure::run_time)?
+            }
+        };
+        let wait = self.wait.map(Duration::from_secs);
+        let draw = wait.is_some() && !self.json && io::stderr().is_terminal();
+        let report = if draw {
+            drawn(&client, total, wait)
+        } else {
+            client.resize(total, wait)
+        }?;
+        if self.json {
+            print_json(&report)?;
+        }
+        self.conclude(&name, &report)
+    }
+
+    /// Says how it ended, in words unless they are not wanted, and with the exit status.
+    fn conclude(&self, name: &VmName, report: &ResizeReport) -> Result<Status, Failure> {
+        let text = match report.outcome {
+            ResizeState::Requested => {
+                let (reached, target) = (ByteSize(report.reached_bytes), ByteSize(report.target_bytes));
+                format!("{name}: asked for {target}, has {reached}\n")
+            }
+            ResizeState::Reached => {
+                format!(
+                    "{name}: has {} after {:.1} s\n",
+                    ByteSize(report.reached_bytes),
+                    seconds(report)
+                )
+            }
+            ResizeState::Incomplete | ResizeState::Superseded => {
+                return Err(Failure::run_time(NotReached::new(name, report)));
+            }
+        };
+        if !self.json {
+            print(&text)?;
+        }
+        Ok(Status::Done)
+    }
+}
+
+impl Change {
+    /// The total that a change leads to from `current`.
+    fn apply(self, current: u64) -> Result<u64, ChangeError> {
+        let total = match self {
+            Self::To(total) => Some(total),
+            Self::Grow(by) => current.checked_add(by),
+            Self::Shrink(by) => current.checked_sub(by),
+        };
+        total.ok_or(ChangeError::OutOfRange {
+            change: self,
+            current: ByteSize(current),
+        })
+    }
+}
+
+impl FromStr for Change {
+    type Err = ChangeError;
+
+    fn from_str(text: &str) -> Result<Self, ChangeError> {
+        let change = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(by), _) => Self::Grow(parse_size(by)?),
+            (_, Some(by)) => Self::Shrink(parse_size(by)?),
+            _ => Self::To(parse_size(text)?),
+        };
+        Ok(change)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::To(total) => write!(f, "{}", ByteSize(*total)),
+            Self::Grow(by) => write!(f, "+{}", ByteSize(*by)),
+            Self::Shrink(by) => write!(f, "-{}", ByteSize(*by)),
+        }
+    }
+}
+
+impl NotReached {
+    fn new(name: &VmName, report: &ResizeReport) -> Self {
+        let guest = report.guest_reason.as_ref();
+        Self {
+            name: name.to_string(),
+            reached: ByteSize(report.reached_bytes),
+            target: ByteSize(report.target_bytes),
+            seconds: seconds(report),
+            reason: report
+                .reason
+                .clone()
+                .unwrap_or_else(|| "no reason is known".to_owned()),
+            guest: guest.map_or(String::new(), |reason| format!(" (the guest says: {reason})")),
+        }
+    }
+}
+
+/// The time that a resize took, in seconds with one decimal.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a day in milliseconds is far below 2^52"
+)]
+fn seconds(report: &ResizeReport) -> f64 {
+    (report.elapsed_milliseconds as f64 / 100.0).round() / 10.0
+}
+
+/// Resizes and waits, and shows meanwhile how far the guest has got.
+fn drawn(client: &ControlClient, total: u64, wait: Option<Duration>) -> Result<ResizeReport, ClientError> {
+    thread::scope(|scope| {
+        let (done, is_done) = channel::<()>();
+        let waiter = scope.spawn(move || {
+            let report = client.resize(total, wait);
+            drop(done);
+            report
+        });
+        let mut drew = false;
+        while is_done.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+            // What goes wrong here goes wrong for the waiter too, which reports it.
+            if let Ok(status) = client.status() {
+                eprint!(
+                    "\r{}: {} of {}\x1b[K",
+                    client.name(),
+                    size(status.total_plugged),
+                    size(total)
+                );
+                drew = true;
+            }
+        }
+        if drew {
+            eprint!("\r\x1b[K");
+            // A terminal that is gone shows nothing.
+            let _ = io::stderr().flush();
+        }
+        waiter
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{GIB, MIB};
+
+    #[test]
+    fn a_size_is_a_total_and_a_sign_makes_it_a_change() {
+        for (text, change, total) in [
+            ("2G", Change::To(2 * GIB), 2 * GIB),
+            ("+512M", Change::Grow(512 * MIB), 1536 * MIB),
+            ("-512M", Change::Shrink(512 * MIB), 512 * MIB),
+            ("-1G", Change::Shrink(GIB), 0),
+        ] {
+            assert_eq!(text.parse(), Ok(change));
+            assert_eq!(change.apply(GIB), Ok(total));
+        }
+        for text in ["", "+", "-", "--1G", "+-1G", "a", "+1Q"] {
+            assert!(
+                matches!(text.parse::<Change>(), Err(ChangeError::Size(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_change_beyond_all_sizes_is_refused_with_both_values() {
+        let error = Change::Shrink(2 * GIB).apply(GIB).expect_err("below 0");
+        assert!(
+            error
+                .to_string()
+                .starts_with("size -2 GiB: the guest was asked to have 1 GiB"),
+            "{error}"
+        );
+        assert!(Change::Grow(u64::MAX).apply(1).is_err());
+    }
+
+    #[test]
+    fn a_resize_that_failed_says_how_far_it_got_and_why() {
+        let report = ResizeReport {
+            outcome: ResizeState::Incomplete,
+            target_bytes: GIB,
+            reached_bytes: 640 * MIB,
+            elapsed_milliseconds: 30_049,
+            reason: Some("stalled".into()),
+            guest_reason: Some("no-memory".into()),
+        };
+        let text = NotReached::new(&VmName::new("a").expect("a name"), &report).to_string();
+        let expected = "name \"a\": reached 640 MiB of 1 GiB in 30 s: stalled (the guest says: no-memory)";
+        assert_eq!(text, expected);
+    }
+}

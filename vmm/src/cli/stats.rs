@@ -1,0 +1,149 @@
+//! `ballast stats`: everything that a VM says of itself.
+
+use clap::Args;
+
+use super::ps::state;
+use super::table::{Table, size, span};
+use super::{Failure, Status, name_argument, print, print_json};
+use crate::control::client::ControlClient;
+use crate::control::report::VmStatus;
+
+/// Show the state and the counters of a VM.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ballast stats a
+  ballast stats a --json | jq .plugged_size")]
+pub(super) struct Stats {
+    /// Name of the VM
+    name: String,
+
+    /// Print one JSON object; all sizes are bytes
+    #[arg(long)]
+    json: bool,
+}
+
+impl Stats {
+    pub(super) fn run(&self) -> Result<Status, Failure> {
+        let status = ControlClient::open(&name_argument(&self.name)?)?.status()?;
+        if self.json {
+            print_json(&status)?;
+        } else {
+            print(&in_table(&status))?;
+        }
+        Ok(Status::Done)
+    }
+}
+
+/// One line for each value, related ones together.
+fn in_table(status: &VmStatus) -> String {
+    let violation = status
+        .last_violation_gpa
+        .map_or(String::new(), |gpa| format!(" (last at gpa {gpa:#x})"));
+    let lines = [
+        ("process", status.pid.to_string()),
+        ("state", state(status.state).to_owned()),
+        ("uptime", span(status.uptime_seconds)),
+        (
+            "memory",
+            format!(
+                "{} of {} requested",
+                size(status.total_plugged),
+                size(status.total_requested)
+            ),
+        ),
+        ("boot memory", size(status.boot_memory)),
+        (
+            "hot-plug region",
+            format!(
+                "{} in blocks of {}",
+                size(status.region_size),
+                size(status.block_size)
+            ),
+        ),
+        ("usable region", size(status.usable_region_size)),
+        ("requested", size(status.requested_size)),
+        ("plugged", size(status.plugged_size)),
+        (
+            "guest driver",
+            if status.driver_ready { "ready" } else { "not ready" }.to_owned(),
+        ),
+        ("plug requests", status.plug_requests.to_string()),
+        ("unplug requests", status.unplug_requests.to_string()),
+        (
+            "refused",
+            format!(
+                "{} NACK, {} BUSY, {} ERROR",
+                status.nacks, status.busy, status.errors
+            ),
+        ),
+        ("violations", format!("{}{violation}", status.violations)),
+        ("guest faults", status.guest_faults.to_string()),
+        ("discarded", size(status.discarded_bytes)),
+        ("resident", size(status.host_resident_bytes)),
+        ("VMM overhead", size(status.vmm_overhead_bytes)),
+    ];
+    let mut table = Table::new(&["name", &status.name]);
+    for (name, value) in lines {
+        table.row(vec![name.to_owned(), value]);
+    }
+    if let Some(message) = &status.panic_message {
+        table.row(vec![
+            "guest panicked".to_owned(),
+            super::failure::one_line(message),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_a_status_is_shown() {
+        // Each field gets a value of its own, which then has to be somewhere in the table.
+        let status = VmStatus {
+            name: "vm-of-the-test".into(),
+            pid: 1001,
+            state: crate::control::report::VmState::Paused,
+            uptime_seconds: 2,
+            boot_memory: 3 << 20,
+            region_size: 4 << 20,
+            block_size: 5 << 20,
+            usable_region_size: 6 << 20,
+            requested_size: 7 << 20,
+            plugged_size: 8 << 20,
+            total_requested: 9 << 20,
+            total_plugged: 10 << 20,
+            driver_ready: true,
+            violations: 1002,
+            last_violation_gpa: Some(0xabc000),
+            guest_faults: 1003,
+            plug_requests: 1004,
+            unplug_requests: 1005,
+            nacks: 1006,
+            busy: 1007,
+            errors: 1008,
+            discarded_bytes: 11 << 20,
+            host_resident_bytes: 12 << 20,
+            vmm_overhead_bytes: 13 << 20,
+            panic_message: Some("out of\nluck".into()),
+        };
+        let table = in_table(&status);
+        let sizes = (3..=13).map(|mib| format!("{mib} MiB"));
+        let numbers = (1001..=1008).map(|number| number.to_string());
+        let words = [
+            "vm-of-the-test",
+            "paused",
+            "2s",
+            "ready",
+            "0xabc000",
+            "out of luck",
+        ]
+        .map(String::from);
+        for value in sizes.chain(numbers).chain(words) {
+            assert!(table.contains(&value), "{value} is missing:\n{table}");
+        }
+    }
+}
