@@ -196,29 +196,26 @@ impl VirtioDevice for Console {
 }
 
 impl MmioTransport<Console> {
-    /// Sends bytes to the guest, as many as there is room for. Returns how many were accepted.
-    ///
-    /// # Errors
-    /// As [`MmioTransport::process_queue`].
-    pub fn push_to_guest<M: GuestMemory>(
-        &mut self,
-        mem: &M,
-        bytes: &[u8],
-    ) -> Result<(usize, Effects), DeviceError> {
+    /// Takes in bytes for the guest, as many as there is room for, and returns how many. Guest memory is not touched: the
+    /// effects ask for the receive queue to be processed, by whichever thread does that.
+    pub fn push_to_guest(&mut self, bytes: &[u8]) -> (usize, Effects) {
         let accepted = self.device_mut().to_guest.push(bytes);
-        Ok((accepted, self.process_queue(mem, QUEUE_RECEIVE)?))
+        (accepted, process_later(QUEUE_RECEIVE, accepted))
     }
 
-    /// Takes up to `max` bytes that the guest has sent, and serves what it had to hold back for want of room.
-    ///
-    /// # Errors
-    /// As [`MmioTransport::process_queue`].
-    pub fn take_from_guest<M: GuestMemory>(
-        &mut self,
-        mem: &M,
-        max: usize,
-    ) -> Result<(Vec<u8>, Effects), DeviceError> {
+    /// Hands out up to `max` bytes that the guest has sent. Guest memory is not touched: the effects ask for the transmit
+    /// queue to be processed, as the guest may have been held back for want of room.
+    pub fn take_from_guest(&mut self, max: usize) -> (Vec<u8>, Effects) {
         let bytes = self.device_mut().from_guest.take(max);
-        Ok((bytes, self.process_queue(mem, QUEUE_TRANSMIT)?))
+        let effects = process_later(QUEUE_TRANSMIT, bytes.len());
+        (bytes, effects)
+    }
+}
+
+/// A queue is due once bytes were moved on the host's side of it.
+fn process_later(queue: u16, moved: usize) -> Effects {
+    Effects {
+        notified: (moved != 0).then_some(queue),
+        ..Effects::NONE
     }
 }

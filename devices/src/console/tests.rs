@@ -23,12 +23,23 @@ fn send(driver: &mut Driver<Console>, bytes: &[u8]) -> Effects {
     driver.kick(QUEUE_TRANSMIT)
 }
 
+/// Carries out what the effects ask for.
+fn carry_out(driver: &mut Driver<Console>, effects: Effects) -> Effects {
+    match effects.notified {
+        Some(queue) => driver.transport.process_queue(&driver.mem, queue).unwrap(),
+        None => effects,
+    }
+}
+
 fn take(driver: &mut Driver<Console>, max: usize) -> Vec<u8> {
-    driver.transport.take_from_guest(&driver.mem, max).unwrap().0
+    let (bytes, effects) = driver.transport.take_from_guest(max);
+    let _ = carry_out(driver, effects);
+    bytes
 }
 
 fn push(driver: &mut Driver<Console>, bytes: &[u8]) -> (usize, Effects) {
-    driver.transport.push_to_guest(&driver.mem, bytes).unwrap()
+    let (accepted, effects) = driver.transport.push_to_guest(bytes);
+    (accepted, carry_out(driver, effects))
 }
 
 fn emergency(driver: &mut Driver<Console>, offset: u64, data: &[u8]) {
@@ -230,4 +241,20 @@ fn bytes_on_their_way_survive_a_reset_by_the_driver() {
     let _ = driver.kick(QUEUE_RECEIVE);
     assert_eq!(&driver.mem.peek::<5>(BUFFER + 0x100), b"help\n");
     assert_eq!(take(&mut driver, 10), b"old");
+}
+
+#[test]
+fn the_host_side_of_the_streams_does_not_touch_guest_memory() {
+    let mut driver = live();
+    driver.offer(QUEUE_RECEIVE, &[writable(BUFFER, 64)]);
+    let _ = send(&mut driver, b"abc");
+    driver.mem.forget_granted();
+    let (_, pushed) = driver.transport.push_to_guest(b"x");
+    let (_, taken) = driver.transport.take_from_guest(1);
+    assert_eq!(
+        (pushed.notified, taken.notified),
+        (Some(QUEUE_RECEIVE), Some(QUEUE_TRANSMIT))
+    );
+    assert_eq!(driver.transport.push_to_guest(b"").1, Effects::NONE);
+    assert!(!driver.mem.was_granted(&(0..u64::MAX)));
 }
