@@ -7,7 +7,7 @@
 //! after a pause.
 //!
 //! ```text
-//! step() -> Query(run)   => driver.state(run)   => known(run, state)
+//! step() -> Query(run)   => driver.state(run)   => known(run, state) | unanswered(run)
 //!        -> Plug(run)    => driver.plug(run)    => plugged(run)    | plug_failed(run, why)
 //!        -> Unplug(n)    => choose and empty up to n of candidates(): stuck(block, why) for what cannot move,
 //!                           driver.unplug(run)  => unplugged(run)  | unplug_failed(run, why)
@@ -118,24 +118,25 @@ impl Planner {
 
     /// What to do next to get to `target`.
     pub fn step(&self, target: Target) -> Step {
+        // A block beyond the usable region is not plugged, and the device does not answer for it (section 5.15.6.6).
+        let usable = self.states.len().min(target.usable_blocks as usize);
         if self.unknown_blocks > 0
-            && let Some(run) = self.first_run(self.states.len(), self.longest_query, BlockState::Unknown)
+            && let Some(run) = self.first_run(usable, self.longest_query, BlockState::Unknown)
         {
             return Step::Query(run);
         }
         let missing = target.requested_blocks.checked_sub(self.plugged_blocks);
         match missing {
             Some(0) => Step::Done,
-            Some(missing) => self.step_up(target, missing),
+            Some(missing) => self.step_up(usable, missing),
             None => self.step_down(self.plugged_blocks - target.requested_blocks),
         }
     }
 
-    fn step_up(&self, target: Target, missing: u32) -> Step {
+    fn step_up(&self, usable: usize, missing: u32) -> Step {
         if let Some(reason) = self.plug_stall {
             return Step::Stalled(reason);
         }
-        let usable = self.states.len().min(target.usable_blocks as usize);
         let missing = u16::try_from(missing)
             .ok()
             .and_then(NonZeroU16::new)
@@ -245,6 +246,11 @@ impl Planner {
             }
         }
         self.longest_query = self.longest_query.saturating_mul(TWO);
+    }
+
+    /// The device would not say what is plugged in `run`: its blocks are left alone until the next retry.
+    pub fn unanswered(&mut self, run: BlockRun) {
+        self.set(run, BlockState::Refused);
     }
 
     /// A request on `run` was given up half-way: only the device knows what became of it.

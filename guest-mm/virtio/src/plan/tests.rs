@@ -167,6 +167,29 @@ fn what_was_lost_track_of_is_found_again_by_halves() {
 }
 
 #[test]
+fn the_device_is_not_asked_about_blocks_that_are_not_usable() {
+    let mut planner = Planner::all_unknown(8);
+    assert_eq!(planner.step(target(0, 0)), Step::Done);
+    assert_eq!(planner.step(target(2, 5)), Step::Query(run(0, 5)));
+    planner.known(run(0, 5), RunState::Unplugged);
+    assert_eq!(planner.step(target(2, 5)), Step::Plug(run(0, 2)));
+    planner.plugged(run(0, 2));
+    assert_eq!(planner.step(target(2, 8)), Step::Query(run(5, 3)));
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_asked_again_only_after_a_retry() {
+    let mut planner = Planner::all_unknown(4);
+    planner.unanswered(run(0, 4));
+    assert_eq!(
+        planner.step(target(1, 4)),
+        Step::Stalled(StallReason::DeviceRefused)
+    );
+    planner.retry();
+    assert_eq!(planner.step(target(1, 4)), Step::Query(run(0, 4)));
+}
+
+#[test]
 fn one_block_in_a_mixed_state_does_not_keep_the_planner_busy() {
     let mut planner = Planner::all_unknown(1);
     planner.known(run(0, 1), RunState::Mixed);
@@ -289,7 +312,10 @@ proptest! {
         let mut world = World { plugged: start, pinned, moods, next_mood: 0 };
         let mut planner = Planner::all_unknown(nr_blocks);
         for (requested, usable) in targets {
-            let target = target(requested.min(nr_blocks), usable.min(nr_blocks));
+            // A device never makes plugged blocks unusable.
+            let in_use = world.plugged.iter().rposition(|&plugged| plugged).map_or(0, |last| last + 1);
+            let usable = usable.min(nr_blocks).max(u32::try_from(in_use).unwrap());
+            let target = target(requested.min(nr_blocks), usable);
             planner.retry();
             if world.settle(&mut planner, target) == Step::Done {
                 prop_assert_eq!(world.nr_plugged(), target.requested_blocks);
