@@ -15,9 +15,10 @@ pub enum Gfp {
     /// `GFP_HIGHUSER_MOVABLE`: a page of a process, found again through its descriptor and therefore movable.
     /// [`ZoneKind::Movable`] first; falls back to `Normal` as long as that keeps its reserve for the kernel.
     User,
-    /// A destination of a migration: as `User`, but leaves `Low` behind in every zone, so that emptying a block
-    /// cannot take the last frames from the programs that run meanwhile.
-    Migrate,
+    /// A page of a process that could be done without just now: a migration's destination, a huge page where small
+    /// ones would do, a page mapped ahead of its use. As `User`, but leaves `Low` behind in every zone, so that
+    /// emptying a block cannot take the last frames from the programs that run meanwhile.
+    Spare,
 }
 
 impl Gfp {
@@ -25,7 +26,7 @@ impl Gfp {
     pub(crate) const fn zonelist(self) -> &'static [ZoneKind] {
         match self {
             Self::Kernel | Self::Atomic => &[ZoneKind::Normal, ZoneKind::Dma32, ZoneKind::Dma],
-            Self::User | Self::Migrate => &[
+            Self::User | Self::Spare => &[
                 ZoneKind::Movable,
                 ZoneKind::Normal,
                 ZoneKind::Dma32,
@@ -36,7 +37,7 @@ impl Gfp {
 
     /// Whether the frames can be moved later.
     pub const fn is_movable(self) -> bool {
-        matches!(self, Self::User | Self::Migrate)
+        matches!(self, Self::User | Self::Spare)
     }
 
     /// The level that a zone must keep after the request.
@@ -44,7 +45,7 @@ impl Gfp {
         match self {
             Self::Atomic => Watermark::Critical,
             Self::Kernel | Self::User => Watermark::Min,
-            Self::Migrate => Watermark::Low,
+            Self::Spare => Watermark::Low,
         }
     }
 }

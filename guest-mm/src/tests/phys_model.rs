@@ -31,8 +31,12 @@ pub(crate) fn small_memory(block_nr_pages: u32, nr_blocks: u32) -> PhysicalMemor
         usable: &[range(0, 159), range(256, BOOT - 256 - 3)],
         reserved: &[range(0, 1), range(300, 77)],
     };
-    memory.add_boot_region(boot, Descriptors::try_new(BOOT).unwrap()).unwrap();
-    memory.set_hotplug_region(range(REGION, block_nr_pages * nr_blocks), block_nr_pages).unwrap();
+    memory
+        .add_boot_region(boot, Descriptors::try_new(BOOT).unwrap())
+        .unwrap();
+    memory
+        .set_hotplug_region(range(REGION, block_nr_pages * nr_blocks), block_nr_pages)
+        .unwrap();
     memory.validate().unwrap();
     memory
 }
@@ -41,7 +45,9 @@ pub(crate) fn plug(memory: &mut PhysicalMemory, block: BlockIndex, zone: ZoneKin
     let nr_pages = memory.hotplug_region().block_nr_pages();
     memory.begin_plug(block).unwrap();
     memory.plugged(block).unwrap();
-    memory.online(block, Descriptors::try_new(nr_pages).unwrap(), zone).unwrap();
+    memory
+        .online(block, Descriptors::try_new(nr_pages).unwrap(), zone)
+        .unwrap();
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +62,7 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Op> {
-    let gfp = prop::sample::select(vec![Gfp::Kernel, Gfp::Atomic, Gfp::User, Gfp::Migrate]);
+    let gfp = prop::sample::select(vec![Gfp::Kernel, Gfp::Atomic, Gfp::User, Gfp::Spare]);
     let size = prop_oneof![6 => 0u8..4, 2 => 4u8..9, 3 => Just(9u8), 1 => Just(10u8)];
     prop_oneof![
         10 => (gfp, size).prop_map(|(gfp, order)| Op::Alloc(gfp, order)),
@@ -100,7 +106,10 @@ impl World {
                 let (pfn, order) = self.freed[index.index(self.freed.len())];
                 if !self.taken.contains_key(&pfn) {
                     let refused = self.memory.free_pages(pfn, order);
-                    assert!(matches!(refused, Err(FreeError::NotAllocated { .. })), "{refused:?}");
+                    assert!(
+                        matches!(refused, Err(FreeError::NotAllocated { .. })),
+                        "{refused:?}"
+                    );
                 }
             }
             Op::Plug(block) => {
@@ -130,18 +139,35 @@ impl World {
                 assert!(pfn.is_aligned(order));
                 let new = PfnRange::new(pfn, order.nr_pages()).unwrap();
                 for (&other, size) in &self.taken {
-                    assert!(!new.overlaps(PfnRange::new(other, size.nr_pages()).unwrap()), "{new} twice");
+                    assert!(
+                        !new.overlaps(PfnRange::new(other, size.nr_pages()).unwrap()),
+                        "{new} twice"
+                    );
                 }
                 let block = self.memory.block_of(pfn);
-                assert_eq!(block, self.memory.block_of(pfn + (order.nr_pages() - 1)), "crosses a border");
-                assert!(gfp.is_movable() || block.is_none(), "unmovable on a removable block");
-                assert!(block.is_none_or(|block| !self.isolated.contains_key(&block.0)), "isolated");
+                assert_eq!(
+                    block,
+                    self.memory.block_of(pfn + (order.nr_pages() - 1)),
+                    "crosses a border"
+                );
+                assert!(
+                    gfp.is_movable() || block.is_none(),
+                    "unmovable on a removable block"
+                );
+                assert!(
+                    block.is_none_or(|block| !self.isolated.contains_key(&block.0)),
+                    "isolated"
+                );
                 self.taken.insert(pfn, order);
             }
             Err(_) => {
                 for &kind in gfp.zonelist() {
                     let zone = self.memory.zone(kind);
-                    let reserve = if gfp.is_movable() { zone.reserve_for_kernel() } else { 0 };
+                    let reserve = if gfp.is_movable() {
+                        zone.reserve_for_kernel()
+                    } else {
+                        0
+                    };
                     let keep = zone.watermark(gfp.watermark()) + reserve;
                     let fits = self.memory.free_chunks(kind)[order.index()..].iter().sum::<u64>() > 0;
                     assert!(!fits || zone.counters().free_pages < u64::from(order.nr_pages()) + keep);
@@ -151,9 +177,19 @@ impl World {
     }
 
     fn offline(&mut self, block: u32) {
-        let Some(token) = self.isolated.remove(&block) else { return };
-        let range = self.memory.hotplug_region().block_range(BlockIndex(block)).unwrap();
-        let used = self.taken.range(range.start()..range.end()).map(|(_, order)| order.nr_pages()).sum::<u32>();
+        let Some(token) = self.isolated.remove(&block) else {
+            return;
+        };
+        let range = self
+            .memory
+            .hotplug_region()
+            .block_range(BlockIndex(block))
+            .unwrap();
+        let used = self
+            .taken
+            .range(range.start()..range.end())
+            .map(|(_, order)| order.nr_pages())
+            .sum::<u32>();
         match self.memory.offline(token) {
             Ok(descriptors) => {
                 assert_eq!(used, 0);
@@ -222,7 +258,10 @@ fn wrong_frees_are_refused_and_change_nothing() {
     let mut memory = small_memory(512, 1);
     let pfn = memory.alloc_pages(Gfp::Kernel, order(3)).unwrap();
     let refused = |memory: &mut PhysicalMemory, pfn, order| memory.free_pages(pfn, order).unwrap_err();
-    assert_eq!(refused(&mut memory, pfn, order(2)), FreeError::WrongOrder { pfn, order: order(3) });
+    assert_eq!(
+        refused(&mut memory, pfn, order(2)),
+        FreeError::WrongOrder { pfn, order: order(3) }
+    );
     for (pfn, state) in [
         (pfn + 1, FrameState::Allocated(order(3))),
         (Pfn::new(300), FrameState::Reserved),
@@ -230,7 +269,10 @@ fn wrong_frees_are_refused_and_change_nothing() {
         (Pfn::new(REGION), FrameState::Offline),
         (Pfn::new(u32::MAX - 1), FrameState::Offline),
     ] {
-        assert_eq!(refused(&mut memory, pfn, Order::ZERO), FreeError::NotAllocated { pfn, state });
+        assert_eq!(
+            refused(&mut memory, pfn, Order::ZERO),
+            FreeError::NotAllocated { pfn, state }
+        );
     }
     memory.free_pages(pfn, order(3)).unwrap();
     memory.validate().unwrap();
@@ -244,8 +286,14 @@ fn isolating_a_block_withdraws_its_free_frames_and_undo_returns_them() {
     assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 2048);
     let token = memory.isolate(BlockIndex(1)).unwrap();
     assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 1024);
-    assert_eq!(memory.migrate_type(Pfn::new(REGION + 1024)), Some(crate::MigrateType::Isolate));
-    assert!(matches!(memory.frame_state(Pfn::new(REGION + 1030)), FrameState::Isolated(_)));
+    assert_eq!(
+        memory.migrate_type(Pfn::new(REGION + 1024)),
+        Some(crate::MigrateType::Isolate)
+    );
+    assert!(matches!(
+        memory.frame_state(Pfn::new(REGION + 1030)),
+        FrameState::Isolated(_)
+    ));
     memory.undo(token);
     assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 2048);
     memory.validate().unwrap();
@@ -261,7 +309,10 @@ fn the_zone_spans_what_is_online() {
         let token = memory.isolate(BlockIndex(block)).unwrap();
         memory.offline(token).unwrap();
         let counters = memory.zone(ZoneKind::Movable).counters();
-        assert_eq!((counters.spanned_pages, counters.present_pages), (spanned, present));
+        assert_eq!(
+            (counters.spanned_pages, counters.present_pages),
+            (spanned, present)
+        );
     }
 }
 
@@ -278,7 +329,10 @@ fn unmovable_requests_gather_in_their_own_pageblocks() {
         let unmovable = memory.migrate_type(frames.start()) == Some(crate::MigrateType::Unmovable);
         mixed += u32::from(unmovable);
     }
-    assert!(mixed <= 2, "{mixed} pageblocks with unmovable pages for 200 frames");
+    assert!(
+        mixed <= 2,
+        "{mixed} pageblocks with unmovable pages for 200 frames"
+    );
     memory.validate().unwrap();
 }
 
@@ -289,7 +343,9 @@ fn a_random_half_full_workload_leaves_nearly_half_of_the_pageblocks_free() {
     for block_nr_pages in [512u32, 4096, 32768] {
         let nr_pages = 32768;
         let mut memory = PhysicalMemory::new();
-        memory.set_hotplug_region(range(0, nr_pages), block_nr_pages).unwrap();
+        memory
+            .set_hotplug_region(range(0, nr_pages), block_nr_pages)
+            .unwrap();
         for block in 0..nr_pages / block_nr_pages {
             plug(&mut memory, BlockIndex(block), ZoneKind::Movable);
         }
@@ -322,6 +378,9 @@ fn a_random_half_full_workload_leaves_nearly_half_of_the_pageblocks_free() {
         let chunks = memory.free_chunks(ZoneKind::Movable);
         let free = chunks[9] + 2 * chunks[10];
         let share = free * 100 / u64::from(nr_pages / 512);
-        assert!(share >= 45, "{share} % of the pageblocks are free with blocks of {block_nr_pages} frames");
+        assert!(
+            share >= 45,
+            "{share} % of the pageblocks are free with blocks of {block_nr_pages} frames"
+        );
     }
 }

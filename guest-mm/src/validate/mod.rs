@@ -3,6 +3,7 @@
 //! Slow on purpose: every descriptor is looked at. For tests, and for a debugging command.
 
 mod section;
+mod space;
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,0 +1,88 @@
+//! Remap migration: the pages of an isolated block move elsewhere while the programs that use them run on.
+//!
+//! The protocol of the seed texts (000 and 002, "remap"), for memory that is mapped once:
+//!
+//! 1. A new page is allocated outside the isolated block.
+//! 2. The page-table entry is replaced by a *migration entry*: whoever touches the page now waits.
+//! 3. The translation caches are flushed: nobody can reach the old page any more.
+//! 4. The contents are copied.
+//! 5. The new page is mapped with the rights and the accessed and dirty bits that the old entry ended with.
+//! 6. The old page is freed; it stays in the isolated block.
+//!
+//! Steps 2 to 3 are done for a batch of pages with one flush ([`Mm::begin_migration`]), then steps 4 to 6
+//! ([`Mm::finish_migration`]). Between the two, and at any failure before, [`Mm::abort_migration`] puts everything
+//! back.
+
+mod batch;
+
+use alloc::vec::Vec;
+use core::fmt;
+
+#[cfg(doc)]
+use crate::mm::Mm;
+use crate::pfn::{Order, Pfn};
+
+pub use batch::MigrationBatch;
+
+/// What a batch did.
+#[must_use = "refused pages keep the block from going offline"]
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MigrateReport {
+    /// 4 KiB pages moved.
+    pub moved_small: u32,
+    /// 2 MiB pages moved whole.
+    pub moved_huge: u32,
+    /// Pages that cannot move, each named once in a pass.
+    pub refused: Vec<Refusal>,
+    /// Why the batch ended.
+    pub end: BatchEnd,
+}
+
+/// Why a batch ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BatchEnd {
+    /// The budget was used up: call again.
+    Budget,
+    /// Every page of the block was looked at in this pass. What is left was refused;
+    /// [`IsolatedBlock::rewind`](crate::IsolatedBlock::rewind) starts another pass.
+    PassDone,
+    /// No frame outside the block for the next page. Later there may be; the pass goes on where it stopped.
+    NoMemory,
+}
+
+/// A page that cannot move now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// First frame of the page.
+    pub pfn: Pfn,
+    /// Its size.
+    pub order: Order,
+    /// Why not.
+    pub reason: RefusalReason,
+}
+
+/// Why a page cannot move now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalReason {
+    /// Somebody holds its physical address.
+    Pinned {
+        /// Who.
+        holder: &'static str,
+    },
+    /// The kernel's own: nobody knows all the references to it.
+    Unmovable,
+    /// On the move already, in a batch that is not finished.
+    Busy,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pfn, order, reason } = self;
+        write!(f, "{pfn} (order {}) ", order.number())?;
+        match reason {
+            RefusalReason::Pinned { holder } => write!(f, "is pinned by {holder}"),
+            RefusalReason::Unmovable => write!(f, "is the kernel's own and cannot move"),
+            RefusalReason::Busy => write!(f, "is being migrated already"),
+        }
+    }
+}

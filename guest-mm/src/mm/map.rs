@@ -1,0 +1,208 @@
+//! `mmap`, `munmap`, `mprotect`.
+
+use core::fmt;
+
+use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
+use crate::mm::{Backing, HugeAdvice, Mm, Prot, Vma};
+use crate::pagetable::{Entry, Level, Slot, VaRange};
+use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
+
+/// Where an area is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Anywhere. Areas that may have huge pages are aligned to them.
+    Anywhere,
+    /// At this address if it is free, otherwise anywhere.
+    Hint(u64),
+    /// At this address or not at all (`MAP_FIXED_NOREPLACE`).
+    Fixed(u64),
+}
+
+/// A new area.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapRequest {
+    /// Bytes; rounded up to whole pages.
+    pub len: u64,
+    /// Where.
+    pub place: Place,
+    /// Rights.
+    pub prot: Prot,
+    /// What is behind it.
+    pub backing: Backing,
+}
+
+/// Why areas cannot be changed; nothing was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MmapError {
+    /// No such address space.
+    UnknownSpace(SpaceId),
+    /// Unaligned address, no bytes, or beyond user memory.
+    BadRange {
+        /// Address given.
+        va: u64,
+        /// Length given.
+        len: u64,
+    },
+    /// The physical range leaves what 32-bit frame numbers can name.
+    BadFrames,
+    /// Something is there already.
+    Occupied(VaRange),
+    /// No gap of that size.
+    NoRoom {
+        /// Bytes asked for.
+        bytes: u64,
+    },
+    /// A huge page must be split and there is no frame for its page table.
+    NoMemory,
+    /// A huge page must be split and is pinned.
+    Pinned {
+        /// Who pinned it.
+        holder: &'static str,
+    },
+    /// Pages of the space are being migrated: try again when the batch is finished.
+    Migrating(SpaceId),
+}
+
+impl fmt::Display for MmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownSpace(id) => write!(f, "no address space {}", id.number()),
+            Self::BadRange { va, len } => write!(f, "{len:#x} bytes at {va:#x} are no range of user pages"),
+            Self::BadFrames => write!(f, "physical range beyond 16 TiB"),
+            Self::Occupied(range) => write!(f, "{range} is in use"),
+            Self::NoRoom { bytes } => write!(f, "no gap of {bytes:#x} bytes"),
+            Self::NoMemory => write!(f, "no frame to split a huge page with"),
+            Self::Pinned { holder } => write!(f, "a huge page to be split is pinned by {holder}"),
+            Self::Migrating(id) => write!(f, "pages of address space {} are being migrated", id.number()),
+        }
+    }
+}
+
+impl core::error::Error for MmapError {}
+
+impl<F: Frames, M: Mmu> Mm<F, M> {
+    /// Adds an area; returns its address. Pages come when they are touched.
+    ///
+    /// # Errors
+    /// When the request names no possible range, or there is no room for it.
+    pub fn mmap(&mut self, id: SpaceId, request: &MapRequest) -> Result<u64, MmapError> {
+        let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
+        let bad = |va| MmapError::BadRange { va, len: request.len };
+        let size = VaRange::new(0, request.len).ok_or(bad(0))?.bytes();
+        if let Backing::Physical(base) = request.backing {
+            let nr_pages = u32::try_from(size / PAGE_SIZE).map_err(|_| MmapError::BadFrames)?;
+            PfnRange::new(base, nr_pages).ok_or(MmapError::BadFrames)?;
+        }
+        let huge = request.backing == Backing::Anonymous(HugeAdvice::Huge) && size >= PAGEBLOCK_SIZE;
+        let align = if huge { PAGEBLOCK_SIZE } else { PAGE_SIZE };
+        let wish = match request.place {
+            Place::Anywhere => None,
+            Place::Hint(va) => VaRange::new(va, size).filter(|&range| space.is_free(range)),
+            Place::Fixed(va) => {
+                let range = VaRange::new(va, size).ok_or(bad(va))?;
+                Some(range)
+                    .filter(|&range| space.is_free(range))
+                    .ok_or(MmapError::Occupied(range))?
+                    .into()
+            }
+        };
+        let place = wish.or_else(|| space.find_place(size, align));
+        let range = place.ok_or(MmapError::NoRoom { bytes: size })?;
+        space.insert(Vma {
+            range,
+            prot: request.prot,
+            backing: request.backing,
+        });
+        Ok(range.start())
+    }
+
+    /// Removes what is in a range; holes in it are fine. Huge pages at the borders are split.
+    ///
+    /// # Errors
+    /// When the range is none of user pages, a huge page at a border cannot be split, or a migration is under way.
+    pub fn munmap(&mut self, id: SpaceId, va: u64, len: u64) -> Result<(), MmapError> {
+        let range = self.begin_change(id, va, len)?;
+        let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
+        for part in space.cut(range) {
+            self.zap(id, part.range);
+        }
+        Ok(())
+    }
+
+    /// Changes the rights of what is in a range; holes in it are fine.
+    ///
+    /// # Errors
+    /// As [`Mm::munmap`].
+    pub fn mprotect(&mut self, id: SpaceId, va: u64, len: u64, prot: Prot) -> Result<(), MmapError> {
+        let range = self.begin_change(id, va, len)?;
+        let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
+        let parts = space.cut(range);
+        for part in &parts {
+            space.insert(Vma { prot, ..*part });
+        }
+        let mut flush = FlushBatch::new();
+        for part in parts {
+            self.protect_range(id, part.range, prot, &mut flush);
+        }
+        if !flush.is_empty() {
+            self.mmu.flush(&flush);
+        }
+        Ok(())
+    }
+
+    /// Everything about a change of a range that can fail.
+    fn begin_change(&mut self, id: SpaceId, va: u64, len: u64) -> Result<VaRange, MmapError> {
+        let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
+        let space = self.spaces.space(id).ok_or(MmapError::UnknownSpace(id))?;
+        if space.migrating > 0 {
+            return Err(MmapError::Migrating(id));
+        }
+        self.split_across(id, range.start())?;
+        self.split_across(id, range.end())?;
+        Ok(range)
+    }
+
+    fn protect_range(&mut self, id: SpaceId, range: VaRange, prot: Prot, flush: &mut FlushBatch) {
+        let Some(table) = self.spaces.space(id).map(|space| space.table) else {
+            return;
+        };
+        let mut va = range.start();
+        while va < range.end() {
+            let found = table.find(&self.frames, va);
+            let end = if found.level == Level::PAGE {
+                (va / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE
+            } else {
+                found.end_of(va)
+            }
+            .min(range.end());
+            let leaf_bytes = found.level.entry_bytes();
+            let mut page = va;
+            while found.level <= Level::HUGE && page < end {
+                let slot = Slot {
+                    index: found.level.index(page),
+                    ..found.slot
+                };
+                let old = Entry::from_bits(self.frames.read(slot.table, slot.index));
+                if old.is_present() {
+                    let kept = Prot::LEAF_RIGHTS;
+                    let rights = old.without(kept).with(prot.leaf_bits() & kept);
+                    let now = self.tables().set(slot, rights);
+                    // A dirty bit that hardware set after the read must survive.
+                    let late = now.bits() & (Entry::ACCESSED | Entry::DIRTY) & !rights.bits();
+                    if late != 0 {
+                        self.tables().set(slot, rights.with(late));
+                    }
+                    let nr_pages = leaf_bytes / PAGE_SIZE;
+                    flush.add(Flush {
+                        space: id,
+                        root: table.root,
+                        va: page,
+                        nr_pages,
+                    });
+                }
+                page += leaf_bytes;
+            }
+            va = end;
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Areas of an address space (Linux `vm_area_struct`): what may be there, before anything is.
+
+use crate::pagetable::{Access, Entry, VaRange};
+use crate::pfn::{PAGE_SHIFT, Pfn};
+
+/// Rights of an area.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Prot(u8);
+
+impl Prot {
+    /// No access at all.
+    pub const NONE: Self = Self(0);
+    /// Loads.
+    pub const READ: Self = Self(1);
+    /// Stores; on x86 loads too.
+    pub const WRITE: Self = Self(2);
+    /// Instruction fetches; on x86 loads too.
+    pub const EXEC: Self = Self(4);
+
+    /// These rights and those.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are in these.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the access is permitted.
+    pub const fn permits(self, access: Access) -> bool {
+        match access {
+            Access::Read => self.0 != 0,
+            Access::Write => self.has(Self::WRITE),
+            Access::Execute => self.has(Self::EXEC),
+        }
+    }
+
+    /// Bits of a leaf with these rights. Pages without any right are not mapped present to ring 3.
+    ///
+    /// Accessed and, where writes are allowed, dirty are set ahead: a KVM without nested paging maps neighbours
+    /// ahead only where the guest says accessed, and would take one more fault for each bit it has to set itself.
+    pub(crate) const fn leaf_bits(self) -> u64 {
+        let user = if self.0 == 0 { 0 } else { Entry::USER };
+        let write = if self.has(Self::WRITE) {
+            Entry::WRITABLE | Entry::DIRTY
+        } else {
+            0
+        };
+        let exec = if self.has(Self::EXEC) {
+            0
+        } else {
+            Entry::NO_EXECUTE
+        };
+        Entry::PRESENT | Entry::ACCESSED | user | write | exec
+    }
+
+    /// Bits of a leaf that rights decide.
+    pub(crate) const LEAF_RIGHTS: u64 = Entry::USER | Entry::WRITABLE | Entry::NO_EXECUTE;
+}
+
+/// Whether an area may have 2 MiB pages (`madvise`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HugeAdvice {
+    /// `MADV_HUGEPAGE`: where a free pageblock can be had.
+    Huge,
+    /// `MADV_NOHUGEPAGE`: never.
+    NoHuge,
+}
+
+/// What is behind an area.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Backing {
+    /// Zeroes at first, in memory of its own.
+    Anonymous(HugeAdvice),
+    /// Physical memory from a frame on, as `/dev/mem`: neither counted nor owned, and there need not be any.
+    Physical(Pfn),
+}
+
+/// One area: addresses with the same rights and backing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vma {
+    /// The addresses.
+    pub range: VaRange,
+    /// What programs may do there.
+    pub prot: Prot,
+    /// What is there.
+    pub backing: Backing,
+}
+
+impl Vma {
+    /// The part of the area inside `range`, which overlaps it.
+    pub(crate) fn part(&self, range: VaRange) -> Self {
+        let range = self.range.intersection(range).unwrap_or(self.range);
+        let backing = match self.backing {
+            Backing::Physical(base) => Backing::Physical(base + self.page_offset(range.start())),
+            anonymous @ Backing::Anonymous(_) => anonymous,
+        };
+        Self {
+            range,
+            backing,
+            ..*self
+        }
+    }
+
+    /// The area joined with the one that starts at its end, when nothing tells them apart.
+    pub(crate) fn joined(&self, next: &Self) -> Option<Self> {
+        let continues = match (self.backing, next.backing) {
+            (Backing::Physical(base), Backing::Physical(other)) => {
+                base.number() + self.page_offset(self.range.end()) == other.number()
+            }
+            (mine, other) => mine == other,
+        };
+        (self.range.end() == next.range.start() && self.prot == next.prot && continues).then(|| Self {
+            range: VaRange::between(self.range.start(), next.range.end()),
+            ..*self
+        })
+    }
+
+    /// Pages from the area's start to an address in it.
+    pub(crate) fn page_offset(&self, va: u64) -> u32 {
+        u32::try_from((va - self.range.start()) >> PAGE_SHIFT).expect("user memory has 2^32 pages")
+    }
+}

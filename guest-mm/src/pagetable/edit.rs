@@ -1,0 +1,191 @@
+//! Changing page tables: entries set, tables added and freed, huge leaves split.
+
+use core::fmt;
+
+use crate::frames::Frames;
+use crate::gfp::Gfp;
+use crate::page::{Page, PageFlags};
+use crate::pagetable::{Entry, Level, PageTable, Slot};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::phys::PhysicalMemory;
+
+/// Why an entry cannot be reached; nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// No frame for a table.
+    NoMemory,
+    /// A larger mapping, or one that does not belong to the space, stands in the way.
+    Occupied {
+        /// The address.
+        va: u64,
+    },
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemory => write!(f, "no free frame for a page table"),
+            Self::Occupied { va } => write!(f, "{va:#x} is covered by another mapping"),
+        }
+    }
+}
+
+impl core::error::Error for MapError {}
+
+/// Up to three tables outside the tree: not hooked in yet, or emptied and unhooked. The latter are freed after the
+/// next flush: until then a CPU may still walk them.
+#[derive(Debug, Default)]
+pub(crate) struct LooseTables([Option<Pfn>; 3]);
+
+impl LooseTables {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> {
+        self.0.iter().flatten().copied()
+    }
+}
+
+/// What changing page tables needs: contents of frames, and frames for tables.
+pub(crate) struct Tables<'a, F> {
+    pub(crate) frames: &'a mut F,
+    pub(crate) phys: &'a mut PhysicalMemory,
+}
+
+impl<F: Frames> Tables<'_, F> {
+    /// A table without entries.
+    pub(crate) fn new_table(&mut self, space: crate::SpaceId) -> Result<Pfn, MapError> {
+        let pfn = self
+            .phys
+            .alloc_pages(Gfp::Kernel, Order::ZERO)
+            .map_err(|_| MapError::NoMemory)?;
+        self.frames.zero(pfn, Order::ZERO);
+        let page = self.page(pfn);
+        page.flags = PageFlags::TABLE;
+        page.mapping = space.number();
+        self.phys.stats.nr_page_table_pages += 1;
+        Ok(pfn)
+    }
+
+    /// Frees a table; no CPU walks it any more.
+    pub(crate) fn free_table(&mut self, pfn: Pfn) {
+        *self.page(pfn) = Page::allocated(Order::ZERO);
+        self.phys.stats.nr_page_table_pages -= 1;
+        self.phys.put_page(pfn);
+    }
+
+    /// Writes an entry, keeps the table's count of used ones, and returns what was there.
+    pub(crate) fn set(&mut self, slot: Slot, entry: Entry) -> Entry {
+        let old = Entry::from_bits(self.frames.exchange(slot.table, slot.index, entry.bits()));
+        if old.is_empty() != entry.is_empty() {
+            let page = self.page(slot.table);
+            page.private = if entry.is_empty() {
+                page.private - 1
+            } else {
+                page.private + 1
+            };
+        }
+        old
+    }
+
+    /// The place of the entry of `level` for an address; adds the tables that lead there.
+    pub(crate) fn ensure(&mut self, table: PageTable, va: u64, level: Level) -> Result<Slot, MapError> {
+        let found = table.find(self.frames, va);
+        if found.level == level {
+            return Ok(found.slot);
+        }
+        if found.level < level || !found.entry.is_empty() {
+            return Err(MapError::Occupied { va });
+        }
+        // All or nothing: a table is hooked in only when there are enough of them, so that a failure frees frames
+        // that no CPU has ever seen.
+        let mut missing = LooseTables::default();
+        let wanted = found.level.0 - level.0;
+        for place in 0..wanted {
+            match self.new_table(table.space) {
+                Ok(pfn) => missing.0[place as usize] = Some(pfn),
+                Err(error) => {
+                    missing.iter().for_each(|pfn| self.free_table(pfn));
+                    return Err(error);
+                }
+            }
+        }
+        let mut slot = found.slot;
+        let mut above = found.level;
+        for pfn in missing.iter() {
+            self.set(slot, table_entry(pfn));
+            above = above.below();
+            slot = Slot {
+                table: pfn,
+                index: above.index(va),
+            };
+        }
+        Ok(slot)
+    }
+
+    /// Unhooks the tables on the way to an address that have no entry left. They may be freed after a flush.
+    pub(crate) fn prune(&mut self, table: PageTable, va: u64) -> LooseTables {
+        let mut emptied = LooseTables::default();
+        for place in &mut emptied.0 {
+            let found = table.find(self.frames, va);
+            let at = found.slot.table;
+            if at == table.root || self.page(at).private > 0 {
+                break;
+            }
+            let parent = self.parent_slot(table, va, at);
+            self.set(parent, Entry::EMPTY);
+            *place = Some(at);
+        }
+        emptied
+    }
+
+    /// Replaces a huge leaf, or a migration entry for one, by a table of 512 leaves with the same rights.
+    /// `table` is a frame from [`Tables::new_table`]. The caller flushes.
+    pub(crate) fn split_leaf(&mut self, slot: Slot, table: Pfn) {
+        let huge = Entry::from_bits(self.frames.read(slot.table, slot.index));
+        let leaf = huge.without(Entry::HUGE);
+        for page in 0..PAGEBLOCK_NR_PAGES {
+            self.frames
+                .write(table, page as usize, leaf.with_pfn(huge.pfn() + page).bits());
+        }
+        self.page(table).private = PAGEBLOCK_NR_PAGES;
+        // Hardware may have set the dirty bit since the read above.
+        let last = self.set(slot, table_entry(table));
+        if last.has(Entry::DIRTY) && !huge.has(Entry::DIRTY) {
+            for page in 0..PAGEBLOCK_NR_PAGES {
+                let entry = Entry::from_bits(self.frames.read(table, page as usize));
+                self.frames
+                    .write(table, page as usize, entry.with(Entry::DIRTY).bits());
+            }
+        }
+    }
+
+    /// The entry that leads to `child` on the way to an address.
+    fn parent_slot(&self, table: PageTable, va: u64, child: Pfn) -> Slot {
+        let mut slot = Slot {
+            table: table.root,
+            index: Level::ROOT.index(va),
+        };
+        let mut level = Level::ROOT;
+        loop {
+            let next = Entry::from_bits(self.frames.read(slot.table, slot.index)).pfn();
+            if next == child || level == Level::PAGE {
+                return slot;
+            }
+            level = level.below();
+            slot = Slot {
+                table: next,
+                index: level.index(va),
+            };
+        }
+    }
+
+    fn page(&mut self, table: Pfn) -> &mut Page {
+        self.phys
+            .map
+            .page_mut(table)
+            .expect("unmovable frames stay online")
+    }
+}
+
+/// Rights are decided by the leaves; the tables above permit everything.
+fn table_entry(table: Pfn) -> Entry {
+    Entry::new(table, Entry::PRESENT | Entry::WRITABLE | Entry::USER)
+}
