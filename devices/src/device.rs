@@ -64,7 +64,7 @@ pub trait VirtioDevice {
     /// Device type, one of [`virtio_wire::device_id`].
     fn device_id(&self) -> u32;
 
-    /// Largest size of each queue; each a power of two up to 32768, at most 65536 queues.
+    /// Largest size of each queue; each a power of two up to 32768; at most 64 queues.
     fn queue_max_sizes(&self) -> &[u16];
 
     /// Feature bits of this device type. The transport adds those that belong to every device.

@@ -17,7 +17,7 @@ use vm_memory::GuestMemory;
 
 use crate::device::{Served, VirtioDevice, read_config_bytes};
 use crate::fault::{DeviceError, GuestFault};
-use crate::mmio::{Effects, MmioTransport};
+use crate::mmio::{Effects, MmioTransport, QueueSet};
 use crate::queue::Buffers;
 use byte_queue::ByteQueue;
 
@@ -215,7 +215,11 @@ impl MmioTransport<Console> {
 /// A queue is due once bytes were moved on the host's side of it.
 fn process_later(queue: u16, moved: usize) -> Effects {
     Effects {
-        notified: (moved != 0).then_some(queue),
+        notified: if moved == 0 {
+            QueueSet::NONE
+        } else {
+            QueueSet::one(queue)
+        },
         ..Effects::NONE
     }
 }

@@ -25,10 +25,10 @@ fn send(driver: &mut Driver<Console>, bytes: &[u8]) -> Effects {
 
 /// Carries out what the effects ask for.
 fn carry_out(driver: &mut Driver<Console>, effects: Effects) -> Effects {
-    match effects.notified {
-        Some(queue) => driver.transport.process_queue(&driver.mem, queue).unwrap(),
-        None => effects,
-    }
+    let asked = effects.notified.iter();
+    asked.fold(Effects::NONE, |done, queue| {
+        done.then(driver.transport.process_queue(&driver.mem, queue).unwrap())
+    })
 }
 
 fn take(driver: &mut Driver<Console>, max: usize) -> Vec<u8> {
@@ -253,7 +253,7 @@ fn the_host_side_of_the_streams_does_not_touch_guest_memory() {
     let (_, taken) = driver.transport.take_from_guest(1);
     assert_eq!(
         (pushed.notified, taken.notified),
-        (Some(QUEUE_RECEIVE), Some(QUEUE_TRANSMIT))
+        (QueueSet::one(QUEUE_RECEIVE), QueueSet::one(QUEUE_TRANSMIT))
     );
     assert_eq!(driver.transport.push_to_guest(b"").1, Effects::NONE);
     assert!(!driver.mem.was_granted(&(0..u64::MAX)));

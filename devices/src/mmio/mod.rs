@@ -17,7 +17,7 @@ mod tests;
 use virtio_wire::{feature, mmio};
 use vm_memory::GuestMemory;
 
-pub use effects::{Effects, Lifecycle};
+pub use effects::{Effects, Lifecycle, QueueSet};
 
 use crate::device::{Outcome, VirtioDevice};
 use crate::fault::{DeviceError, GuestFault};
@@ -52,13 +52,18 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// A device that no driver has touched.
     ///
     /// # Panics
-    /// If the device's queue sizes are not powers of two up to 32768: that is an error in the device.
+    /// If the device has more than 64 queues: that is an error in the device.
     pub fn new(device: D) -> MmioTransport<D> {
         let queues: Vec<QueueSlot> = device
             .queue_max_sizes()
             .iter()
             .map(|&size| QueueSlot::new(size))
             .collect();
+        assert!(
+            queues.len() <= usize::from(QueueSet::MAX_QUEUES),
+            "a device has {} queues",
+            queues.len()
+        );
         let negotiation = Negotiation::new(device.features(), device.required_features());
         MmioTransport {
             device,
@@ -125,7 +130,11 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
         let ring_fault = served?.err();
         let mut effects = Effects {
-            notified: round.unfinished.then_some(index),
+            notified: if round.unfinished {
+                QueueSet::one(index)
+            } else {
+                QueueSet::NONE
+            },
             ..Effects::NONE
         };
         if round.config_changed {
@@ -142,17 +151,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
         })
     }
 
-    /// Processes every queue once, as is due after [`Lifecycle::Activated`].
-    ///
-    /// # Errors
-    /// As [`Self::process_queue`].
-    pub fn process_all<M: GuestMemory>(&mut self, mem: &M) -> Result<Effects, DeviceError> {
-        let mut effects = Effects::NONE;
-        for index in 0..self.queues.len() {
-            let Ok(index) = u16::try_from(index) else { break };
-            effects = effects.then(self.process_queue(mem, index)?);
-        }
-        Ok(effects)
+    /// Every queue of the device.
+    fn all_queues(&self) -> QueueSet {
+        (0..QueueSet::MAX_QUEUES).take(self.queues.len()).collect()
     }
 
     /// Changes the device from the host's side. `change` tells whether the configuration space changed; if so, the

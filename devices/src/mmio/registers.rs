@@ -91,11 +91,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
             Register::QueueSel => self.queue_select = value,
             Register::QueueReady => return self.write_queue_ready(mem, value),
             Register::QueueNotify => {
-                let queue = u16::try_from(value)
-                    .ok()
-                    .filter(|&index| usize::from(index) < self.queues.len());
+                let notified = self
+                    .all_queues()
+                    .iter()
+                    .filter(|&index| u32::from(index) == value)
+                    .collect();
                 return Effects {
-                    notified: queue,
+                    notified,
                     ..Effects::NONE
                 };
             }
@@ -143,6 +145,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 let interrupt = told && self.raise(INTERRUPT_CONFIG_CHANGE);
                 Effects {
                     interrupt,
+                    notified: self.all_queues(),
                     lifecycle: Some(Lifecycle::Activated),
                     ..Effects::NONE
                 }

@@ -196,10 +196,10 @@ impl<D: VirtioDevice> Driver<D> {
     /// Notifies the device and lets it process the queue until it has nothing left to do.
     pub(crate) fn kick(&mut self, queue: u16) -> Effects {
         let mut effects = self.write(Register::QueueNotify, queue.into());
-        let mut pending = effects.notified.take();
-        while let Some(index) = pending {
-            effects = effects.then(self.transport.process_queue(&self.mem, index).unwrap());
-            pending = effects.notified.take();
+        while !effects.notified.is_empty() {
+            for index in std::mem::take(&mut effects.notified).iter() {
+                effects = effects.then(self.transport.process_queue(&self.mem, index).unwrap());
+            }
         }
         effects
     }

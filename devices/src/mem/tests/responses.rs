@@ -5,7 +5,7 @@ use virtio_wire::mmio::{INTERRUPT_CONFIG_CHANGE, INTERRUPT_USED_BUFFER, Register
 use virtio_wire::{feature as common, status};
 
 use super::*;
-use crate::mmio::Lifecycle;
+use crate::mmio::{Lifecycle, QueueSet};
 
 #[test]
 fn a_plug_within_the_requested_size_is_acknowledged_and_shows_in_the_configuration() {
@@ -241,6 +241,7 @@ fn a_resize_before_the_driver_is_ready_is_told_when_it_is() {
         effects,
         Effects {
             interrupt: true,
+            notified: QueueSet::one(0),
             lifecycle: Some(Lifecycle::Activated),
             ..Effects::NONE
         }

@@ -217,12 +217,17 @@ fn no_chain_is_served_before_driver_ok_and_all_are_after() {
     driver.mem.forget_granted();
     let _ = driver.kick(0);
     assert!(!driver.mem.was_granted(&(0..u64::MAX)));
-    assert_eq!(
-        driver.write(Register::Status, 15).lifecycle,
-        Some(Lifecycle::Activated)
-    );
-    let effects = driver.transport.process_all(&driver.mem).unwrap();
-    assert!(effects.interrupt);
+    let effects = driver.write(Register::Status, 15);
+    assert_eq!(effects.lifecycle, Some(Lifecycle::Activated));
+    for index in effects.notified.iter() {
+        assert!(
+            driver
+                .transport
+                .process_queue(&driver.mem, index)
+                .unwrap()
+                .interrupt
+        );
+    }
     assert_eq!(driver.transport.device().served, [0, 1]);
 }
 
@@ -239,11 +244,11 @@ fn a_failed_driver_is_left_alone() {
 fn a_notification_names_a_queue_that_exists_or_nothing() {
     let mut driver = live();
     for (value, notified) in [
-        (0, Some(0)),
-        (1, Some(1)),
-        (2, None),
-        (0x1_0000, None),
-        (u32::MAX, None),
+        (0, QueueSet::one(0)),
+        (1, QueueSet::one(1)),
+        (2, QueueSet::NONE),
+        (0x1_0000, QueueSet::NONE),
+        (u32::MAX, QueueSet::NONE),
     ] {
         assert_eq!(
             driver.write(Register::QueueNotify, value),
@@ -280,7 +285,7 @@ fn one_call_serves_no_more_chains_than_the_queue_has_entries() {
     }
     // A call that fills its measure cannot know that nothing is left, and asks for another.
     let effects = driver.transport.process_queue(&driver.mem, 0).unwrap();
-    assert_eq!(effects.notified, Some(0));
+    assert_eq!(effects.notified, QueueSet::one(0));
     assert_eq!(driver.transport.device().served.len(), 16);
     let effects = driver.transport.process_queue(&driver.mem, 0).unwrap();
     assert_eq!(effects, Effects::NONE);
