@@ -5,7 +5,9 @@ use clap::Args;
 use super::{Failure, Status, name_argument, print};
 use crate::control::client::ControlClient;
 
-/// Ask the running guest for its own view. The built-in guest knows help, meminfo, buddyinfo, blocks, ps and vmstat.
+/// Ask the running guest for its own view of its memory
+///
+/// The built-in guest knows help, meminfo, buddyinfo, blocks, ps and vmstat.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -23,13 +23,14 @@ pub use failure::{Failure, Status, chain};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::spec::VmName;
 
-/// MicroVMs on Linux/KVM whose memory flows: it grows and shrinks block by block while the guest runs.
+/// MicroVMs on Linux/KVM whose memory grows and shrinks, block by block, while they run
 #[derive(Debug, Parser)]
 #[command(name = "ballast", version, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
@@ -40,7 +41,9 @@ struct Cli {
         value_name = "LEVEL",
         env = "BALLAST_LOG",
         default_value = "warn",
-        hide_env_values = true
+        hide_env_values = true,
+        hide_possible_values = true,
+        value_parser = log_levels()
     )]
     log: LevelFilter,
 
@@ -92,6 +95,12 @@ impl Command {
             Self::Guest(guest) => guest.run(),
         }
     }
+}
+
+/// The words for log levels.
+fn log_levels() -> impl TypedValueParser<Value = LevelFilter> {
+    let words = ["off", "error", "warn", "info", "debug", "trace"];
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<LevelFilter>())
 }
 
 /// Sends log lines of that level and above to standard error. Times are left out: whoever collects the lines has them.
@@ -196,7 +205,7 @@ mod tests {
             ),
             (
                 &["ballast", "ps", "--log", "loud"],
-                "invalid value 'loud' for '--log <LEVEL>'",
+                "invalid value 'loud' for '--log <LEVEL>' [possible values: off, error",
             ),
         ] {
             let error = Cli::try_parse_from(arguments).expect_err("not a command line");

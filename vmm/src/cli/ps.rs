@@ -11,7 +11,9 @@ use crate::control::client::{ClientError, ControlClient};
 use crate::control::registry::{Entry, RuntimeDir};
 use crate::control::report::{VmState, VmStatus};
 
-/// List the running VMs, and clear away what dead ones left.
+/// List the running VMs
+///
+/// What dead VMs left in the runtime directory is cleared away.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

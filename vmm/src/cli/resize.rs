@@ -18,16 +18,17 @@ use crate::spec::{ByteSize, SizeError, VmName, parse_size};
 /// How often the line that shows the progress is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Change how much memory a running guest has, boot memory included.
+/// Change how much memory a running guest has, boot memory included
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  ballast resize a 2G                ask the guest, and return
-  ballast resize a 2G --wait 30      return when it has 2 GiB, or say after 30 s how far it got and why
-  ballast resize a -512M --wait 30   512 MiB less than what it was last asked to have
+  ballast resize a 2G               ask the guest, and return
+  ballast resize a 2G --wait 30     return when it has 2 GiB, or say how far it got
+  ballast resize a -512M --wait 30  512 MiB less than it was last asked to have
 
-The size is at least the boot memory, at most boot memory and hot-plug region together, and whole blocks away from
-the boot memory. With --wait, the exit status is 0 only if the guest has reached the size.")]
+The size is at least the boot memory, at most boot memory and region together,
+and whole blocks away from the boot memory. With --wait, the exit status is 0 only
+if the guest has reached the size.")]
 pub(super) struct Resize {
     /// Name of the VM
     name: String,

@@ -12,7 +12,9 @@ use crate::control::server::ApiServer;
 use crate::machine::{Vm, VmExit};
 use crate::spec::{VmName, VmOptions, VmSpec};
 
-/// Start a microVM and run it until it ends. The guest's console is on standard output, messages on standard error.
+/// Start a microVM and run it until it ends
+///
+/// The guest's console is on standard output, messages are on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Run {
@@ -28,11 +30,15 @@ pub(super) struct Run {
 const EXAMPLES: &str = "\
 Examples:
   ballast run --name a --memory 512M --hotplug 4G --program 'hog fill=70%'
-  ballast run --name deb --kernel bzImage --initrd initrd.img --cmdline 'console=ttyS0' --memory 1G --hotplug 4G
+  ballast run --kernel bzImage --initrd initrd.img --cmdline console=ttyS0 --hotplug 4G
   ballast run --config resources/vm/built-in.toml --cpus 2
 
-Exit status: 0 the guest shut down or was stopped, 1 a fault of the host or the VMM, 2 the options break a rule,
-3 the guest panicked, 4 the guest touched unplugged memory and was killed.";
+Exit status:
+  0  the guest shut down, asked for a reboot, or was stopped
+  1  a fault of the host or the VMM
+  2  the options break a rule; nothing was started
+  3  the guest panicked
+  4  the guest touched unplugged memory and was killed for it";
 
 impl Run {
     /// Checks, registers, builds, runs, and clears away. Only after the checks is anything touched.

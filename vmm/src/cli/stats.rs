@@ -8,7 +8,7 @@ use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
 use crate::control::report::VmStatus;
 
-/// Show the state and the counters of a VM.
+/// Show the state and the counters of a VM
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -12,7 +12,9 @@ use crate::control::registry::{RegistryError, RuntimeDir};
 /// How often to look whether the process is gone. Nothing tells us: it is no child of ours.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// End a VM: its process clears away its files and exits with status 0. The guest is not asked.
+/// End a VM
+///
+/// Its process clears away its files and exits with status 0. The guest is not asked.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -188,4 +188,31 @@ mod tests {
             "{text}"
         );
     }
+
+    #[test]
+    fn every_sample_file_is_a_valid_vm() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/vm");
+        let readme = std::fs::read_to_string(folder.join("README.md")).expect("the samples have a README");
+        let mut samples = 0;
+        for file in std::fs::read_dir(folder).expect("the samples are there") {
+            let path = file.expect("readable").path();
+            if path.extension().is_none_or(|extension| extension == "md") {
+                continue;
+            }
+            let options = VmOptions::from_file(&path).unwrap_or_else(|error| panic!("{error}"));
+            let spec = options.validate(&"default".parse().expect("a name"));
+            let spec = spec.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            let stem = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .expect("plain names");
+            assert_eq!(spec.name.as_str(), stem, "a sample is called like its VM");
+            assert!(
+                readme.contains(&format!("`{stem}.toml`")),
+                "the README explains {stem}"
+            );
+            samples += 1;
+        }
+        assert!(samples >= 3, "{samples} samples");
+    }
 }
