@@ -9,6 +9,7 @@
 //! | 3 | `run`: the guest panicked |
 //! | 4 | `run`: the guest touched unplugged memory and was killed for it |
 
+mod demo;
 mod failure;
 mod guest;
 mod ps;
@@ -68,6 +69,7 @@ enum Command {
     Stats(stats::Stats),
     Stop(stop::Stop),
     Guest(guest::Guest),
+    Demo(demo::Demo),
 }
 
 /// Runs the command that the process was started with.
@@ -93,6 +95,7 @@ impl Command {
             Self::Stats(stats) => stats.run(),
             Self::Stop(stop) => stop.run(),
             Self::Guest(guest) => guest.run(),
+            Self::Demo(demo) => demo.run(),
         }
     }
 }

@@ -52,9 +52,11 @@ pub enum Phase {
     Over,
 }
 
-/// The three steps of a move.
+/// The steps of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Programs fill what their guest has got, so that what is moved next is in use.
+    Fill,
     /// The donor gives blocks up.
     Shrink,
     /// The host is asked whether it has the memory back.
@@ -80,6 +82,8 @@ pub struct GuestScene {
     pub programs: Vec<Program>,
     /// Its counters.
     pub counters: Counters,
+    /// Its accesses to blocks that were not plugged.
+    pub violations: u64,
 }
 
 /// Everything that is shown.
@@ -95,6 +99,8 @@ pub struct Scene {
     pub peak: u64,
     /// What is going on.
     pub phase: Phase,
+    /// The moves that are completed.
+    pub done: Vec<Move>,
     /// The guests.
     pub guests: Pair<GuestScene>,
     /// What has happened, oldest first.
@@ -111,6 +117,7 @@ impl Scene {
             budget: plan.budget(),
             peak: 0,
             phase: Phase::Starting,
+            done: Vec::new(),
             guests: Pair::each(|_| GuestScene {
                 pid: None,
                 blocks: BlockMap::new(plan.nr_blocks()),
@@ -119,6 +126,7 @@ impl Scene {
                 resident: 0,
                 programs: Vec::new(),
                 counters: Counters::default(),
+                violations: 0,
             }),
             log: Vec::new(),
         }

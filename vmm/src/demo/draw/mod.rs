@@ -117,6 +117,7 @@ fn phase_text(scene: &Scene) -> String {
         Phase::Starting => "both guests boot and fill their memory".into(),
         Phase::Moving { number, what, step } => {
             let doing = match step {
+                Step::Fill => "programs fill their memory".into(),
                 Step::Shrink => format!("{} gives blocks up", what.from),
                 Step::Check => "does the host have it back?".into(),
                 Step::Grow => format!("{} takes blocks", what.to()),
