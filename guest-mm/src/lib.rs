@@ -21,6 +21,7 @@ mod pageblock;
 pub mod pagetable;
 pub mod pfn;
 pub mod phys;
+pub mod report;
 mod section;
 pub mod stats;
 pub mod validate;

@@ -10,6 +10,8 @@ use core::ops::{Add, Sub};
 pub const PAGE_SHIFT: u32 = 12;
 /// Size of a page frame in bytes.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// [`PAGE_SIZE`] as a length in memory.
+pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 /// Number of 64-bit words in a page frame, which is also the number of entries in a page table.
 pub const WORDS_PER_PAGE: usize = 512;
 /// Frames in a pageblock: the 2 MiB unit in which memory is grouped by mobility, and the size of a huge page.

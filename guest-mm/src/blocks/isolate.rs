@@ -146,6 +146,7 @@ impl PhysicalMemory {
     }
 
     /// Puts an isolated block back in use, with whatever is still on it.
+    #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub fn undo(&mut self, block: IsolatedBlock) {
         self.change(block.section, |section| section.admission = Admission::Open);
         self.region.slots[block.block.0 as usize] = Slot::Online(block.section);

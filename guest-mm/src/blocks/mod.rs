@@ -15,7 +15,7 @@ use crate::section::SectionId;
 
 pub use isolate::{InUse, IsolateError, IsolatedBlock, NotEmpty};
 pub use plug::OnlineError;
-pub use rank::BlockCost;
+pub use rank::{BlockCost, BlockUsage};
 
 /// Number of a block in the hot-plug region, counted in blocks of the device's size from the region's start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::blocks::{BlockIndex, Slot};
 use crate::phys::PhysicalMemory;
+use crate::section::Admission;
 use crate::zone::ZoneKind;
 
 /// A block that could be given up, and what that costs.
@@ -15,7 +16,36 @@ pub struct BlockCost {
     pub block: BlockIndex,
 }
 
+/// What a block with descriptors is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockUsage {
+    /// The zone that it belongs to.
+    pub zone: ZoneKind,
+    /// Free frames, whether they can be had or not.
+    pub free_pages: u32,
+    /// Frames in use.
+    pub used_pages: u32,
+}
+
 impl PhysicalMemory {
+    /// Zone and fill of a block, or `None` unless it is online or going offline.
+    pub fn block_usage(&self, block: BlockIndex) -> Option<BlockUsage> {
+        let section = self.map.section(self.region.slot(block)?.section()?);
+        let (free_pages, used_pages) = (section.free_pages, section.used_pages());
+        Some(BlockUsage {
+            zone: section.zone,
+            free_pages,
+            used_pages,
+        })
+    }
+
+    /// Free frames on blocks that are going offline.
+    pub(crate) fn isolated_pages(&self) -> u64 {
+        let sections = self.map.iter().map(|(_, section)| section);
+        let isolated = sections.filter(|section| section.admission == Admission::Isolated);
+        isolated.map(|section| u64::from(section.free_pages)).sum()
+    }
+
     /// Online removable blocks, the cheapest first; blocks with pinned pages are left out.
     ///
     /// Among equals the highest address comes first, so that what is unplugged in one go tends to be neighbours,

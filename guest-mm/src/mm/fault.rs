@@ -6,7 +6,7 @@ use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
 use crate::mm::{Backing, HugeAdvice, Mm, Prot, Vma};
 use crate::pagetable::{Access, Entry, Found, Level, Slot, VaRange};
-use crate::pfn::{Order, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
+use crate::pfn::{Order, PAGE_BYTES, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 
 /// What a fault led to. The access can be tried again, but for `Migrating`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,7 +193,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             .intersection(VaRange::between(start, start + bytes))
             .unwrap_or_default();
         (window.start()..window.end())
-            .step_by(PAGE_SIZE as usize)
+            .step_by(PAGE_BYTES)
             .filter(move |&page| page != va)
     }
 

@@ -17,7 +17,7 @@ use core::fmt;
 use crate::frames::{Flush, Frames, Mmu, SpaceId};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, MapError, PageTable, Tables, VaRange};
-use crate::pfn::{Order, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
+use crate::pfn::{Order, PAGE_BYTES, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 use crate::phys::PhysicalMemory;
 use gather::Gather;
 
@@ -212,7 +212,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             } else {
                 // The rest of this page table without walking down to it again for each entry.
                 let end = ((va / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE).min(range.end());
-                for page in (va..end).step_by(PAGE_SIZE as usize) {
+                for page in (va..end).step_by(PAGE_BYTES) {
                     let slot = crate::pagetable::Slot {
                         index: Level::PAGE.index(page),
                         ..found.slot

@@ -77,7 +77,6 @@ impl Entry {
 
     /// Frame that it points at.
     pub const fn pfn(self) -> Pfn {
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
         Pfn::new(((self.0 & Self::ADDRESS) >> PAGE_SHIFT) as u32)
     }
 

@@ -107,7 +107,7 @@ impl Level {
 
     /// Index in a table of this level of the entry that covers the address.
     pub(crate) const fn index(self, va: u64) -> usize {
-        (va >> (PAGE_SHIFT + 9 * (self.0 - 1))) as usize & 511
+        ((va >> (PAGE_SHIFT + 9 * (self.0 - 1))) & 511) as usize
     }
 
     const fn below(self) -> Self {

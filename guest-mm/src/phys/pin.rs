@@ -86,6 +86,7 @@ impl PhysicalMemory {
     }
 
     /// Lets the frame go; a page that was unmapped meanwhile is freed now.
+    #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub fn unpin(&mut self, pin: Pin) {
         let Pin { head, holder, .. } = pin;
         let place = self.pins.held.iter().position(|held| *held == (head, holder));

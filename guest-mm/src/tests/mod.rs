@@ -1,4 +1,5 @@
 //! Tests over several layers: each against a plain model, with `validate()` after every step.
 
 pub(crate) mod inject;
-mod phys_model;
+pub(crate) mod phys_model;
+mod space_model;

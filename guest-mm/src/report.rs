@@ -1,0 +1,169 @@
+//! What an operator reads: texts in the formats of Linux' `/proc` files, written to any [`fmt::Write`].
+
+use core::fmt;
+
+use crate::pfn::PAGE_SIZE;
+use crate::phys::PhysicalMemory;
+use crate::zone::{Watermark, ZoneKind};
+
+/// How much memory there is and what it is used for, in frames of 4 KiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryStats {
+    /// Managed by the allocator; grows and shrinks with the blocks that are online.
+    pub total_pages: u64,
+    /// Free and to be had.
+    pub free_pages: u64,
+    /// What programs can still get: free frames without those below the low watermarks and the kernel's reserve.
+    pub available_pages: u64,
+    /// Anonymous memory of programs, huge pages included.
+    pub anon_pages: u64,
+    /// Anonymous memory in huge pages.
+    pub anon_huge_pages: u64,
+    /// Page tables.
+    pub page_table_pages: u64,
+    /// Free frames withdrawn because their block is going offline.
+    pub isolated_pages: u64,
+    /// Everything else in use: the kernel's own data.
+    pub kernel_pages: u64,
+}
+
+impl PhysicalMemory {
+    /// How memory is used right now.
+    pub fn memory_stats(&self) -> MemoryStats {
+        let huge = u64::from(crate::pfn::PAGEBLOCK_NR_PAGES);
+        let sum = |of: fn(&crate::Zone) -> u64| self.zones.iter().map(of).sum::<u64>();
+        let total_pages = sum(|zone| zone.counters().managed_pages);
+        let free_pages = sum(|zone| zone.counters().free_pages);
+        let available = |zone: &crate::Zone| {
+            let kept = zone.watermark(Watermark::Low) + zone.reserve_for_kernel();
+            zone.counters().free_pages.saturating_sub(kept)
+        };
+        let isolated_pages = self.isolated_pages();
+        let (anon_pages, page_table_pages) = (self.stats.nr_anon_pages, self.stats.nr_page_table_pages);
+        MemoryStats {
+            total_pages,
+            free_pages,
+            available_pages: self.zones.iter().map(available).sum(),
+            anon_pages,
+            anon_huge_pages: self.stats.nr_anon_transparent_hugepages * huge,
+            page_table_pages,
+            isolated_pages,
+            kernel_pages: total_pages - free_pages - isolated_pages - anon_pages - page_table_pages,
+        }
+    }
+}
+
+/// `/proc/meminfo`: one `Name:   value kB` line each.
+///
+/// # Errors
+/// Those of the writer.
+pub fn meminfo(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+    let stats = memory.memory_stats();
+    for (name, pages) in [
+        ("MemTotal:", stats.total_pages),
+        ("MemFree:", stats.free_pages),
+        ("MemAvailable:", stats.available_pages),
+        ("AnonPages:", stats.anon_pages),
+        ("PageTables:", stats.page_table_pages),
+        ("AnonHugePages:", stats.anon_huge_pages),
+        ("Isolated:", stats.isolated_pages),
+        ("KernelPages:", stats.kernel_pages),
+    ] {
+        writeln!(out, "{name:<16}{:>8} kB", pages * PAGE_SIZE / 1024)?;
+    }
+    Ok(())
+}
+
+/// `/proc/buddyinfo`: free chunks of each order, a line a zone. Normal and Movable always, others if populated.
+///
+/// # Errors
+/// Those of the writer.
+pub fn buddyinfo(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+    for kind in ZoneKind::ALL {
+        let always = matches!(kind, ZoneKind::Normal | ZoneKind::Movable);
+        if !always && memory.zone(kind).counters().present_pages == 0 {
+            continue;
+        }
+        write!(out, "Node 0, zone {:>8} ", kind.name())?;
+        for chunks in memory.free_chunks(kind) {
+            write!(out, "{chunks:>6} ")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// All blocks of the hot-plug region: a header, then a line a block, columns separated by spaces.
+/// A block that is in no zone has `-` there.
+///
+/// # Errors
+/// Those of the writer.
+pub fn blocks(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+    writeln!(out, "INDEX GPA STATE ZONE FREE_PAGES USED_PAGES")?;
+    for (index, state) in memory.hotplug_region().iter() {
+        let gpa = memory.hotplug_region().range_of(index).start().gpa();
+        let usage = memory.block_usage(index);
+        let (zone, free, used) = usage.map_or(("-", 0, 0), |usage| {
+            (usage.zone.name(), usage.free_pages, usage.used_pages)
+        });
+        writeln!(out, "{} {gpa:#x} {} {zone} {free} {used}", index.0, state.name())?;
+    }
+    Ok(())
+}
+
+/// `/proc/vmstat`: one `name value` line each, free pages first.
+///
+/// # Errors
+/// Those of the writer.
+pub fn vmstat(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+    writeln!(out, "nr_free_pages {}", memory.memory_stats().free_pages)?;
+    for (name, value) in memory.stats().entries() {
+        writeln!(out, "{name} {value}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::phys_model::{plug, small_memory};
+    use crate::{BlockIndex, Gfp, Order};
+    use std::string::String;
+
+    #[test]
+    fn texts_have_the_formats_that_are_parsed_elsewhere() {
+        let mut memory = small_memory(512, 3);
+        plug(&mut memory, BlockIndex(0), ZoneKind::Movable);
+        memory.begin_plug(BlockIndex(2)).unwrap();
+        memory.alloc_pages(Gfp::User, Order::ZERO).unwrap();
+        let mut text = String::new();
+        blocks(&mut text, &memory).unwrap();
+        assert_eq!(
+            text,
+            "INDEX GPA STATE ZONE FREE_PAGES USED_PAGES\n0 0x2200000 online Movable 511 1\n\
+             1 0x2400000 unplugged - 0 0\n2 0x2600000 plugging - 0 0\n"
+        );
+        text.clear();
+        meminfo(&mut text, &memory).unwrap();
+        let first: std::vec::Vec<&str> = text.lines().next().unwrap().split_whitespace().collect();
+        let total = memory.memory_stats().total_pages * 4;
+        assert_eq!(first, ["MemTotal:", &std::format!("{total}"), "kB"]);
+        assert!(text.contains("KernelPages:           4 kB\n"), "{text}");
+        text.clear();
+        buddyinfo(&mut text, &memory).unwrap();
+        let movable = text.lines().last().unwrap();
+        let columns: std::vec::Vec<&str> = movable.split_whitespace().collect();
+        assert_eq!(
+            columns,
+            "Node 0, zone Movable 1 1 1 1 1 1 1 1 1 0 0"
+                .split(' ')
+                .collect::<std::vec::Vec<_>>()
+        );
+        text.clear();
+        vmstat(&mut text, &memory).unwrap();
+        assert!(
+            text.contains("pgalloc_movable 1\n") && text.contains("blocks_plugged 1\n"),
+            "{text}"
+        );
+    }
+}
