@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod boot;
 pub mod cli;
 pub mod control;
 pub mod demo;

@@ -78,12 +78,8 @@ pub const PVPANIC_PORT: u16 = 0x505;
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 /// ACPI sleep status register (hardware-reduced).
 pub const SLEEP_STATUS_PORT: u16 = 0x601;
-/// `SLP_TYP` of S5, soft off.
-pub const SLEEP_TYPE_S5: u8 = 5;
 /// The FADT's reset register.
 pub const RESET_PORT: u16 = 0xCF9;
-/// What resets the machine when written to [`RESET_PORT`].
-pub const RESET_VALUE: u8 = 0x06;
 
 const _: () = assert!(VIRTIO_MMIO_BASE >= LOW_RAM_END);
 const _: () = assert!(VIRTIO_MMIO_BASE + VIRTIO_MMIO_SIZE * (VIRTIO_MMIO_MAX as u64) <= IOAPIC as u64);
