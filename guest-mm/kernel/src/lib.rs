@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod acpi;
+pub mod cmdline;
+pub mod executor;
+pub mod heap;
+pub mod physical;
+pub mod pvh;
+pub mod sync;
+pub mod timers;

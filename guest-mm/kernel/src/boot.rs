@@ -1,0 +1,295 @@
+//! From the first instruction to a machine that works: what the VMM said, the manager's page tables, the heap, the
+//! page frames, clock and interrupt controllers.
+
+#![expect(unsafe_code, reason = "takes over physical memory and the devices")]
+
+use crate::log::{self, log};
+use crate::machine::apic::LocalApic;
+use crate::machine::clock::Clock;
+use crate::machine::direct_map::{Access, DirectMap, OutOfTables, TableFrames};
+use crate::machine::io_apic::{self, IoApic};
+use crate::machine::registers::MmioRegisters;
+use crate::machine::{heap, image, nucleus, physical::FirstTables, serial};
+use crate::panic;
+use alloc::vec::Vec;
+use core::ops::Range;
+use guest_kernel::acpi::{self, Acpi};
+use guest_kernel::cmdline::Options;
+use guest_kernel::pvh::{BootInfo, MemoryKind};
+use guest_mm::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
+use guest_mm::phys::{BootRegion, Descriptors, PhysicalMemory};
+
+/// Below this is what firmware and VMM left for us, and what later starts further CPUs.
+const LOW_MEMORY: u64 = 1 << 20;
+/// Boot memory for the manager's own structures, besides the descriptors of boot memory.
+const FIRST_HEAP: u64 = 1 << 20;
+/// Boot memory for the manager's page tables: 256 GiB of RAM in any layout.
+const FIRST_TABLES: u64 = 320 * PAGE_SIZE;
+/// Ranges of RAM further apart than this get descriptors of their own.
+const LARGE_HOLE: u64 = 1 << 30;
+
+/// Everything that is known once the machine works.
+pub(crate) struct Machine {
+    pub(crate) options: Options,
+    pub(crate) acpi: Acpi,
+    pub(crate) memory: PhysicalMemory,
+    pub(crate) direct_map: DirectMap,
+    pub(crate) clock: Clock,
+    pub(crate) local_apic: LocalApic,
+    pub(crate) io_apics: Vec<IoApic>,
+    /// Registers of the devices on the command line, with their global system interrupts.
+    pub(crate) devices: Vec<(MmioRegisters, u32)>,
+    /// Bytes of RAM found.
+    pub(crate) boot_bytes: u64,
+    /// Bytes of it that hold the image and everything else that never reached the frame allocator.
+    pub(crate) reserved_bytes: u64,
+}
+
+/// Boots, with the start information at the physical address `start_info`.
+///
+/// # Safety
+/// To be called once, by the nucleus's way in.
+pub(crate) unsafe fn boot(start_info: u64) -> Machine {
+    serial::start();
+    // SAFETY: this happens once.
+    unsafe { heap::start() };
+    // SAFETY: they are in use until `map_memory`.
+    let first = unsafe { FirstTables::in_use() };
+    let info = match BootInfo::read(&first, start_info) {
+        Ok(info) => info,
+        Err(error) => panic!("boot information: {error}"),
+    };
+    let options = Options::parse(&info.command_line);
+    log::set_level(options.loglevel);
+    let (acpi, acpi_error) = match info.rsdp.map(|rsdp| Acpi::read(&first, rsdp)) {
+        None => (Acpi::default(), None),
+        Some(Ok(acpi)) => (acpi, None),
+        Some(Err(error)) => (Acpi::default(), Some(error)),
+    };
+    if let Some(port) = acpi.pvpanic_port {
+        panic::report_to_port(port);
+    }
+    let ram = ram_ranges(&info);
+    let claimed = claim(&ram);
+    let io_apics = io_apic_addresses(&acpi);
+    // SAFETY: the claimed range is RAM behind the image, which nobody uses yet.
+    let direct_map = unsafe { map_memory(&ram, &claimed, &options, &io_apics) };
+    let memory = add_frames(&ram, &claimed);
+    let clock = Clock::start().unwrap_or_else(|| panic!("the hypervisor offers no kvmclock"));
+    let local_apic = LocalApic::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
+    let boot_bytes = ram.iter().map(|range| range.end - range.start).sum();
+    log!(
+        Info,
+        "Ballast guest: {} MiB of RAM, command line: {}",
+        boot_bytes >> 20,
+        info.command_line
+    );
+    options.errors.iter().for_each(|error| log!(Warning, "{error}"));
+    acpi_error.inspect(|error| log!(Warning, "{error}"));
+    Machine {
+        devices: devices(&options),
+        io_apics: io_apics.into_iter().map(start_io_apic).collect(),
+        reserved_bytes: claimed.end - image::nucleus() + LOW_MEMORY,
+        options,
+        acpi,
+        memory,
+        direct_map,
+        clock,
+        local_apic,
+        boot_bytes,
+    }
+}
+
+/// RAM in whole pages, by address, neighbours joined.
+fn ram_ranges(info: &BootInfo) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = info
+        .memory_map
+        .iter()
+        .filter(|range| range.kind == MemoryKind::Ram)
+        .map(|range| {
+            range.start.next_multiple_of(PAGE_SIZE)..(range.start + range.len) / PAGE_SIZE * PAGE_SIZE
+        })
+        .filter(|range| !range.is_empty())
+        .collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let touches = next.start <= range.end;
+        if touches {
+            range.end = range.end.max(next.end);
+        }
+        touches
+    });
+    ranges
+}
+
+/// What the manager takes for itself before the frame allocator runs: from the nucleus to the end of the range.
+struct Claim {
+    tables: Range<u64>,
+    heap: Range<u64>,
+    end: u64,
+}
+
+fn claim(ram: &[Range<u64>]) -> Claim {
+    let holds_image = |range: &&Range<u64>| range.start <= image::nucleus() && range.end > image::end();
+    let Some(around) = ram.iter().find(holds_image) else {
+        panic!("the image is not in RAM: {ram:x?}");
+    };
+    let highest = ram.last().map_or(0, |range| range.end);
+    // A descriptor takes 32 bytes a page, and holes up to the size of `LARGE_HOLE` have some too; the table from
+    // pageblocks to sections takes 4 bytes for each 2 MiB below the highest address.
+    let spanned: u64 = spans(ram).map(|span| span.end - span.start).sum();
+    let bookkeeping = spanned / PAGE_SIZE * 36 + highest / PAGEBLOCK_SIZE * 8;
+    let tables = image::end()..image::end() + FIRST_TABLES;
+    let end = (tables.end + bookkeeping + FIRST_HEAP).next_multiple_of(PAGEBLOCK_SIZE);
+    assert!(
+        end <= around.end,
+        "{} KiB of RAM are too little",
+        (around.end - around.start) >> 10
+    );
+    Claim {
+        heap: tables.end..end,
+        tables,
+        end,
+    }
+}
+
+/// Table frames out of the claimed range.
+struct FirstFrames(Range<u64>);
+
+impl TableFrames for FirstFrames {
+    fn take(&mut self) -> Option<u64> {
+        let frame = self.0.start;
+        self.0.start += PAGE_SIZE;
+        (frame < self.0.end).then_some(frame)
+    }
+}
+
+/// Maps all RAM, the image with the rights that its parts need, and the registers of devices, and makes these the
+/// manager's page tables; then the heap gets its memory.
+///
+/// # Safety
+/// Nobody else may use the claimed ranges.
+unsafe fn map_memory(
+    ram: &[Range<u64>],
+    claimed: &Claim,
+    options: &Options,
+    io_apics: &[acpi::IoApic],
+) -> DirectMap {
+    let mut frames = FirstFrames(claimed.tables.clone());
+    let map = || -> Result<DirectMap, OutOfTables> {
+        let mut map = DirectMap::new(&mut frames)?;
+        map.map(
+            image::nucleus()..image::text().start,
+            Access::Nucleus,
+            &mut frames,
+        )?;
+        map.map(image::text(), Access::Execute, &mut frames)?;
+        map.map(image::rodata(), Access::Read, &mut frames)?;
+        for range in image::data() {
+            map.map(range, Access::Write, &mut frames)?;
+        }
+        for range in ram {
+            // Page 0 stays unmapped, so that null pointers fault.
+            let below = range.start.max(PAGE_SIZE)..range.end.min(image::nucleus());
+            let above = range.start.max(image::end())..range.end;
+            for part in [below, above] {
+                map.map(part, Access::Write, &mut frames)?;
+            }
+        }
+        let windows = options
+            .devices
+            .iter()
+            .map(|device| (device.base, device.size.get()));
+        let windows = windows.chain(
+            io_apics
+                .iter()
+                .map(|io_apic| (u64::from(io_apic.address), io_apic::SIZE)),
+        );
+        let mut pages: Vec<u64> = windows
+            .flat_map(|(base, size)| (base / PAGE_SIZE..(base + size).div_ceil(PAGE_SIZE)).take(16))
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        for page in pages {
+            map.map(
+                page * PAGE_SIZE..(page + 1) * PAGE_SIZE,
+                Access::Device,
+                &mut frames,
+            )?;
+        }
+        Ok(map)
+    };
+    let map = match { map }() {
+        Ok(map) => map,
+        Err(error) => panic!("{error}"),
+    };
+    // SAFETY: nucleus, image, stacks and RAM are mapped where they were; the start information is not used again.
+    unsafe { map.activate() };
+    // SAFETY: the range is mapped for good and, by this function's own condition, ours.
+    unsafe { heap::add(claimed.heap.start, claimed.heap.end - claimed.heap.start) };
+    map
+}
+
+/// Stretches of RAM, each with its small holes, aligned to pageblocks.
+fn spans(ram: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
+    let groups = ram.chunk_by(|lower, upper| upper.start - lower.end <= LARGE_HOLE);
+    groups.filter_map(|group| {
+        let (first, last) = (group.first()?, group.last()?);
+        Some(first.start / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE..last.end.next_multiple_of(PAGEBLOCK_SIZE))
+    })
+}
+
+/// Hands all RAM to the frame allocator, with what is taken already marked as reserved.
+fn add_frames(ram: &[Range<u64>], claimed: &Claim) -> PhysicalMemory {
+    let pfns = |range: &Range<u64>| PfnRange::inside(range.start, range.end - range.start);
+    let usable: Vec<PfnRange> = ram.iter().filter_map(pfns).collect();
+    let reserved: Vec<PfnRange> = [0..LOW_MEMORY, image::nucleus()..claimed.end]
+        .iter()
+        .filter_map(pfns)
+        .collect();
+    let mut memory = PhysicalMemory::new();
+    for span in spans(ram) {
+        let Some(span) = pfns(&span) else { continue };
+        let Some(descriptors) = Descriptors::try_new(span.nr_pages()) else {
+            panic!("no room for the descriptors of {span}");
+        };
+        let region = BootRegion {
+            span,
+            usable: &usable,
+            reserved: &reserved,
+        };
+        if let Err(error) = memory.add_boot_region(region, descriptors) {
+            panic!("RAM: {error}");
+        }
+    }
+    memory
+}
+
+/// The I/O APICs of ACPI; without ACPI the one that every PC has.
+fn io_apic_addresses(acpi: &Acpi) -> Vec<acpi::IoApic> {
+    if acpi.io_apics.is_empty() {
+        let address = u32::try_from(io_apic::PC_ADDRESS).expect("a constant below 4 GiB");
+        return alloc::vec![acpi::IoApic { address, gsi_base: 0 }];
+    }
+    acpi.io_apics.clone()
+}
+
+fn start_io_apic(found: acpi::IoApic) -> IoApic {
+    // SAFETY: `map_memory` mapped it.
+    let registers = unsafe { MmioRegisters::at(u64::from(found.address), io_apic::SIZE) };
+    IoApic::new(registers, found.gsi_base)
+}
+
+fn devices(options: &Options) -> Vec<(MmioRegisters, u32)> {
+    let registers = |device: &guest_kernel::cmdline::MmioDevice| {
+        // SAFETY: `map_memory` mapped it, up to 16 pages.
+        let registers = unsafe { MmioRegisters::at(device.base, device.size.get().min(16 * PAGE_SIZE)) };
+        (registers, device.gsi)
+    };
+    options.devices.iter().map(registers).collect()
+}
+
+/// How long the CPU sleeps at most when nothing is due.
+pub(crate) fn idle(local_apic: &LocalApic, ns: Option<u64>) -> u8 {
+    nucleus::idle(ns.and_then(|ns| local_apic.count(ns)))
+}

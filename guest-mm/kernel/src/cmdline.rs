@@ -1,0 +1,295 @@
+//! The kernel command line, in Linux's syntax (`lib/cmdline.c`, `next_arg`): words separated by blanks, `name` or
+//! `name=value`; double quotes keep blanks together and are removed.
+//!
+//! What this guest understands is in [`Options`]. Unknown words are ignored, as a command line is shared with
+//! whatever else reads it; wrong values of known words are reported.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::{NonZeroU32, NonZeroU64};
+
+/// One word of the command line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parameter {
+    /// What is left of the first `=`, or all of it.
+    pub name: String,
+    /// What is right of the first `=`, without quotes.
+    pub value: Option<String>,
+}
+
+/// Splits a command line (or a program's arguments) into its words.
+pub fn parameters(line: &str) -> impl Iterator<Item = Parameter> {
+    words(line).into_iter().map(|word| match word.split_once('=') {
+        Some((name, value)) => Parameter {
+            name: name.to_string(),
+            value: Some(value.to_string()),
+        },
+        None => Parameter {
+            name: word,
+            value: None,
+        },
+    })
+}
+
+/// The words of a line: separated by blanks, except between double quotes, which are removed.
+pub fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = None::<String>;
+    let mut in_quotes = false;
+    for letter in line.chars() {
+        match letter {
+            '"' => {
+                in_quotes = !in_quotes;
+                word.get_or_insert_default();
+            }
+            letter if letter.is_whitespace() && !in_quotes => words.extend(word.take()),
+            letter => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// A virtio-mmio device: `virtio_mmio.device=SIZE@BASE:IRQ` (Linux `drivers/virtio/virtio_mmio.c`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MmioDevice {
+    /// Physical address of its registers.
+    pub base: u64,
+    /// Bytes of its registers.
+    pub size: NonZeroU64,
+    /// Global system interrupt.
+    pub gsi: u32,
+}
+
+/// A failure provoked on purpose, so that reporting it can be tested: `panic_test=`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PanicTest {
+    /// `manager`: the manager panics.
+    Manager,
+    /// `fault`: the manager touches an address that nothing maps.
+    Fault,
+    /// `stack`: the manager overflows its stack.
+    Stack,
+}
+
+/// Everything the command line can say to this guest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// `virtio_mmio.device=`, in order.
+    pub devices: Vec<MmioDevice>,
+    /// `program=`, in order: name and arguments of each program to run.
+    pub programs: Vec<Vec<String>>,
+    /// `tick_ms=`: how long a process runs before another one has its turn, 1 to 1000 ms. Default 10.
+    pub tick_ms: NonZeroU32,
+    /// `loglevel=`: messages of this level and above stay silent, 0 to 8 as in Linux. Default 7 (all but debug).
+    pub loglevel: u8,
+    /// `panic_test=`.
+    pub panic_test: Option<PanicTest>,
+    /// What was wrong with the command line.
+    pub errors: Vec<OptionError>,
+}
+
+impl Options {
+    /// Reads a command line.
+    pub fn parse(line: &str) -> Self {
+        let mut options = Self {
+            devices: Vec::new(),
+            programs: Vec::new(),
+            tick_ms: NonZeroU32::MIN.saturating_add(9),
+            loglevel: 7,
+            panic_test: None,
+            errors: Vec::new(),
+        };
+        for parameter in parameters(line) {
+            let value = parameter.value.as_deref().unwrap_or_default();
+            if !options.set(&parameter.name, value) {
+                options.errors.push(OptionError {
+                    name: parameter.name,
+                    value: value.to_string(),
+                });
+            }
+        }
+        options
+    }
+
+    /// Returns whether the value is legal for the name; unknown names take any value.
+    fn set(&mut self, name: &str, value: &str) -> bool {
+        match name {
+            "virtio_mmio.device" => parse_device(value)
+                .map(|device| self.devices.push(device))
+                .is_some(),
+            "program" => {
+                let words = words(value);
+                let is_named = !words.is_empty();
+                self.programs.extend(is_named.then_some(words));
+                is_named
+            }
+            "tick_ms" => value
+                .parse()
+                .ok()
+                .filter(|ms: &NonZeroU32| ms.get() <= 1000)
+                .map(|ms| self.tick_ms = ms)
+                .is_some(),
+            "loglevel" => value
+                .parse()
+                .ok()
+                .filter(|&level: &u8| level <= 8)
+                .map(|level| self.loglevel = level)
+                .is_some(),
+            "panic_test" => {
+                self.panic_test = match value {
+                    "manager" => Some(PanicTest::Manager),
+                    "fault" => Some(PanicTest::Fault),
+                    "stack" => Some(PanicTest::Stack),
+                    _ => None,
+                };
+                self.panic_test.is_some()
+            }
+            _ => true,
+        }
+    }
+}
+
+/// A word with a value that it cannot have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OptionError {
+    /// Its name.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "command line: {}={} ignored, not a legal value",
+            self.name, self.value
+        )
+    }
+}
+
+fn parse_device(text: &str) -> Option<MmioDevice> {
+    let (size, rest) = text.split_once('@')?;
+    let mut rest = rest.split(':');
+    let base = parse_size(rest.next()?)?;
+    let gsi = parse_number(rest.next()?)?;
+    let size = NonZeroU64::new(parse_size(size)?)?;
+    base.checked_add(size.get())?;
+    Some(MmioDevice {
+        base,
+        size,
+        gsi: u32::try_from(gsi).ok()?,
+    })
+}
+
+/// A number of bytes with an optional suffix K, M, G or T (powers of 1024), as Linux' `memparse`.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (number, shift) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        b't' | b'T' => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    parse_number(number)?.checked_mul(1 << shift)
+}
+
+/// A number, decimal or, with `0x` in front, hexadecimal.
+pub fn parse_number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_keep_blanks_together_wherever_they_stand() {
+        assert_eq!(
+            words(r#" a  program="hog fill=70%" "b c=d" "" e"#),
+            ["a", "program=hog fill=70%", "b c=d", "", "e"]
+        );
+    }
+
+    #[test]
+    fn an_open_quote_reaches_to_the_end() {
+        assert_eq!(words(r#"x="a b"#), ["x=a b"]);
+    }
+
+    #[test]
+    fn programs_and_devices_keep_their_order() {
+        let options = Options::parse(
+            r#"virtio_mmio.device=4K@0xd0000000:5 program="hog fill=70% pages=mixed" virtio_mmio.device=0x200@0xd0001000:6:1 program=trespass"#,
+        );
+        let size = |bytes| NonZeroU64::new(bytes).unwrap();
+        assert_eq!(
+            options.devices,
+            [
+                MmioDevice {
+                    base: 0xd000_0000,
+                    size: size(4096),
+                    gsi: 5
+                },
+                MmioDevice {
+                    base: 0xd000_1000,
+                    size: size(512),
+                    gsi: 6
+                },
+            ]
+        );
+        assert_eq!(
+            options.programs,
+            [&["hog", "fill=70%", "pages=mixed"][..], &["trespass"]]
+        );
+        assert_eq!(options.errors, []);
+    }
+
+    #[test]
+    fn an_illegal_value_is_reported_and_the_default_kept() {
+        for bad in [
+            "virtio_mmio.device=4K",
+            "virtio_mmio.device=0@1:2",
+            "virtio_mmio.device=4K@0xffffffffffffffff:5",
+            "program=",
+            "program",
+            "tick_ms=0",
+            "tick_ms=1001",
+            "loglevel=9",
+            "panic_test=never",
+        ] {
+            let options = Options::parse(bad);
+            assert_eq!(options.errors.len(), 1, "{bad}");
+            assert_eq!(
+                Options {
+                    errors: Vec::new(),
+                    ..options
+                },
+                Options::parse(""),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_somebody_elses() {
+        assert_eq!(
+            Options::parse("console=ttyS0 quiet root=/dev/vda"),
+            Options::parse("")
+        );
+    }
+
+    #[test]
+    fn sizes_have_binary_suffixes_and_do_not_overflow() {
+        assert_eq!(parse_size("64M"), Some(64 << 20));
+        assert_eq!(parse_size("0x10k"), Some(16 << 10));
+        assert_eq!(parse_size("17T"), Some(17 << 40));
+        assert_eq!(parse_size("99999999T"), None);
+        assert_eq!(parse_size(""), None);
+        assert_eq!(parse_size("M"), None);
+    }
+}
