@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic;
 use std::path::{Path, PathBuf};
 
 use super::error::DemoError;
@@ -38,6 +39,16 @@ impl Home {
             path: base,
             source: last,
         })
+    }
+
+    /// Lets a panic of any thread, which ends the process without dropping anything, remove the directory too.
+    pub(super) fn remove_on_panic(&self) {
+        let path = self.path.clone();
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let _ = fs::remove_dir_all(&path);
+            before(info);
+        }));
     }
 
     /// Where it is: the `XDG_RUNTIME_DIR` of the VMs.

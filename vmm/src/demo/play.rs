@@ -37,6 +37,7 @@ const MOST: u64 = 60;
 /// The first thing that went wrong.
 pub(super) fn play(plan: &Plan, stage: &Stage, stop: &AtomicBool, limit: Duration) -> Result<(), DemoError> {
     let home = Home::new()?;
+    home.remove_on_panic();
     let guests = Pair {
         a: Guest::start(&home, plan, Side::A)?,
         b: Guest::start(&home, plan, Side::B)?,

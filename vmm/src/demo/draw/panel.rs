@@ -79,7 +79,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, scene: &Scene, side: Side,
 /// All the memory that the guest can have: what its programs hold, what it has beyond that, what it has not.
 fn memory_bar(guest: &GuestScene, side: Side, width: u16, theme: Theme) -> Line<'static> {
     let used: u64 = guest.programs.iter().map(|program| program.rss_kib * 1024).sum();
-    let text = format!(" {:>4} used", used / MIB);
+    let text = format!(" {:>4} MiB used", used / MIB);
     let width = usize::from(width).saturating_sub(text.len());
     let used_cells = share(used, guest.limit, width);
     let total_cells = share(guest.total, guest.limit, width).max(used_cells);
