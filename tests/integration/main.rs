@@ -1,4 +1,5 @@
 //! One binary for every test of the running whole. The harness is in `tests/src`; which module runs where:
 //! `hardware` on a KVM like hardware's (directly, or in the host box), everything else on this machine's `/dev/kvm`.
 
+mod cli;
 mod hardware;
