@@ -71,12 +71,18 @@ impl From<RegistryError> for Failure {
     }
 }
 
-/// An error and all its causes in one line, outermost first.
+/// An error and all its causes in one line, outermost first. A cause that the text before it ends with already is not
+/// said again: many libraries put their cause into their own text.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| (*error).source());
-    let texts: Vec<String> = causes.map(|cause| one_line(&cause.to_string())).collect();
-    texts.join(": ")
+    causes
+        .map(|cause| one_line(&cause.to_string()))
+        .fold(String::new(), |said, cause| match said.as_str() {
+            "" => cause,
+            said if said.ends_with(&cause) => said.to_owned(),
+            said => format!("{said}: {cause}"),
+        })
 }
 
 /// The text without line breaks and other control characters: messages also carry what a guest or a file said.
@@ -109,5 +115,18 @@ mod tests {
             source: Some(Box::new(inner)),
         };
         assert_eq!(chain(&outer), "what failed: the cause [31m");
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let inner = Layer {
+            text: "no such file",
+            source: None,
+        };
+        let outer = Layer {
+            text: "/boot/k: no such file",
+            source: Some(Box::new(inner)),
+        };
+        assert_eq!(chain(&outer), "/boot/k: no such file");
     }
 }

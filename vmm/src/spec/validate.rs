@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::error::SpecError;
 use super::options::VmOptions;
 use super::size::{ByteSize, GIB, MIB, parse_size};
+use crate::machine::layout::CMDLINE_MAX;
+
 use super::{HotplugSpec, OnViolation, Payload, SerialMode, VmName, VmSpec};
 
 /// Boot memory comes in whole huge pages.
@@ -21,8 +23,11 @@ pub const MIN_BLOCK_SIZE: u64 = 2 * MIB;
 pub const MAX_TOTAL_MEMORY: u64 = 32 * 1024 * GIB;
 /// The most virtual CPUs.
 pub const MAX_CPUS: u8 = 16;
-/// The longest command line, in bytes: Linux on x86 reads 2048 with the terminating zero (`COMMAND_LINE_SIZE`).
-pub const MAX_CMDLINE_LENGTH: usize = 2047;
+/// The longest command line, in bytes, without the zero that ends it in memory.
+pub const MAX_CMDLINE_LENGTH: usize = CMDLINE_MAX - 1;
+
+// Messages name these.
+const _: () = assert!(MAX_CMDLINE_LENGTH == 2047);
 
 impl VmOptions {
     /// Checks the options against all rules.
