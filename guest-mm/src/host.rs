@@ -121,6 +121,21 @@ impl HostMmu {
         Self::default()
     }
 
+    /// Panics when another page of the same 2 MiB is still cached from a mapping of another size, which a processor
+    /// leaves undefined (Intel SDM volume 3, 4.10.2.3).
+    fn check_sizes(&self, (space, page): (u32, u64), entry: Entry) {
+        let first = page / u64::from(PAGEBLOCK_NR_PAGES) * u64::from(PAGEBLOCK_NR_PAGES);
+        let neighbours = (space, first)..(space, first + u64::from(PAGEBLOCK_NR_PAGES));
+        let mixed = self
+            .cached
+            .range(neighbours)
+            .find(|(_, (other, _))| other.has(Entry::HUGE) != entry.has(Entry::HUGE));
+        assert!(
+            mixed.is_none(),
+            "page {page:#x} of space {space} is cached with two sizes"
+        );
+    }
+
     /// Calls of [`Mmu::flush`] so far.
     pub fn flushes(&self) -> u64 {
         self.flushes
@@ -174,6 +189,7 @@ impl Mm<HostFrames, HostMmu> {
         let root = self.space(id).ok_or(PageFault::NotPresent)?.root();
         let found = translate(&mut self.frames, root, va, access)?;
         let pfn = Pfn::containing(found.gpa).ok_or(PageFault::NotPresent)?;
+        self.mmu.check_sizes(key, found.entry);
         self.mmu.cached.insert(key, (found.entry, pfn));
         Ok(pfn)
     }

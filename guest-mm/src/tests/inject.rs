@@ -1,33 +1,44 @@
 //! Allocation failure at a chosen request.
 
-/// Lets a number of requests through, then refuses one.
+/// What happens to the requests after the one that was refused on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    Serve,
+    Refuse,
+}
+
+/// Lets a number of requests through, then refuses.
 #[derive(Debug, Default)]
-pub(crate) struct Injected {
-    pass: Option<u32>,
+pub(crate) enum Injected {
+    #[default]
+    Nothing,
+    Armed(u32, Then),
+    Refusing,
+    Done,
 }
 
 impl Injected {
     /// The request after `pass` further ones fails.
-    pub(crate) fn fail_after(&mut self, pass: u32) {
-        self.pass = Some(pass);
+    pub(crate) fn fail_after(&mut self, pass: u32, then: Then) {
+        *self = Self::Armed(pass, then);
     }
 
-    /// No request fails on purpose any more; returns whether one still would have.
+    /// No request fails on purpose any more; returns whether none did.
     pub(crate) fn clear(&mut self) -> bool {
-        self.pass.take().is_some()
+        matches!(core::mem::take(self), Self::Armed(..))
     }
 
     pub(crate) fn fails(&mut self) -> bool {
-        match &mut self.pass {
-            None => false,
-            Some(0) => {
-                self.pass = None;
-                true
-            }
-            Some(left) => {
-                *left -= 1;
-                false
+        match *self {
+            Self::Nothing | Self::Done => return false,
+            Self::Refusing => {}
+            Self::Armed(0, Then::Serve) => *self = Self::Done,
+            Self::Armed(0, Then::Refuse) => *self = Self::Refusing,
+            Self::Armed(left, then) => {
+                *self = Self::Armed(left - 1, then);
+                return false;
             }
         }
+        true
     }
 }

@@ -1,5 +1,9 @@
 //! Tests over several layers: each against a plain model, with `validate()` after every step.
 
+mod failures;
 pub(crate) mod inject;
+mod machine;
+mod migration;
+mod paging;
 pub(crate) mod phys_model;
-mod space_model;
+mod world;

@@ -336,6 +336,30 @@ fn unmovable_requests_gather_in_their_own_pageblocks() {
     memory.validate().unwrap();
 }
 
+#[test]
+fn an_unmovable_request_takes_over_a_pageblock_that_is_mostly_free() {
+    let mut memory = small_memory(512, 1);
+    let mut taken = Vec::new();
+    while let Ok(pfn) = memory.alloc_pages(Gfp::User, Order::ZERO) {
+        taken.push(pfn);
+    }
+    while memory.alloc_pages(Gfp::Kernel, order(9)).is_ok() {}
+    let half = taken
+        .iter()
+        .filter(|pfn| pfn.number() / 512 == 1 && pfn.number() % 512 < 300);
+    half.for_each(|&pfn| memory.free_pages(pfn, Order::ZERO).unwrap());
+    assert_eq!(
+        memory.migrate_type(Pfn::new(512)),
+        Some(crate::MigrateType::Movable)
+    );
+    memory.alloc_pages(Gfp::Kernel, Order::ZERO).unwrap();
+    let claimed = (0..BOOT / 512).filter(|pageblock| {
+        memory.migrate_type(Pfn::new(pageblock * 512)) == Some(crate::MigrateType::Unmovable)
+    });
+    assert_eq!(claimed.collect::<Vec<_>>(), [1]);
+    memory.validate().unwrap();
+}
+
 /// goals.md: free half of the frames at random, then 200 rounds of freeing and taking 10 % at random. A plain buddy
 /// has no free pageblock left then; the ideal is half of them.
 #[test]
