@@ -190,6 +190,13 @@ fn the_set_up_of_a_ready_queue_does_not_change() {
     ] {
         let _ = driver.write(register, 0xffff_ffff);
     }
+    let _ = driver.write(Register::QueueReady, 0);
+    let _ = driver.write(Register::QueueReady, 1);
+    assert_eq!(
+        driver.read(Register::QueueReady),
+        1,
+        "the registers are as before"
+    );
     driver.offer(0, &[readable(BUFFER, 1)]);
     let _ = driver.kick(0);
     assert_eq!(driver.used(0).len(), 1);

@@ -130,6 +130,8 @@ fn a_reset_from_any_state_lets_the_driver_start_again() {
         feature::VERSION_1 | NEEDED,
         feature::VERSION_1 | NEEDED | feature::RING_EVENT_IDX,
     ] {
+        let _ = driver.transport.configure(|_| true);
+        assert_ne!(driver.read(Register::InterruptStatus), 0);
         let effects = driver.write(Register::Status, 0);
         assert_eq!(
             effects,
