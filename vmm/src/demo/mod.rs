@@ -96,8 +96,11 @@ pub fn run(options: &DemoOptions) -> Result<(), DemoError> {
     if let (Some(path), Some(svg)) = (&options.picture, picture.svg()) {
         write_picture(path, &svg)?;
     }
-    played?;
-    told.map_err(terminal_error)?;
+    match (played, told) {
+        // It was ended because nobody could see it.
+        (Ok(()) | Err(DemoError::Interrupted), Err(error)) => return Err(terminal_error(error)),
+        (played, _) => played?,
+    }
     let faults = summary.faults(plan.moves().len());
     if faults.is_empty() {
         Ok(())

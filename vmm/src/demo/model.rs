@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::view::{BlockState, BlockView};
 
 /// For how long a block that came or went is marked.
-pub const MARK_FOR: Duration = Duration::from_millis(1500);
+pub const MARK_FOR: Duration = Duration::from_millis(1000);
 
 /// What one block is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,11 +203,11 @@ mod tests {
             Mark::Arrived
         );
         assert_eq!(
-            one(&mut map, 1599, true, BlockState::Online, 5).mark,
+            one(&mut map, 1099, true, BlockState::Online, 5).mark,
             Mark::Arrived
         );
         assert_eq!(
-            one(&mut map, 1600, true, BlockState::Online, 5).mark,
+            one(&mut map, 1100, true, BlockState::Online, 5).mark,
             Mark::Settled
         );
         assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
             Mark::Left
         );
         assert_eq!(
-            one(&mut map, 3500, false, BlockState::Unplugged, 0).mark,
+            one(&mut map, 3000, false, BlockState::Unplugged, 0).mark,
             Mark::Settled
         );
     }

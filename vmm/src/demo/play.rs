@@ -55,8 +55,8 @@ pub(super) fn play(plan: &Plan, stage: &Stage, stop: &AtomicBool, limit: Duratio
     let result = thread::scope(|scope| {
         scope.spawn(|| watch::sample(stage, pids, &over));
         let result = run.run().map_err(|error| run.blame(error));
-        if result.is_err() && !stop.load(Ordering::Relaxed) {
-            run.say_last_lines();
+        if let Err(error) = &result {
+            run.say_last_lines(error);
         }
         over.store(true, Ordering::Relaxed);
         result
@@ -139,9 +139,10 @@ impl Run<'_> {
         );
         let began = Instant::now();
         let before = self.resident(from)?;
+        let migrated_before = migrated(from, &clients[from])?;
         let target = ledger.held(from) - bytes;
         self.resize(number, from, target, clients)?;
-        let shrunk = began.elapsed();
+        let shrunk = began.elapsed().as_secs_f64();
         self.show(number, one, Step::Check);
         let seen = self.look_at_host(from)?;
         let sizes = self.plan.sizes();
@@ -153,27 +154,21 @@ impl Run<'_> {
             )
             .map_err(|source| DemoError::NotReturned { side: from, source })?;
         let credit = ledger.take_back(from, returned)?;
+        let pages = migrated(from, &clients[from])?.saturating_sub(migrated_before);
+        let (before, after) = (before / MIB, seen.resident / MIB);
         self.say(
             Tone::Good,
-            format!(
-                "  {from} gave them in {:.2} s; the host has them: {} → {} MiB resident",
-                shrunk.as_secs_f64(),
-                before / MIB,
-                seen.resident / MIB
-            ),
+            format!("  {from}: shrunk in {shrunk:.2} s, {pages} pages moved; host {before} → {after} MiB"),
         );
         self.show(number, one, Step::Grow);
         let began = Instant::now();
         ledger.grant(to, credit)?;
         self.resize(number, to, ledger.held(to), clients)?;
+        let grown = began.elapsed().as_secs_f64();
+        let (held, budget) = (ledger.held_in_all() / MIB, self.plan.budget() / MIB);
         self.say(
             Tone::Good,
-            format!(
-                "  {to} took them in {:.2} s; {} of {} MiB granted",
-                began.elapsed().as_secs_f64(),
-                ledger.held_in_all() / MIB,
-                self.plan.budget() / MIB
-            ),
+            format!("  {to}: grown in {grown:.2} s; {held} of {budget} MiB granted"),
         );
         self.stage.scene().done.push(one);
         Ok(())
@@ -373,9 +368,14 @@ impl Run<'_> {
         );
     }
 
-    /// What both guests printed last, for whoever looks for the reason of a failure.
-    fn say_last_lines(&self) {
-        for side in Side::BOTH {
+    /// What the guests concerned printed last, for whoever looks for the reason of a failure.
+    fn say_last_lines(&self, error: &DemoError) {
+        let concerned = |side: &Side| match error {
+            DemoError::Interrupted => false,
+            DemoError::Died { side: dead, .. } => side == dead,
+            _ => true,
+        };
+        for side in Side::BOTH.into_iter().filter(concerned) {
             for line in self.guests[side].last_serial_lines() {
                 self.say(Tone::Bad, format!("{side} serial | {line}"));
             }
@@ -408,6 +408,16 @@ fn programs(side: Side, client: &ControlClient) -> Result<Option<Vec<Program>>, 
     };
     view::programs(&text)
         .map(Some)
+        .map_err(|source| DemoError::View { side, source })
+}
+
+/// Pages that a guest has migrated so far.
+fn migrated(side: Side, client: &ControlClient) -> Result<u64, DemoError> {
+    let text = client
+        .guest("vmstat")
+        .map_err(|source| DemoError::Client { side, source })?;
+    view::counters(&text)
+        .map(|counters| counters.pages_migrated)
         .map_err(|source| DemoError::View { side, source })
 }
 

@@ -120,8 +120,8 @@ fn program_line(program: &Program, width: u16, theme: Theme) -> Line<'static> {
         format!("[{}] ", program.state)
     };
     let room = usize::from(width).saturating_sub(ok.len() + bad.len());
-    let command: String = format!("{state}{}", program.command).chars().take(room).collect();
-    let command = format!("{command:<room$}");
+    let command = format!("{state}{}", program.command);
+    let command = format!("{:<room$}", whole_words(&command, room));
     let alarm = program.checks_failed > 0 || !program.is_alive();
     Line::from(vec![
         Span::styled(command, if alarm { theme.bad() } else { theme.dim() }),
@@ -137,6 +137,19 @@ fn program_line(program: &Program, width: u16, theme: Theme) -> Line<'static> {
     ])
 }
 
+/// As many of the first words as `room` characters hold; a first word that is too long is cut.
+fn whole_words(text: &str, room: usize) -> &str {
+    let Some((cut, next)) = text.char_indices().nth(room) else {
+        return text;
+    };
+    if next == ' ' {
+        return &text[..cut];
+    }
+    text[..cut]
+        .rfind(' ')
+        .map_or(&text[..cut], |space| &text[..space])
+}
+
 /// A count in at most five characters: exact while that fits, then with a unit of ten to the third power.
 pub(super) fn short(count: u64) -> String {
     const UNITS: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
@@ -148,4 +161,19 @@ pub(super) fn short(count: u64) -> String {
         value /= 1000;
     }
     count.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_cut_between_words_where_there_are_several() {
+        assert_eq!(whole_words("hog fill=70% seed=1", 30), "hog fill=70% seed=1");
+        assert_eq!(whole_words("hog fill=70% seed=1", 13), "hog fill=70%");
+        assert_eq!(whole_words("hog fill=70% seed=1", 12), "hog fill=70%");
+        assert_eq!(whole_words("hog fill=70% seed=1", 11), "hog");
+        assert_eq!(whole_words("hög", 2), "hö");
+        assert_eq!(whole_words("hog", 0), "");
+    }
 }
