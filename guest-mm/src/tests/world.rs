@@ -149,23 +149,7 @@ impl World {
                 from,
                 pages,
             } => {
-                let Some((va, _)) = self.pick(*space, area, *from) else {
-                    return;
-                };
-                if self.mm.munmap(self.ids[*space], va, pages * 4096).is_ok() {
-                    let gone = va / 4096..va / 4096 + pages;
-                    self.programs[*space].pages.retain(|page, _| !gone.contains(page));
-                    let id = self.ids[*space];
-                    let mm = &mut self.mm;
-                    self.programs[*space].words.retain(|&va, _| {
-                        let unmapped = gone.contains(&(va / 4096));
-                        assert!(
-                            !unmapped || mm.cpu_load(id, va).is_err(),
-                            "{va:#x} is still reached"
-                        );
-                        !unmapped
-                    });
-                }
+                self.unmap(*space, area, *from, *pages);
             }
             Op::Protect {
                 space,
@@ -203,6 +187,26 @@ impl World {
                 }
             }
             _ => self.step_block(op),
+        }
+    }
+
+    fn unmap(&mut self, space: usize, area: &prop::sample::Index, from: u64, pages: u64) {
+        let Some((va, _)) = self.pick(space, area, from) else {
+            return;
+        };
+        if self.mm.munmap(self.ids[space], va, pages * 4096).is_ok() {
+            let gone = va / 4096..va / 4096 + pages;
+            self.programs[space].pages.retain(|page, _| !gone.contains(page));
+            let id = self.ids[space];
+            let mm = &mut self.mm;
+            self.programs[space].words.retain(|&va, _| {
+                let unmapped = gone.contains(&(va / 4096));
+                assert!(
+                    !unmapped || mm.cpu_load(id, va).is_err(),
+                    "{va:#x} is still reached"
+                );
+                !unmapped
+            });
         }
     }
 
