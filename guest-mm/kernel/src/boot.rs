@@ -9,7 +9,7 @@ use crate::machine::clock::Clock;
 use crate::machine::direct_map::{Access, DirectMap, OutOfTables, TableFrames};
 use crate::machine::io_apic::{self, IoApic};
 use crate::machine::registers::MmioRegisters;
-use crate::machine::{heap, image, nucleus, physical::FirstTables, serial};
+use crate::machine::{heap, image, physical::FirstTables, serial};
 use crate::panic;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -287,9 +287,4 @@ fn devices(options: &Options) -> Vec<(MmioRegisters, u32)> {
         (registers, device.gsi)
     };
     options.devices.iter().map(registers).collect()
-}
-
-/// How long the CPU sleeps at most when nothing is due.
-pub(crate) fn idle(local_apic: &LocalApic, ns: Option<u64>) -> u8 {
-    nucleus::idle(ns.and_then(|ns| local_apic.count(ns)))
 }

@@ -7,6 +7,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod cmdline;
+pub mod elf;
 pub mod executor;
 pub mod heap;
 pub mod physical;

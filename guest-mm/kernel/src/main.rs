@@ -2,16 +2,22 @@
 //! it from there. The library of this package has what can be tested without the machine.
 #![no_std]
 #![no_main]
-#![expect(dead_code, reason = "the machine is here before what drives it")]
+#![expect(dead_code, reason = "the devices' side comes next")]
 
 extern crate alloc;
 
 mod boot;
+mod fault;
+#[path = "../../programs/src/intrinsics.rs"]
+mod intrinsics;
+mod kernel;
 mod log;
 mod machine;
 mod panic;
+mod process;
+mod syscall;
 
-use crate::log::log;
+use crate::kernel::Kernel;
 
 /// Where the nucleus enters the manager, with the physical address of the PVH `hvm_start_info`.
 #[expect(unsafe_code, reason = "the nucleus finds it by its name")]
@@ -19,18 +25,28 @@ use crate::log::log;
 extern "C" fn manager_main(start_info: u64) -> ! {
     // SAFETY: the nucleus calls this function once.
     let machine = unsafe { boot::boot(start_info) };
-    log!(Info, "{:?} {:?}", machine.local_apic, machine.io_apics);
-    for _ in 0..5 {
-        let t = machine.clock.now();
-        let v = boot::idle(&machine.local_apic, Some(10_000_000));
-        log!(Info, "vector {v} after {} us", (machine.clock.now() - t) / 1000);
+    let options = machine.options.clone();
+    let kernel = Kernel::new(machine);
+    if let Some(test) = options.panic_test {
+        panic::provoke(test);
     }
-    log!(Info, "{:?} {:?}", machine.local_apic, machine.io_apics);
-    log!(Info, "heap {:?} acpi {:?}", machine::heap::usage(), machine.acpi);
-    log!(
-        Info,
-        "buddy {:?}",
-        machine.memory.free_chunks(guest_mm::ZoneKind::Normal)
-    );
-    machine::power::off(&machine.acpi)
+    let has_programs = !options.programs.is_empty();
+    for words in options.programs {
+        process::start(kernel, words);
+    }
+    if has_programs {
+        kernel.spawn(end_after_programs(kernel));
+    }
+    kernel.run()
+}
+
+/// Switches the machine off when all programs have ended.
+async fn end_after_programs(kernel: &'static Kernel) {
+    loop {
+        let seen = kernel.program_ended.count();
+        if kernel.programs.borrow().iter().all(|program| program.has_ended()) {
+            kernel.power_off();
+        }
+        kernel.program_ended.after(seen).await;
+    }
 }

@@ -12,6 +12,7 @@ use crate::machine::{image, ports, power, registers::MmioRegisters, serial};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use guest_kernel::cmdline::PanicTest;
 use guest_virtio::console::EmergencyConsole;
 
 /// pvpanic: the guest has panicked (QEMU `docs/specs/pvpanic.rst`).
@@ -32,6 +33,27 @@ pub(crate) fn report_to_console(registers: MmioRegisters) {
 /// Panics are signalled at this port.
 pub(crate) fn report_to_port(port: u16) {
     PORT.store(port, Ordering::Release);
+}
+
+/// Fails on purpose, as the command line asks for.
+pub(crate) fn provoke(test: PanicTest) {
+    match test {
+        PanicTest::Manager => panic!("asked for by panic_test=manager"),
+        PanicTest::Fault => {
+            // SAFETY: nothing is mapped at page 0, so this does not read anything: it faults.
+            unsafe { core::ptr::without_provenance::<u8>(8).read_volatile() };
+        }
+        PanicTest::Stack => {
+            core::hint::black_box(deeper(&[0; 128]));
+        }
+    }
+}
+
+#[expect(unconditional_recursion, reason = "overflows the stack on purpose")]
+fn deeper(above: &[u64; 128]) -> u64 {
+    let mut here = *above;
+    here[0] += 1;
+    deeper(core::hint::black_box(&here)) + here[1]
 }
 
 #[panic_handler]

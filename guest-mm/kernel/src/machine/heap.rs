@@ -7,6 +7,7 @@ use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
 use guest_kernel::heap::Heap;
 use guest_kernel::physical::to_usize;
+use guest_mm::{Gfp, Order, PhysicalMemory};
 
 /// Memory that is there before the memory map is known: enough to read it.
 const FIRST_BYTES: usize = 64 << 10;
@@ -74,6 +75,30 @@ pub(crate) unsafe fn add(start: u64, bytes: u64) {
     };
     // SAFETY: by this function's own condition.
     with_heap(|heap| unsafe { heap.add(start, to_usize(bytes)) });
+}
+
+/// Frames allocated for the heap: proof that they are nobody else's.
+pub(crate) struct KernelChunk {
+    start: u64,
+    bytes: u64,
+}
+
+impl KernelChunk {
+    /// Takes a chunk for good; `None` if there is none.
+    pub(crate) fn allocate(memory: &mut PhysicalMemory, order: Order) -> Option<Self> {
+        let pfn = memory.alloc_pages(Gfp::Kernel, order).ok()?;
+        Some(Self {
+            start: pfn.gpa(),
+            bytes: order.bytes(),
+        })
+    }
+}
+
+/// Gives the heap more memory.
+pub(crate) fn add_chunk(chunk: KernelChunk) {
+    let KernelChunk { start, bytes } = chunk;
+    // SAFETY: such frames are boot memory, which is mapped for good, and are allocated and never freed.
+    unsafe { add(start, bytes) };
 }
 
 /// Bytes of the heap, and how many of them are free.

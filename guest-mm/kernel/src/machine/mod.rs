@@ -7,7 +7,6 @@ pub(crate) mod direct_map;
 pub(crate) mod frames;
 pub(crate) mod heap;
 pub(crate) mod image;
-pub(crate) mod intrinsics;
 pub(crate) mod io_apic;
 pub(crate) mod nucleus;
 pub(crate) mod physical;

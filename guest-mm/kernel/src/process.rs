@@ -1,0 +1,247 @@
+//! Programs: loaded from the executable that the image carries, each a task that runs its process and serves what
+//! stops it. A fault, a system call, an interrupt: all come back from the nucleus as a [`Trap`].
+
+use crate::fault;
+use crate::kernel::{Kernel, Memory};
+use crate::log::log;
+use crate::machine::image;
+use crate::machine::nucleus::{self, Context, Trap};
+use crate::syscall::{self, Outcome};
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::fmt;
+use guest_kernel::elf::{ElfError, Executable, SegmentKind};
+use guest_kernel::sync::yield_now;
+use guest_mm::mm::{CopyError, MmapError};
+use guest_mm::pagetable::MapError;
+use guest_mm::{Backing, Entry, FixedMapping, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
+
+/// All programs (package guest-programs), built by build.rs.
+static PROGRAMS: &[u8] = include_bytes!(env!("GUEST_PROGRAMS"));
+
+/// Where a program's segments may lie. Its stack is above them.
+const PROGRAM_ADDRESSES: core::ops::Range<u64> = 0x40_0000..STACK_BOTTOM;
+const STACK_BOTTOM: u64 = STACK_TOP - (1 << 20);
+const STACK_TOP: u64 = 0x1000_0000;
+
+/// A program, running or ended.
+pub(crate) struct Program {
+    /// Its number, from 1.
+    pub(crate) pid: u32,
+    /// Its name and arguments.
+    pub(crate) words: Vec<String>,
+    pub(crate) state: Cell<State>,
+    pub(crate) space: Cell<Option<SpaceId>>,
+    /// Checks of its own data that it reported.
+    pub(crate) checks_ok: Cell<u64>,
+    pub(crate) checks_failed: Cell<u64>,
+    /// Page faults served for it.
+    pub(crate) faults: Cell<u64>,
+}
+
+/// What a program is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// It runs or is about to.
+    Running,
+    /// It waits for time, memory or a page that moves.
+    Waiting,
+    /// It ended by itself with this status.
+    Exited(u64),
+    /// It did what no program may.
+    Killed,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Waiting => f.write_str("waiting"),
+            Self::Exited(status) => write!(f, "exited({status})"),
+            Self::Killed => f.write_str("killed"),
+        }
+    }
+}
+
+impl Program {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state.get(), State::Exited(_) | State::Killed)
+    }
+
+    /// Waits for something, visibly so.
+    pub(crate) async fn wait_for<T>(&self, what: impl Future<Output = T>) -> T {
+        self.state.set(State::Waiting);
+        let result = what.await;
+        self.state.set(State::Running);
+        result
+    }
+}
+
+/// Loads a program, `words` being its name and arguments, and starts it.
+pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
+    let pid = u32::try_from(kernel.programs.borrow().len() + 1).unwrap_or(u32::MAX);
+    let program = Rc::new(Program {
+        pid,
+        words,
+        state: Cell::new(State::Running),
+        space: Cell::new(None),
+        checks_ok: Cell::new(0),
+        checks_failed: Cell::new(0),
+        faults: Cell::new(0),
+    });
+    kernel.programs.borrow_mut().push(program.clone());
+    let loaded = load(&mut kernel.mm.borrow_mut());
+    match loaded {
+        Ok((space, context)) => {
+            program.space.set(Some(space));
+            kernel.spawn(live(kernel, program, space, context));
+        }
+        Err(error) => {
+            log!(Error, "{}[{pid}]: cannot be loaded: {error}", program.name());
+            program.state.set(State::Killed);
+            kernel.program_ended.raise();
+        }
+    }
+}
+
+/// A program's whole life.
+async fn live(kernel: &'static Kernel, program: Rc<Program>, space: SpaceId, mut context: Box<Context>) {
+    let end = serve(kernel, &program, space, &mut context).await;
+    // A page under migration holds the address space until it has arrived.
+    loop {
+        let seen = kernel.migrated.count();
+        if kernel.mm.borrow_mut().destroy_space(space).is_ok() {
+            break;
+        }
+        kernel.migrated.after(seen).await;
+    }
+    program.space.set(None);
+    program.state.set(end);
+    log!(Info, "{}[{}]: {end}", program.name(), program.pid);
+    kernel.memory_came.raise();
+    kernel.program_ended.raise();
+}
+
+/// Runs the process and serves its traps until it ends.
+async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, context: &mut Context) -> State {
+    let mut slice_end = kernel.clock.now() + kernel.tick_ns;
+    loop {
+        // Alone, it needs no time limit: whatever makes another task ready is an interrupt.
+        let limit = kernel.executor.has_ready().then_some(slice_end);
+        match nucleus::run(context, kernel.timer_until(limit)) {
+            Trap::SystemCall => match syscall::serve(kernel, program, space, context).await {
+                Outcome::Result(result) => context.rax = result,
+                Outcome::Exit(status) => return State::Exited(status),
+            },
+            Trap::PageFault { address, error } => {
+                program.faults.set(program.faults.get() + 1);
+                if let Err(why) = fault::serve(kernel, program, space, address, error).await {
+                    return kill(program, context, format_args!("{why}"));
+                }
+            }
+            Trap::Interrupt(vector) => kernel.interrupt(vector),
+            Trap::Exception { vector, error } => {
+                return kill(
+                    program,
+                    context,
+                    format_args!("exception {vector}, error code {error:#x}"),
+                );
+            }
+        }
+        // Others had their turn while it waited; at the end of its time they have it now.
+        let now = kernel.clock.now();
+        if now >= slice_end || kernel.executor.has_ready() {
+            yield_now().await;
+            slice_end = kernel.clock.now() + kernel.tick_ns;
+        }
+    }
+}
+
+fn kill(program: &Program, context: &Context, why: fmt::Arguments<'_>) -> State {
+    log!(
+        Warning,
+        "{}[{}]: {why}, at {:#x}",
+        program.name(),
+        program.pid,
+        context.rip
+    );
+    State::Killed
+}
+
+/// A new address space with the executable and a stack in it, and the registers to start with.
+fn load(mm: &mut Memory) -> Result<(SpaceId, Box<Context>), LoadError> {
+    let executable = Executable::parse(PROGRAMS, PROGRAM_ADDRESSES).map_err(LoadError::File)?;
+    let nucleus = Pfn::containing(image::nucleus()).ok_or(LoadError::File(ElfError::Truncated))?;
+    let bits = Entry::PRESENT | Entry::WRITABLE | Entry::HUGE | Entry::ACCESSED | Entry::DIRTY;
+    let fixed = FixedMapping::Leaf {
+        va: image::nucleus(),
+        entry: Entry::new(nucleus, bits),
+    };
+    let space = mm.create_space(&[fixed]).map_err(LoadError::Space)?;
+    match fill(mm, space, &executable) {
+        Ok(()) => {
+            let root = mm.space(space).map_or(0, |space| space.root().gpa());
+            Ok((space, Box::new(Context::new(root, executable.entry(), STACK_TOP))))
+        }
+        Err(error) => {
+            // Nothing of a space that never ran is under migration.
+            let _ = mm.destroy_space(space);
+            Err(error)
+        }
+    }
+}
+
+fn fill(mm: &mut Memory, space: SpaceId, executable: &Executable<'_>) -> Result<(), LoadError> {
+    let data = Prot::READ.with(Prot::WRITE);
+    let area = |mm: &mut Memory, start: u64, end: u64, prot| {
+        let start = start / PAGE_SIZE * PAGE_SIZE;
+        let request = MapRequest {
+            len: end - start,
+            place: Place::Fixed(start),
+            prot,
+            backing: Backing::Anonymous(HugeAdvice::NoHuge),
+        };
+        mm.mmap(space, &request).map_err(LoadError::Area)
+    };
+    for segment in executable.segments() {
+        let prot = match segment.kind {
+            SegmentKind::Code => Prot::READ.with(Prot::EXEC),
+            SegmentKind::Constants => Prot::READ,
+            SegmentKind::Data => data,
+        };
+        area(mm, segment.address, segment.address + segment.size, prot)?;
+        mm.load(space, segment.address, segment.bytes)
+            .map_err(LoadError::Copy)?;
+    }
+    area(mm, STACK_BOTTOM, STACK_TOP, data)?;
+    Ok(())
+}
+
+/// Why a program could not be loaded.
+#[derive(Debug)]
+enum LoadError {
+    File(ElfError),
+    Space(MapError),
+    Area(MmapError),
+    Copy(CopyError),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Space(error) => error.fmt(f),
+            Self::Area(error) => error.fmt(f),
+            Self::Copy(error) => error.fmt(f),
+        }
+    }
+}

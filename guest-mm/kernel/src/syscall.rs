@@ -1,0 +1,198 @@
+//! System calls: what programs can ask for (`guest_programs::abi`).
+
+use crate::fault::{self, Seen, Waiting};
+use crate::kernel::Kernel;
+use crate::log::log;
+use crate::machine::nucleus::Context;
+use crate::process::Program;
+use alloc::string::String;
+use guest_kernel::physical::to_usize;
+use guest_kernel::sync::yield_now;
+use guest_mm::mm::{CopyError, FaultError, MmapError};
+use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
+use guest_programs::abi::{Call, Error, MAX_LINE, SystemInfo, map_flags};
+
+/// What a system call leads to.
+pub(crate) enum Outcome {
+    /// The program goes on with this in rax.
+    Result(u64),
+    /// It ends with this status.
+    Exit(u64),
+}
+
+/// Carries out the call in the program's registers.
+pub(crate) async fn serve(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    context: &Context,
+) -> Outcome {
+    let Context {
+        rdi: first,
+        rsi: second,
+        rdx: third,
+        ..
+    } = *context;
+    let result = match Call::from_number(context.rax) {
+        Some(Call::Exit) => return Outcome::Exit(first),
+        Some(Call::Write) => write(kernel, program, space, first, second).await,
+        Some(Call::Map) => map(kernel, space, first, second, third),
+        Some(Call::Unmap) => unmap(kernel, program, space, first, second).await,
+        Some(Call::Yield) => {
+            yield_now().await;
+            Ok(0)
+        }
+        Some(Call::SleepUntil) => {
+            program.wait_for(kernel.timers.sleep_until(first)).await;
+            Ok(0)
+        }
+        Some(Call::Clock) => Ok(kernel.clock.now()),
+        Some(Call::SystemInfo) => {
+            let bytes = system_info(kernel).to_words().map(u64::to_le_bytes);
+            copy_out(kernel, program, space, first, bytes.as_flattened())
+                .await
+                .map(|()| 0)
+        }
+        Some(Call::Report) => {
+            report(program, first, second);
+            Ok(0)
+        }
+        Some(Call::Arguments) => arguments(kernel, program, space, first, second).await,
+        None => Err(Error::NoCall),
+    };
+    Outcome::Result(result.unwrap_or_else(Error::to_result))
+}
+
+async fn write(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    address: u64,
+    len: u64,
+) -> Result<u64, Error> {
+    let mut bytes = [0; MAX_LINE];
+    let line = &mut bytes[..to_usize(len).min(MAX_LINE)];
+    fault::copy(kernel, program, |mm| mm.read_user(space, address, line))
+        .await
+        .map_err(copy_error)?;
+    let text = String::from_utf8_lossy(line);
+    log!(Info, "{}[{}]: {}", program.name(), program.pid, text.trim_end());
+    Ok(line.len() as u64)
+}
+
+fn map(kernel: &Kernel, space: SpaceId, len: u64, flags: u64, gpa: u64) -> Result<u64, Error> {
+    if flags & !(map_flags::NO_HUGE | map_flags::PHYSICAL) != 0 || !gpa.is_multiple_of(PAGE_SIZE) {
+        return Err(Error::Invalid);
+    }
+    let backing = match (flags & map_flags::PHYSICAL != 0, flags & map_flags::NO_HUGE != 0) {
+        (true, _) => Backing::Physical(Pfn::containing(gpa).ok_or(Error::Invalid)?),
+        (false, true) => Backing::Anonymous(HugeAdvice::NoHuge),
+        (false, false) => Backing::Anonymous(HugeAdvice::Huge),
+    };
+    let request = MapRequest {
+        len,
+        place: Place::Anywhere,
+        prot: Prot::READ.with(Prot::WRITE),
+        backing,
+    };
+    kernel.mm.borrow_mut().mmap(space, &request).map_err(map_error)
+}
+
+async fn unmap(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    address: u64,
+    len: u64,
+) -> Result<u64, Error> {
+    let waiting = Waiting::default();
+    loop {
+        let seen = Seen::now(kernel);
+        let outcome = kernel.mm.borrow_mut().munmap(space, address, len);
+        match outcome {
+            Ok(()) => {
+                kernel.memory_came.raise();
+                return Ok(0);
+            }
+            Err(MmapError::Migrating(_)) => waiting.for_page(kernel, program, seen).await,
+            Err(error) => return Err(map_error(error)),
+        }
+    }
+}
+
+fn system_info(kernel: &Kernel) -> SystemInfo {
+    let mm = kernel.mm.borrow();
+    let stats = mm.phys.memory_stats();
+    let region = mm.phys.hotplug_region();
+    let total = stats.total_pages * PAGE_SIZE;
+    let is_online = |state| matches!(state, BlockState::Online | BlockState::GoingOffline);
+    let blocks_online = region.iter().filter(|&(_, state)| is_online(state)).count() as u64;
+    let online = blocks_online * u64::from(region.block_nr_pages()) * PAGE_SIZE;
+    let unplugged = region.iter().find(|&(_, state)| state == BlockState::Unplugged);
+    SystemInfo {
+        total,
+        future_total: total - online + kernel.resize.requested.get(),
+        available: stats.available_pages * PAGE_SIZE,
+        first_unplugged: unplugged
+            .and_then(|(block, _)| region.block_range(block))
+            .map_or(0, |range| range.start().gpa()),
+    }
+}
+
+fn report(program: &Program, ok: u64, failed: u64) {
+    program.checks_ok.set(program.checks_ok.get().saturating_add(ok));
+    program
+        .checks_failed
+        .set(program.checks_failed.get().saturating_add(failed));
+}
+
+async fn arguments(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    address: u64,
+    room: u64,
+) -> Result<u64, Error> {
+    let mut text = String::new();
+    for word in &program.words {
+        text.push_str(word);
+        text.push('\0');
+    }
+    let fits = &text.as_bytes()[..text.len().min(to_usize(room))];
+    copy_out(kernel, program, space, address, fits).await?;
+    Ok(text.len() as u64)
+}
+
+async fn copy_out(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    fault::copy(kernel, program, |mm| mm.write_user(space, address, bytes))
+        .await
+        .map_err(copy_error)
+}
+
+fn copy_error(error: CopyError) -> Error {
+    match error {
+        CopyError::Fault {
+            error: FaultError::OutOfMemory,
+            ..
+        } => Error::NoMemory,
+        CopyError::Fault { .. } | CopyError::Migrating { .. } => Error::Fault,
+    }
+}
+
+fn map_error(error: MmapError) -> Error {
+    match error {
+        MmapError::NoRoom { .. } | MmapError::NoMemory => Error::NoMemory,
+        MmapError::UnknownSpace(_)
+        | MmapError::BadRange { .. }
+        | MmapError::BadFrames
+        | MmapError::Occupied(_)
+        | MmapError::Pinned { .. }
+        | MmapError::Migrating(_) => Error::Invalid,
+    }
+}

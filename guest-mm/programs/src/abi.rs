@@ -1,0 +1,166 @@
+//! What programs and the manager share: system calls, and the structures they exchange.
+//!
+//! A system call is `int3` with its number in rax and up to three arguments in rdi, rsi and rdx. The result comes
+//! back in rax: a number, or an [`Error`]'s code negated. All other registers stay as they are.
+
+/// The system calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Call {
+    /// `(status)`: ends the program.
+    Exit = 0,
+    /// `(address, bytes)`: writes a line, at most [`MAX_LINE`] bytes of it, to the guest's console.
+    Write = 1,
+    /// `(bytes, flags, gpa)`: maps zeroed memory (or, with [`map_flags::PHYSICAL`], what is at the physical
+    /// address `gpa`) and returns its address.
+    Map = 2,
+    /// `(address, bytes)`: unmaps memory.
+    Unmap = 3,
+    /// Lets others run.
+    Yield = 4,
+    /// `(time)`: sleeps until then, in nanoseconds of [`Call::Clock`].
+    SleepUntil = 5,
+    /// Returns nanoseconds since the guest started.
+    Clock = 6,
+    /// `(address)`: stores a [`SystemInfo`] there.
+    SystemInfo = 7,
+    /// `(ok, failed)`: so many checks of its own data went well, and so many did not, since the last report.
+    Report = 8,
+    /// `(address, bytes)`: stores the program's arguments there, each ended by a zero byte, and returns how many
+    /// bytes they take altogether.
+    Arguments = 9,
+}
+
+impl Call {
+    /// The call with that number.
+    pub const fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Exit,
+            1 => Self::Write,
+            2 => Self::Map,
+            3 => Self::Unmap,
+            4 => Self::Yield,
+            5 => Self::SleepUntil,
+            6 => Self::Clock,
+            7 => Self::SystemInfo,
+            8 => Self::Report,
+            9 => Self::Arguments,
+            _ => return None,
+        })
+    }
+}
+
+/// Most bytes that one [`Call::Write`] writes.
+pub const MAX_LINE: usize = 200;
+
+/// Flags of [`Call::Map`].
+pub mod map_flags {
+    /// Only 4 KiB pages.
+    pub const NO_HUGE: u64 = 1;
+    /// Physical memory, like Linux' `/dev/mem`.
+    pub const PHYSICAL: u64 = 2;
+}
+
+/// Why a call failed: Linux's codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Error {
+    /// `ENOMEM`: no memory or no room in the address space.
+    NoMemory = 12,
+    /// `EFAULT`: the program has no such memory.
+    Fault = 14,
+    /// `EINVAL`: arguments that make no sense.
+    Invalid = 22,
+    /// `ENOSYS`: no such call.
+    NoCall = 38,
+}
+
+/// Results from here on are negated error codes, as in Linux.
+const FIRST_ERROR: u64 = u64::MAX - 4094;
+
+impl Error {
+    /// As it comes back in rax.
+    pub const fn to_result(self) -> u64 {
+        (self as u64).wrapping_neg()
+    }
+
+    /// What came back in rax.
+    ///
+    /// # Errors
+    /// The error that it stands for; unknown ones count as [`Error::Invalid`].
+    pub const fn check(result: u64) -> Result<u64, Self> {
+        if result < FIRST_ERROR {
+            return Ok(result);
+        }
+        Err(match result.wrapping_neg() {
+            12 => Self::NoMemory,
+            14 => Self::Fault,
+            38 => Self::NoCall,
+            _ => Self::Invalid,
+        })
+    }
+}
+
+/// The guest's memory as a program needs to know it. Sizes in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct SystemInfo {
+    /// Memory that the guest manages now.
+    pub total: u64,
+    /// Memory that it will manage once the resize under way is done; the same as `total` when none is.
+    pub future_total: u64,
+    /// Memory that programs can still get now.
+    pub available: u64,
+    /// Physical address of the lowest unplugged block; 0 if there is none.
+    pub first_unplugged: u64,
+}
+
+/// Words of a [`SystemInfo`].
+pub const SYSTEM_INFO_WORDS: usize = 4;
+const _: () = assert!(size_of::<SystemInfo>() == SYSTEM_INFO_WORDS * 8);
+
+impl SystemInfo {
+    /// The structure as it lies in memory, word by word.
+    pub const fn to_words(self) -> [u64; SYSTEM_INFO_WORDS] {
+        [
+            self.total,
+            self.future_total,
+            self.available,
+            self.first_unplugged,
+        ]
+    }
+
+    /// The structure out of its words.
+    pub const fn from_words(words: [u64; SYSTEM_INFO_WORDS]) -> Self {
+        let [total, future_total, available, first_unplugged] = words;
+        Self {
+            total,
+            future_total,
+            available,
+            first_unplugged,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_found_by_their_own_numbers() {
+        for number in 0..20 {
+            if let Some(call) = Call::from_number(number) {
+                assert_eq!(call as u64, number);
+            }
+        }
+        assert_eq!(Call::from_number(10), None);
+    }
+
+    #[test]
+    fn errors_survive_the_register() {
+        for error in [Error::NoMemory, Error::Fault, Error::Invalid, Error::NoCall] {
+            assert_eq!(Error::check(error.to_result()), Err(error));
+        }
+        assert_eq!(Error::check(1 << 44), Ok(1 << 44));
+    }
+}

@@ -1,0 +1,212 @@
+//! The programs' arguments: words `name=value`.
+
+use core::fmt;
+
+/// Bytes of a chunk, the unit in which `hog` takes and gives memory back: a huge page.
+pub const CHUNK: u64 = 2 << 20;
+
+/// How much memory `hog` keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Amount {
+    /// `fill=P%`: that share of the guest's memory, also while it grows and shrinks. 1 to 95.
+    Percent(u8),
+    /// `size=N`: so many bytes (with suffix K, M or G).
+    Bytes(u64),
+}
+
+/// Which pages `hog` asks for: `pages=`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pages {
+    /// 2 MiB where there are any (the default).
+    Huge,
+    /// 4 KiB.
+    Small,
+    /// Both, in turn.
+    Mixed,
+}
+
+/// What `hog` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HogOptions {
+    /// How much memory it keeps. Default half of the guest's.
+    pub amount: Amount,
+    /// In which pages.
+    pub pages: Pages,
+    /// `rounds=N`: how often it checks all of it before it ends; for ever without.
+    pub rounds: Option<u64>,
+    /// `seed=N`: what its pattern starts from. Default 1.
+    pub seed: u64,
+    /// `pause_ms=N`: how long it sleeps after each round. Default 0.
+    pub pause_ms: u64,
+}
+
+/// Which physical address `trespass` touches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trespass {
+    /// `gpa=first-unplugged` (the default): the first byte of the lowest unplugged block.
+    FirstUnplugged,
+    /// `gpa=N`.
+    Address(u64),
+}
+
+/// An argument that a program does not understand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadArgument<'a>(pub &'a str);
+
+impl fmt::Display for BadArgument<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad argument {}", self.0)
+    }
+}
+
+impl HogOptions {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing.
+    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let amount = Amount::Percent(50);
+        let mut options = Self {
+            amount,
+            pages: Pages::Huge,
+            rounds: None,
+            seed: 1,
+            pause_ms: 0,
+        };
+        for argument in arguments {
+            options.set(argument).ok_or(BadArgument(argument))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, argument: &str) -> Option<()> {
+        let (name, value) = argument.split_once('=')?;
+        match name {
+            "fill" => {
+                let percent = value.strip_suffix('%')?.parse().ok();
+                self.amount = Amount::Percent(percent.filter(|percent| (1..=95).contains(percent))?);
+            }
+            "size" => self.amount = Amount::Bytes(parse_size(value)?),
+            "pages" => {
+                self.pages = match value {
+                    "huge" => Pages::Huge,
+                    "small" => Pages::Small,
+                    "mixed" => Pages::Mixed,
+                    _ => return None,
+                };
+            }
+            "rounds" => self.rounds = Some(value.parse().ok()?),
+            "seed" => self.seed = value.parse().ok()?,
+            "pause_ms" => self.pause_ms = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+impl Amount {
+    /// How many chunks that is of `total` bytes.
+    pub const fn chunks(self, total: u64) -> u64 {
+        match self {
+            Self::Percent(percent) => total / 100 * percent as u64 / CHUNK,
+            Self::Bytes(bytes) => bytes.div_ceil(CHUNK),
+        }
+    }
+}
+
+impl Trespass {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing.
+    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let mut where_to = Self::FirstUnplugged;
+        for argument in arguments {
+            where_to = match argument.strip_prefix("gpa=") {
+                Some("first-unplugged") => Self::FirstUnplugged,
+                Some(number) => Self::Address(parse_number(number).ok_or(BadArgument(argument))?),
+                None => return Err(BadArgument(argument)),
+            };
+        }
+        Ok(where_to)
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    parse_number(number)?.checked_mul(1 << shift)
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_of_hog_is_understood() {
+        let line = "fill=70% pages=mixed rounds=3 seed=9 pause_ms=5";
+        let expected = HogOptions {
+            amount: Amount::Percent(70),
+            pages: Pages::Mixed,
+            rounds: Some(3),
+            seed: 9,
+            pause_ms: 5,
+        };
+        assert_eq!(HogOptions::parse(line.split(' ')), Ok(expected));
+        let sized = HogOptions::parse(["size=64M"].into_iter()).unwrap();
+        assert_eq!(sized.amount, Amount::Bytes(64 << 20));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for bad in [
+            "fill=70",
+            "fill=0%",
+            "fill=96%",
+            "size=",
+            "size=9G9",
+            "pages=big",
+            "rounds=x",
+            "loud",
+            "a=b",
+        ] {
+            assert_eq!(HogOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
+        }
+        assert_eq!(Trespass::parse(["here"].into_iter()), Err(BadArgument("here")));
+        assert_eq!(
+            Trespass::parse(["gpa=up"].into_iter()),
+            Err(BadArgument("gpa=up"))
+        );
+    }
+
+    #[test]
+    fn a_share_follows_the_total_and_a_size_does_not() {
+        assert_eq!(Amount::Percent(50).chunks(100 * CHUNK), 50);
+        assert_eq!(Amount::Percent(95).chunks(1 << 40), 498_073);
+        assert_eq!(Amount::Bytes(5 << 20).chunks(0), 3);
+    }
+
+    #[test]
+    fn addresses_are_decimal_or_hexadecimal() {
+        assert_eq!(
+            Trespass::parse(["gpa=0x100000000"].into_iter()),
+            Ok(Trespass::Address(1 << 32))
+        );
+        assert_eq!(
+            Trespass::parse(["gpa=4096"].into_iter()),
+            Ok(Trespass::Address(4096))
+        );
+        assert_eq!(Trespass::parse([].into_iter()), Ok(Trespass::FirstUnplugged));
+    }
+}
