@@ -29,27 +29,19 @@ impl Gpa {
 
 /// What the kernel offers a driver: frames the device may reach, and volatile access to them.
 ///
-/// Accesses of 2, 4 and 8 bytes are naturally aligned and must be single loads or stores (volatile): the device
-/// may be writing the same location. The byte copies carry no such promise. Addresses passed in always lie
-/// inside an area that this memory handed out and that was not released since.
+/// Accesses of 2 bytes (ring indices and flags) are naturally aligned and must be single volatile loads or stores:
+/// the device may be writing the same location. The byte copies are volatile too, but may go piece by piece. Addresses passed in always lie
+/// inside frames that this memory handed out.
 pub trait DmaMemory {
     /// `nr_pages` physically contiguous, zeroed frames, never in memory that can be unplugged and never moved;
-    /// `None` if there are none. Returns the address of the first byte, a multiple of [`PAGE_SIZE`].
+    /// `None` if there are none. They are given for good: a driver that starts again uses the same ones, and a
+    /// device that was given up is not trusted to have forgotten their addresses. Returns the address of the first byte, a multiple of [`PAGE_SIZE`].
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa>;
-
-    /// Takes back what [`allocate`](Self::allocate) gave. Called only after the device was reset.
-    fn release(&self, start: Gpa, nr_pages: NonZeroUsize);
 
     /// Reads 2 bytes, little-endian.
     fn read16(&self, at: Gpa) -> u16;
-    /// Reads 4 bytes, little-endian.
-    fn read32(&self, at: Gpa) -> u32;
     /// Writes 2 bytes, little-endian.
     fn write16(&self, at: Gpa, value: u16);
-    /// Writes 4 bytes, little-endian.
-    fn write32(&self, at: Gpa, value: u32);
-    /// Writes 8 bytes, little-endian.
-    fn write64(&self, at: Gpa, value: u64);
     /// Copies `into.len()` bytes out of the shared memory.
     fn read_bytes(&self, at: Gpa, into: &mut [u8]);
     /// Copies `from` into the shared memory.
@@ -62,23 +54,11 @@ macro_rules! forward_dma_memory {
             fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa> {
                 (**self).allocate(nr_pages)
             }
-            fn release(&self, start: Gpa, nr_pages: NonZeroUsize) {
-                (**self).release(start, nr_pages);
-            }
             fn read16(&self, at: Gpa) -> u16 {
                 (**self).read16(at)
             }
-            fn read32(&self, at: Gpa) -> u32 {
-                (**self).read32(at)
-            }
             fn write16(&self, at: Gpa, value: u16) {
                 (**self).write16(at, value);
-            }
-            fn write32(&self, at: Gpa, value: u32) {
-                (**self).write32(at, value);
-            }
-            fn write64(&self, at: Gpa, value: u64) {
-                (**self).write64(at, value);
             }
             fn read_bytes(&self, at: Gpa, into: &mut [u8]) {
                 (**self).read_bytes(at, into);
@@ -108,8 +88,7 @@ impl core::fmt::Display for OutOfDmaMemory {
 
 impl core::error::Error for OutOfDmaMemory {}
 
-/// Some contiguous frames on loan from `M`. Dropping an area does not give it back: only
-/// [`release`](Self::release) does, and its caller vouches that the device no longer knows the address.
+/// Some contiguous frames of `M`, which belong to whoever holds this.
 #[derive(Debug)]
 pub struct DmaArea<M> {
     memory: M,
@@ -118,7 +97,7 @@ pub struct DmaArea<M> {
 }
 
 impl<M: DmaMemory> DmaArea<M> {
-    /// Borrows enough frames for `bytes` bytes (at least one page), zeroed.
+    /// Takes enough frames for `bytes` bytes (at least one page), zeroed.
     pub fn allocate(memory: M, bytes: usize) -> Result<Self, OutOfDmaMemory> {
         let nr_pages = NonZeroUsize::new(bytes.div_ceil(PAGE_SIZE)).unwrap_or(NonZeroUsize::MIN);
         let start = memory.allocate(nr_pages).ok_or(OutOfDmaMemory { nr_pages })?;
@@ -127,11 +106,6 @@ impl<M: DmaMemory> DmaArea<M> {
             start,
             nr_pages,
         })
-    }
-
-    /// Gives the frames back to the memory they came from.
-    pub fn release(self) {
-        self.memory.release(self.start, self.nr_pages);
     }
 
     /// The memory this area is a part of.

@@ -167,7 +167,7 @@ impl GuestMemory for GuestRam {
     }
 }
 
-/// The driver's side: frames from the bottom of memory up, never given back to anybody else.
+/// The driver's side: frames from the bottom of memory up.
 impl DmaMemory for GuestRam {
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa> {
         let start = self.next_frame.get();
@@ -176,7 +176,6 @@ impl DmaMemory for GuestRam {
         self.next_frame.set(start + zeroes.len() as u64);
         Some(Gpa::new(start))
     }
-    fn release(&self, _start: Gpa, _nr_pages: NonZeroUsize) {}
     fn read16(&self, at: Gpa) -> u16 {
         u16::from_le(
             self.bytes
@@ -184,22 +183,7 @@ impl DmaMemory for GuestRam {
                 .unwrap(),
         )
     }
-    fn read32(&self, at: Gpa) -> u32 {
-        u32::from_le(
-            self.bytes
-                .load(GuestAddress(at.raw()), Ordering::Relaxed)
-                .unwrap(),
-        )
-    }
     fn write16(&self, at: Gpa, value: u16) {
-        let at = GuestAddress(at.raw());
-        self.bytes.store(value.to_le(), at, Ordering::Relaxed).unwrap();
-    }
-    fn write32(&self, at: Gpa, value: u32) {
-        let at = GuestAddress(at.raw());
-        self.bytes.store(value.to_le(), at, Ordering::Relaxed).unwrap();
-    }
-    fn write64(&self, at: Gpa, value: u64) {
         let at = GuestAddress(at.raw());
         self.bytes.store(value.to_le(), at, Ordering::Relaxed).unwrap();
     }

@@ -56,22 +56,10 @@ impl DmaMemory for TestMemory {
         self.nr_used_pages.set(self.nr_used_pages.get() + nr_pages.get());
         Some(Gpa::new(BASE + start as u64))
     }
-    fn release(&self, _start: Gpa, nr_pages: NonZeroUsize) {
-        self.nr_used_pages.set(self.nr_used_pages.get() - nr_pages.get());
-    }
     fn read16(&self, at: Gpa) -> u16 {
         u16::from_le_bytes(self.read(at))
     }
-    fn read32(&self, at: Gpa) -> u32 {
-        u32::from_le_bytes(self.read(at))
-    }
     fn write16(&self, at: Gpa, value: u16) {
-        self.write(at, value.to_le_bytes());
-    }
-    fn write32(&self, at: Gpa, value: u32) {
-        self.write(at, value.to_le_bytes());
-    }
-    fn write64(&self, at: Gpa, value: u64) {
         self.write(at, value.to_le_bytes());
     }
     fn read_bytes(&self, at: Gpa, into: &mut [u8]) {
