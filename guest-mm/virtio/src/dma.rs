@@ -30,12 +30,13 @@ impl Gpa {
 /// What the kernel offers a driver: frames the device may reach, and volatile access to them.
 ///
 /// Accesses of 2 bytes (ring indices and flags) are naturally aligned and must be single volatile loads or stores:
-/// the device may be writing the same location. The byte copies are volatile too, but may go piece by piece. Addresses passed in always lie
-/// inside frames that this memory handed out.
+/// the device may be writing the same location. The byte copies are volatile too, but may go piece by piece.
+/// Addresses passed in always lie inside frames that this memory handed out.
 pub trait DmaMemory {
     /// `nr_pages` physically contiguous, zeroed frames, never in memory that can be unplugged and never moved;
     /// `None` if there are none. They are given for good: a driver that starts again uses the same ones, and a
-    /// device that was given up is not trusted to have forgotten their addresses. Returns the address of the first byte, a multiple of [`PAGE_SIZE`].
+    /// device that was given up is not trusted to have forgotten their addresses. Returns the address of the first
+    /// byte, a multiple of [`PAGE_SIZE`].
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa>;
 
     /// Reads 2 bytes, little-endian.
