@@ -371,6 +371,7 @@ fn remove_if_there(path: &Path) -> Result<(), RegistryError> {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Barrier};
+    use std::time::Duration;
 
     use super::*;
 
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_race_for_a_name_one_gets_it() {
+    fn of_many_that_race_for_a_name_one_gets_it_whoever_looks_meanwhile() {
         let (_directory, registry) = registry();
         for _ in 0..50 {
             let barrier = Arc::new(Barrier::new(5));
@@ -462,11 +463,12 @@ mod tests {
                     let (barrier, registry) = (Arc::clone(&barrier), registry.clone());
                     std::thread::spawn(move || {
                         barrier.wait();
-                        if racer == 0 {
-                            registry.list().expect("readable");
-                            return None;
+                        if racer < 3 {
+                            return registry.register(&name("a")).ok();
                         }
-                        registry.register(&name("a")).ok()
+                        // Looks until there is something to see.
+                        while registry.find(&name("a")).is_err() {}
+                        None
                     })
                 })
                 .collect();
@@ -480,6 +482,39 @@ mod tests {
                 "nobody removed the winner's files"
             );
         }
+    }
+
+    #[test]
+    fn registering_looking_and_leaving_wait_for_one_another() {
+        let (_directory, registry) = registry();
+        let leaving = registry.register(&name("leaving")).expect("free");
+        let guard = registry.lock().expect("ours");
+        let (done, is_done) = std::sync::mpsc::channel();
+        let spawn = |act: Box<dyn FnOnce(&RuntimeDir) + Send>| {
+            let (done, registry) = (done.clone(), registry.clone());
+            std::thread::spawn(move || {
+                act(&registry);
+                done.send(()).expect("the test waits");
+            })
+        };
+        let acts = [
+            spawn(Box::new(|registry| {
+                drop(registry.register(&name("a")).expect("free"));
+            })),
+            spawn(Box::new(|registry| drop(registry.find(&name("a"))))),
+            spawn(Box::new(|registry| drop(registry.list().expect("readable")))),
+            spawn(Box::new(|_| drop(leaving))),
+        ];
+        // An act that does not wait is done within microseconds; one that does is never done too early.
+        assert!(
+            is_done.recv_timeout(Duration::from_millis(200)).is_err(),
+            "somebody did not wait"
+        );
+        drop(guard);
+        for act in acts {
+            act.join().expect("no panic");
+        }
+        assert_eq!(fs::read_dir(registry.path()).expect("there").count(), 0);
     }
 
     #[test]

@@ -316,27 +316,24 @@ fn a_waiter_is_told_when_the_vm_ends() {
 }
 
 #[test]
-fn a_client_that_goes_away_stops_waiting() {
+fn clients_that_go_away_make_room_for_others() {
     let fixture = Fixture::new();
     let body = format!("{{\"total_bytes\":{},\"wait_seconds\":600}}", BOOT + 8 * MIB);
-    let mut stream = UnixStream::connect(fixture.registration.socket()).expect("listening");
-    write!(
-        stream,
-        "PUT /ballast/v1/memory HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("sent");
-    fixture.machine.until_waiting(1);
-    drop(stream);
-    // Between two turns nobody waits either: only a request that has ended leaves its place free for good.
-    let quiet_since = |since: Instant| since.elapsed() > Duration::from_secs(1);
-    let (mut since, deadline) = (Instant::now(), Instant::now() + Duration::from_secs(20));
-    while !quiet_since(since) {
-        assert!(Instant::now() < deadline, "still waiting");
-        if fixture.machine.waiting.load(Ordering::SeqCst) > 0 {
-            since = Instant::now();
-        }
-        std::thread::yield_now();
+    let length = body.len();
+    let request =
+        format!("PUT /ballast/v1/memory HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    let streams: Vec<_> = (0..MAX_WAITERS)
+        .map(|_| {
+            let mut stream = UnixStream::connect(fixture.registration.socket()).expect("listening");
+            stream.write_all(request.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    fixture.machine.until_waiting(MAX_WAITERS);
+    drop(streams);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = fixture.client().resize(BOOT + 8 * MIB, Some(Duration::ZERO)) {
+        assert!(Instant::now() < deadline, "no room: {error}");
     }
 }
 
