@@ -1,4 +1,4 @@
-//! The thread that answers a VM's control socket, and that turns SIGINT and SIGTERM into an orderly stop.
+//! The thread that answers a VM's control socket, and that turns SIGINT, SIGTERM and SIGHUP into an orderly stop.
 //!
 //! Signals are caught before anything is made that would have to be removed ([`ApiServer::new`]); they are obeyed, and
 //! requests answered, once there is a machine ([`ApiServer::serve`]).
@@ -31,7 +31,7 @@ pub struct ServerError(#[from] io::Error);
 #[derive(Debug)]
 pub struct ApiServer {
     runtime: Runtime,
-    signals: [Signal; 2],
+    signals: Vec<(&'static str, Signal)>,
 }
 
 /// A control socket that answers. Dropping it leaves the thread running; [`RunningServer::shut_down`] ends it.
@@ -42,7 +42,7 @@ pub struct RunningServer {
 }
 
 impl ApiServer {
-    /// Makes the event loop, and catches SIGINT and SIGTERM from now on.
+    /// Makes the event loop, and catches SIGINT, SIGTERM and SIGHUP from now on.
     ///
     /// # Errors
     /// The host refuses.
@@ -53,7 +53,12 @@ impl ApiServer {
             .build()?;
         let signals = {
             let _context = runtime.enter();
-            [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]
+            let catch = |name, kind| signal(kind).map(|signal| (name, signal));
+            vec![
+                catch("SIGINT", SignalKind::interrupt())?,
+                catch("SIGTERM", SignalKind::terminate())?,
+                catch("SIGHUP", SignalKind::hangup())?,
+            ]
         };
         Ok(Self { runtime, signals })
     }
@@ -95,12 +100,12 @@ impl RunningServer {
 /// The thread's work: requests and signals until it is over.
 async fn serve(
     listener: UnixListener,
-    [interrupt, terminate]: [Signal; 2],
+    signals: Vec<(&'static str, Signal)>,
     machine: Arc<dyn MachineHandle>,
     is_over: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    for (name, signal) in [("SIGINT", interrupt), ("SIGTERM", terminate)] {
+    for (name, signal) in signals {
         tokio::spawn(stop_on(signal, name, Arc::clone(&machine)));
     }
     let mut drained = is_over.clone();
