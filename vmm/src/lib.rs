@@ -8,4 +8,3 @@ pub mod hv;
 pub mod machine;
 pub mod memory;
 pub mod spec;
-pub mod terminal;

@@ -39,10 +39,6 @@ pub(crate) struct Machine {
     pub(crate) io_apics: Vec<IoApic>,
     /// Registers of the devices on the command line, with their global system interrupts.
     pub(crate) devices: Vec<(MmioRegisters, u32)>,
-    /// Bytes of RAM found.
-    pub(crate) boot_bytes: u64,
-    /// Bytes of it that hold the image and everything else that never reached the frame allocator.
-    pub(crate) reserved_bytes: u64,
 }
 
 /// Boots, with the start information at the physical address `start_info`.
@@ -77,7 +73,7 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     let memory = add_frames(&ram, &claimed);
     let clock = Clock::start().unwrap_or_else(|| panic!("the hypervisor offers no kvmclock"));
     let local_apic = LocalApic::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
-    let boot_bytes = ram.iter().map(|range| range.end - range.start).sum();
+    let boot_bytes: u64 = ram.iter().map(|range| range.end - range.start).sum();
     log!(
         Info,
         "Ballast guest: {} MiB of RAM, command line: {}",
@@ -89,14 +85,12 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     Machine {
         devices: devices(&options),
         io_apics: io_apics.into_iter().map(start_io_apic).collect(),
-        reserved_bytes: claimed.end - image::nucleus() + LOW_MEMORY,
         options,
         acpi,
         memory,
         direct_map,
         clock,
         local_apic,
-        boot_bytes,
     }
 }
 

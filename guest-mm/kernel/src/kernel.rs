@@ -157,7 +157,7 @@ impl Kernel {
             let Some(chunk) = KernelChunk::allocate(&mut self.mm.borrow_mut().phys, order) else {
                 return heap::has_room_for(bytes);
             };
-            heap::add_chunk(chunk);
+            chunk.add();
         }
         true
     }

@@ -2,11 +2,12 @@
 //! it from there. The library of this package has what can be tested without the machine.
 #![no_std]
 #![no_main]
-#![expect(dead_code, reason = "the devices' side comes next")]
 
 extern crate alloc;
 
 mod boot;
+mod control;
+mod devices;
 mod fault;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;
@@ -15,6 +16,7 @@ mod log;
 mod machine;
 mod panic;
 mod process;
+mod resize;
 mod syscall;
 
 use crate::kernel::Kernel;
@@ -25,8 +27,9 @@ use crate::kernel::Kernel;
 extern "C" fn manager_main(start_info: u64) -> ! {
     // SAFETY: the nucleus calls this function once.
     let machine = unsafe { boot::boot(start_info) };
-    let options = machine.options.clone();
+    let (options, found) = (machine.options.clone(), machine.devices.clone());
     let kernel = Kernel::new(machine);
+    devices::start(kernel, found);
     if let Some(test) = options.panic_test {
         panic::provoke(test);
     }

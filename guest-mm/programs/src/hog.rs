@@ -51,7 +51,7 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
     } = hog;
     say(format_args!(
         "{round} rounds, {} MiB held, {failed} checks failed",
-        chunks.len() as u64 * CHUNK >> 20
+        (chunks.len() as u64 * CHUNK) >> 20
     ));
     u64::from(failed > 0)
 }

@@ -5,7 +5,6 @@
 //! checked before anything is loaded: a file that is wrong ends with one line that names the value and the rule.
 
 pub mod acpi;
-pub mod built_in;
 mod bzimage;
 pub mod cmdline;
 mod elf;
@@ -152,7 +151,5 @@ impl Payload {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use guest_kernel::physical::to_usize;
 
 const PAGE: u64 = 4096;
 const HUGE_PAGE: u64 = 2 << 20;
+const GIB: u64 = 1 << 30;
 const ENTRIES: usize = 512;
 /// Ring 3 cannot use the upper half on some hosts: the direct map ends with the lower one.
 const END: u64 = 1 << 47;
@@ -121,6 +122,23 @@ impl DirectMap {
                 slot.store(address | access.bits(), Ordering::Release);
                 address += PAGE;
             }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that mapping `range` with 2 MiB pages needs no further table.
+    ///
+    /// # Errors
+    /// If there is no frame for one.
+    pub(crate) fn prepare(
+        &mut self,
+        range: Range<u64>,
+        frames: &mut impl TableFrames,
+    ) -> Result<(), OutOfTables> {
+        let first = range.start / GIB * GIB;
+        for address in (first..range.end).step_by(to_usize(GIB)) {
+            let directory = entry(descend(entry(self.root, address, 3), frames)?, address, 2);
+            descend(directory, frames)?;
         }
         Ok(())
     }

@@ -92,13 +92,12 @@ impl KernelChunk {
             bytes: order.bytes(),
         })
     }
-}
 
-/// Gives the heap more memory.
-pub(crate) fn add_chunk(chunk: KernelChunk) {
-    let KernelChunk { start, bytes } = chunk;
-    // SAFETY: such frames are boot memory, which is mapped for good, and are allocated and never freed.
-    unsafe { add(start, bytes) };
+    /// Gives it to the heap.
+    pub(crate) fn add(self) {
+        // SAFETY: such frames are boot memory, which is mapped for good, and are allocated and never freed.
+        unsafe { add(self.start, self.bytes) };
+    }
 }
 
 /// Bytes of the heap, and how many of them are free.

@@ -4,6 +4,7 @@
 pub(crate) mod apic;
 pub(crate) mod clock;
 pub(crate) mod direct_map;
+pub(crate) mod dma;
 pub(crate) mod frames;
 pub(crate) mod heap;
 pub(crate) mod image;

@@ -1,0 +1,98 @@
+//! The control channel: what the guest answers to the host's questions, one a line, over the console.
+
+use crate::devices::Console;
+use crate::kernel::Kernel;
+use crate::log::log;
+use crate::machine::heap;
+use alloc::string::String;
+use core::fmt::{self, Write};
+use guest_mm::{PAGE_SIZE, report};
+use guest_virtio::control::{self, Command, Reply};
+
+/// Pause before a broken console is tried again.
+const RESTART_AFTER_NS: u64 = 1_000_000_000;
+
+const HELP: &str = "\
+help       this list
+meminfo    memory by use, as /proc/meminfo
+buddyinfo  free chunks of each order, as /proc/buddyinfo
+blocks     every block of the hot-plug region: state, zone, free and used pages
+ps         every program: state, memory, checks of its own data, faults
+vmstat     counters of the memory manager and of the resize, as /proc/vmstat
+";
+
+/// Serves the channel for as long as the guest runs.
+pub(crate) async fn work(kernel: &'static Kernel, console: &'static Console) {
+    let mut answer = |command: &Command<'_>| answer(kernel, command);
+    loop {
+        let fault = control::serve(console, &mut answer).await;
+        log!(Error, "console: {fault}");
+        kernel.timers.sleep(RESTART_AFTER_NS).await;
+        if let Err(error) = console.restart() {
+            log!(Error, "console: {error}");
+        }
+    }
+}
+
+fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
+    if let Some(argument) = command.arguments().next() {
+        return Reply::Err(alloc::format!(
+            "{} takes no arguments, not {argument}",
+            command.name()
+        ));
+    }
+    let mut text = String::new();
+    let phys = &kernel.mm.borrow().phys;
+    let written = match command.name() {
+        "help" => text.write_str(HELP),
+        "meminfo" => report::meminfo(&mut text, phys).and_then(|()| kernel_heap(&mut text)),
+        "buddyinfo" => report::buddyinfo(&mut text, phys),
+        "blocks" => report::blocks(&mut text, phys),
+        "ps" => ps(&mut text, kernel),
+        "vmstat" => report::vmstat(&mut text, phys).and_then(|()| resize(&mut text, kernel)),
+        name => return Reply::Err(alloc::format!("unknown command {name}, try help")),
+    };
+    match written {
+        Ok(()) => Reply::Ok(text),
+        Err(fmt::Error) => Reply::Err(alloc::format!("{} could not be written", command.name())),
+    }
+}
+
+/// The manager's own memory: part of `KernelPages`, or set aside before the frame allocator started.
+fn kernel_heap(out: &mut String) -> fmt::Result {
+    let (total, free) = heap::usage();
+    writeln!(out, "{:<16}{:>8} kB", "KernelHeap:", total / 1024)?;
+    writeln!(out, "{:<16}{:>8} kB", "KernelHeapFree:", free / 1024)
+}
+
+fn ps(out: &mut String, kernel: &Kernel) -> fmt::Result {
+    writeln!(out, "PID NAME STATE RSS_KIB CHECKS_OK CHECKS_FAILED FAULTS ARGS")?;
+    let mm = kernel.mm.borrow();
+    for program in kernel.programs.borrow().iter() {
+        let space = program.space.get().and_then(|space| mm.space(space));
+        let rss_kib = space.map_or(0, |space| space.rss_pages() * PAGE_SIZE / 1024);
+        write!(
+            out,
+            "{} {} {} {rss_kib} {} {} {}",
+            program.pid,
+            program.name(),
+            program.state.get(),
+            program.checks_ok.get(),
+            program.checks_failed.get(),
+            program.faults.get(),
+        )?;
+        for word in program.words.iter().skip(1) {
+            write!(out, " {word}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
+    let status = &kernel.resize;
+    writeln!(out, "resize_requested_bytes {}", status.requested.get())?;
+    writeln!(out, "resize_plugged_bytes {}", status.plugged.get())?;
+    let reason = status.stall.get().map_or("none", |reason| reason.as_str());
+    writeln!(out, "resize_stall_reason {reason}")
+}

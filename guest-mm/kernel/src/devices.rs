@@ -1,0 +1,55 @@
+//! The virtio devices of the command line: found, started, and given a task each.
+
+use crate::control;
+use crate::kernel::Kernel;
+use crate::log::log;
+use crate::machine::dma::KernelDma;
+use crate::machine::registers::MmioRegisters;
+use crate::panic;
+use crate::resize;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use guest_virtio::StartError;
+use guest_virtio::console::ConsoleDriver;
+use guest_virtio::mem::MemDriver;
+use guest_virtio::transport::TransportError;
+
+/// The memory device of this machine.
+pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
+/// The console of this machine.
+pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
+
+/// Starts a driver for every device that has one.
+pub(crate) fn start(kernel: &'static Kernel, devices: Vec<(MmioRegisters, u32)>) {
+    for (registers, gsi) in devices {
+        let memory = KernelDma(kernel);
+        match Memory::start(registers, &memory) {
+            Ok(driver) => {
+                let driver: &'static Memory = Box::leak(Box::new(driver));
+                connect(kernel, gsi, || driver.on_interrupt());
+                kernel.spawn(resize::work(kernel, driver));
+                continue;
+            }
+            Err(StartError::Transport(TransportError::OtherDevice { .. })) => {}
+            Err(error) => {
+                log!(Error, "virtio device at {:#x}: {error}", registers.base());
+                continue;
+            }
+        }
+        match Console::start(registers, &memory) {
+            Ok(driver) => {
+                panic::report_to_console(registers);
+                let driver: &'static Console = Box::leak(Box::new(driver));
+                connect(kernel, gsi, || driver.on_interrupt());
+                kernel.spawn(control::work(kernel, driver));
+            }
+            Err(error) => log!(Error, "virtio device at {:#x}: {error}", registers.base()),
+        }
+    }
+}
+
+fn connect(kernel: &'static Kernel, gsi: u32, handler: impl Fn() + 'static) {
+    if !kernel.on_interrupt(gsi, handler) {
+        log!(Error, "no I/O APIC has an input for interrupt {gsi}");
+    }
+}

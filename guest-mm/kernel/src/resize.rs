@@ -1,0 +1,231 @@
+//! The resize worker: makes the plugged size what the host asks for. Driven by the device's interrupts.
+//!
+//! The planner (guest-virtio) says what to do next; growing and shrinking are in the files beside this one. The
+//! worker reads the configuration, works until the target is reached or nothing more can be done, says why, and waits:
+//! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
+
+mod grow;
+mod shrink;
+
+use crate::devices::Memory;
+use crate::kernel::Kernel;
+use crate::log::log;
+use core::ops::Range;
+use guest_kernel::sync::{Winner, race};
+use guest_mm::{BlockIndex, BlockState, Descriptors, PAGE_SIZE, PfnRange};
+use guest_virtio::mem::{BlockRun, RequestError, RunState};
+use guest_virtio::plan::{Planner, StallReason, Step};
+
+/// The first pause after a stall, and the longest; each is twice the one before.
+const FIRST_PAUSE_NS: u64 = 100_000_000;
+const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
+/// Pause before a broken device is tried again.
+const RESTART_AFTER_NS: u64 = 1_000_000_000;
+
+/// A block that is plugged and not in use.
+struct OfflineBlock {
+    block: BlockIndex,
+    /// What it takes to use it; absent when there was no memory for them.
+    descriptors: Option<Descriptors>,
+}
+
+/// Why a piece of work ended early.
+enum Interruption {
+    /// The host wants something else now.
+    NewTarget,
+    /// The device is out of order.
+    Device(RequestError),
+}
+
+/// The worker's state.
+struct Worker {
+    kernel: &'static Kernel,
+    device: &'static Memory,
+    planner: Planner,
+    /// `Kernel::memory_came` before the work that stalled: what came since is a reason to try again.
+    memory_seen: u64,
+}
+
+/// Follows the host's wishes for as long as the guest runs.
+pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
+    let region = device.region();
+    let blocks = PfnRange::inside(region.addr().raw(), region.region_size());
+    let block_nr_pages = u32::try_from(region.block_size() / PAGE_SIZE);
+    let (Some(blocks), Ok(block_nr_pages)) = (blocks, block_nr_pages) else {
+        log!(Error, "memory device: region beyond the addresses of this guest");
+        return;
+    };
+    if let Err(error) = kernel
+        .mm
+        .borrow_mut()
+        .phys
+        .set_hotplug_region(blocks, block_nr_pages)
+    {
+        log!(Error, "memory device: {error}");
+        return;
+    }
+    log!(
+        Info,
+        "memory device: {} blocks of {} MiB at {:#x}",
+        region.nr_blocks(),
+        region.block_size() >> 20,
+        region.addr().raw()
+    );
+    let planner = Planner::all_unplugged(region.nr_blocks());
+    let mut worker = Worker {
+        kernel,
+        device,
+        planner,
+        memory_seen: 0,
+    };
+    worker.start_empty().await;
+    let mut pause = FIRST_PAUSE_NS;
+    loop {
+        match worker.reach_target().await {
+            Ok(None) => pause = FIRST_PAUSE_NS,
+            Ok(Some(_)) => pause = worker.wait_for_luck(pause).await,
+            Err(Interruption::NewTarget) => {
+                pause = FIRST_PAUSE_NS;
+                continue;
+            }
+            Err(Interruption::Device(error)) => worker.restart_device(error).await,
+        }
+    }
+}
+
+impl Worker {
+    /// Blocks that are plugged already were somebody else's (this guest was rebooted): their contents mean nothing.
+    async fn start_empty(&mut self) {
+        let plugged = self.device.config().map_or(0, |config| config.plugged_size);
+        if plugged > 0 && self.device.unplug_all().await.is_err() {
+            self.planner = Planner::all_unknown(self.device.region().nr_blocks());
+        }
+    }
+
+    /// Works until the target is reached (and waits for the next one) or nothing is left to try.
+    async fn reach_target(&mut self) -> Result<Option<StallReason>, Interruption> {
+        let Ok(config) = self.device.config() else {
+            return Ok(Some(StallReason::Busy));
+        };
+        let target = self.device.region().target(&config);
+        self.kernel.resize.requested.set(config.requested_size);
+        log!(
+            Debug,
+            "memory device: {} MiB requested, {} MiB plugged",
+            config.requested_size >> 20,
+            config.plugged_size >> 20
+        );
+        self.memory_seen = self.kernel.memory_came.count();
+        self.planner.retry();
+        loop {
+            let step = self.planner.step(target);
+            let result = match step {
+                Step::Done => {
+                    self.publish(None);
+                    return self.next_target().await;
+                }
+                Step::Stalled(reason) => {
+                    self.publish(Some(reason));
+                    return Ok(Some(reason));
+                }
+                Step::Query(run) => self.query(run).await,
+                Step::Plug(run) => self.grow(run).await,
+                Step::Unplug(count) => self.shrink(count).await,
+            };
+            self.publish(self.kernel.resize.stall.get());
+            result?;
+            self.interrupted().await?;
+        }
+    }
+
+    /// Fails when the host has announced a change, without waiting for one.
+    async fn interrupted(&self) -> Result<(), Interruption> {
+        match race(self.device.config_changed(), async {}).await {
+            Winner::First(Ok(())) => Err(Interruption::NewTarget),
+            Winner::First(Err(fault)) => Err(Interruption::Device(RequestError::Device(fault))),
+            Winner::Second(()) => Ok(()),
+        }
+    }
+
+    async fn next_target(&self) -> Result<Option<StallReason>, Interruption> {
+        let changed = self.device.config_changed().await;
+        changed
+            .map(|()| None)
+            .map_err(|fault| Interruption::Device(RequestError::Device(fault)))
+    }
+
+    /// After a stall: waits for a new target, for memory, or for the pause to end. Returns the next pause.
+    async fn wait_for_luck(&self, pause: u64) -> u64 {
+        let memory = self.kernel.memory_came.after(self.memory_seen);
+        let luck = race(memory, self.kernel.timers.sleep(pause));
+        match race(self.device.config_changed(), luck).await {
+            Winner::Second(Winner::Second(())) => (pause * 2).min(LONGEST_PAUSE_NS),
+            Winner::First(_) | Winner::Second(Winner::First(())) => FIRST_PAUSE_NS,
+        }
+    }
+
+    /// Starts a broken device again; what it makes of its blocks must be asked for.
+    async fn restart_device(&mut self, error: RequestError) {
+        log!(Error, "memory device: {error}");
+        self.kernel.timers.sleep(RESTART_AFTER_NS).await;
+        if let Err(error) = self.device.restart() {
+            log!(Error, "memory device: {error}");
+        }
+    }
+
+    /// Asks the device what became of `run`, and makes the memory manager's view agree.
+    async fn query(&mut self, run: BlockRun) -> Result<(), Interruption> {
+        match self.device.state(run).await {
+            Ok(state) => {
+                self.planner.known(run, state);
+                for block in run.blocks() {
+                    self.reconcile(BlockIndex(block.raw()), state);
+                }
+                Ok(())
+            }
+            Err(error @ (RequestError::Device(_) | RequestError::Interrupted)) => {
+                Err(Interruption::Device(error))
+            }
+            Err(_) => {
+                self.planner.unanswered(run);
+                Ok(())
+            }
+        }
+    }
+
+    fn reconcile(&self, block: BlockIndex, state: RunState) {
+        let mut mm = self.kernel.mm.borrow_mut();
+        let phys = &mut mm.phys;
+        let known = phys.hotplug_region().state(block);
+        let result = match (state, known) {
+            (RunState::Plugged, Some(BlockState::Unplugged)) => {
+                phys.begin_plug(block).and_then(|()| phys.plugged(block))
+            }
+            (RunState::Plugged, Some(BlockState::Plugging)) => phys.plugged(block),
+            (RunState::Unplugged, Some(BlockState::Plugging)) => phys.cancel_plug(block),
+            (RunState::Unplugged, Some(BlockState::Offline)) => phys.unplugged(block),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            log!(Error, "memory device: {error}");
+        }
+    }
+
+    /// Physical addresses of a block of this region.
+    fn addresses(&self, block: BlockIndex) -> Range<u64> {
+        let size = self.device.region().block_size();
+        let start = self.device.region().addr().raw() + u64::from(block.0) * size;
+        start..start + size
+    }
+
+    fn publish(&self, stall: Option<StallReason>) {
+        let status = &self.kernel.resize;
+        if stall.is_some() && status.stall.get() != stall {
+            let reason = stall.map_or("", |reason| reason.as_str());
+            log!(Info, "resize stalled: {reason}");
+        }
+        status.stall.set(stall);
+        let plugged = u64::from(self.planner.plugged_blocks()) * self.device.region().block_size();
+        status.plugged.set(plugged);
+    }
+}
