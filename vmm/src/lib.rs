@@ -8,3 +8,4 @@ pub mod hv;
 pub mod machine;
 pub mod memory;
 pub mod spec;
+pub mod terminal;

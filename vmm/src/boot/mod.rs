@@ -5,6 +5,7 @@
 //! checked before anything is loaded: a file that is wrong ends with one line that names the value and the rule.
 
 pub mod acpi;
+pub mod built_in;
 mod bzimage;
 pub mod cmdline;
 mod elf;
@@ -151,5 +152,7 @@ impl Payload {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,12 @@ impl Vcpu {
         Self { fd, id, ram }
     }
 
+    /// Its number, which is also its APIC id.
+    #[must_use]
+    pub fn id(&self) -> u8 {
+        self.id
+    }
+
     /// Says what it can do: all that `supported` lists, as one of `cpus` CPUs.
     ///
     /// # Errors

@@ -1,20 +1,29 @@
 //! How a VM ends, and what can go wrong with it: the guest's doing ([`VmExit`]) and the host's ([`VmError`]) are
 //! different types and never become each other.
 
+use std::io;
+use std::path::PathBuf;
+
+use devices::DeviceError;
+use devices::mem::RegionError;
 use thiserror::Error;
+
+use crate::boot::BootError;
+use crate::hv::{EmulationFault, HvError};
+use crate::memory::MemoryError;
 
 /// Why a VM ended. None of these is a fault of the VMM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VmExit {
     /// The guest powered off (ACPI S5).
     Shutdown,
-    /// The guest asked for a reboot (i8042, reset register, or triple fault).
+    /// The guest asked for a reboot (i8042, or the ACPI reset register).
     Reboot,
     /// [`super::VmHandle::stop`], the terminal's escape key, or a signal ended it.
     Stopped,
-    /// The guest reported a panic.
+    /// The guest reported a panic, or came to a dead end (a triple fault).
     Panicked {
-        /// What it wrote to the emergency console first; empty if nothing.
+        /// What it wrote to the emergency console first, or where the dead end is; may be empty.
         message: String,
     },
     /// The guest touched a block it does not own, and the policy is to kill.
@@ -29,9 +38,67 @@ pub enum VmExit {
 /// A fault of the host, of the payload, or of the VMM: the VM cannot be built or cannot go on.
 #[derive(Debug, Error)]
 pub enum VmError {
-    /// Not built yet.
-    #[error("this machine is not finished")]
-    Unfinished,
+    /// KVM.
+    #[error(transparent)]
+    Hypervisor(#[from] HvError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The payload.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A device, for which the host failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The hot-plug region cannot be as it was asked for.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// The host's CPU cannot address that much guest memory.
+    #[error("guest memory would end at {end:#x}: this host's CPU has {bits} physical address bits, so at most {:#x}", 1u128 << bits)]
+    AddressBits {
+        /// First address behind the guest's memory.
+        end: u64,
+        /// Physical address bits.
+        bits: u32,
+    },
+    /// The serial port's file.
+    #[error("{}: {source}", path.display())]
+    SerialFile {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Something else that the host provides.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was wanted.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The event loop.
+    #[error(transparent)]
+    EventLoop(event_manager::Error),
+    /// KVM cannot execute what the guest wants executed.
+    #[error("the guest cannot go on: {0}")]
+    Emulation(EmulationFault),
+    /// The host did not provide memory that the guest owns.
+    #[error("the host cannot provide the guest's memory at gpa {gpa:#x}")]
+    HostMemory {
+        /// Guest-physical address.
+        gpa: u64,
+    },
+    /// KVM reported an exit that this VMM never asks for.
+    #[error("a vCPU stopped for an unexpected reason: {0}")]
+    UnexpectedExit(String),
+}
+
+impl VmError {
+    /// For `map_err`: names what the host did not do.
+    pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
 }
 
 /// Why a command to the guest brought no answer.

@@ -2,23 +2,54 @@
 //!
 //! [`Vm::build`] makes a machine from a [`VmSpec`], [`Vm::run`] runs it until it ends, and a [`VmHandle`] is how
 //! everybody else (API, command line, demo) sees and changes it meanwhile.
+//!
+//! Threads: one for each vCPU (`vcpus`), one event loop that processes virtio queues and takes input (`events`), one
+//! that writes serial output out ([`crate::terminal::Output`]); the thread in [`Vm::run`] waits for the end and takes
+//! everything down. What they share is in `shared`; how a VM lives and ends, in `lifecycle`.
 
+mod assemble;
+mod bus;
+mod channel;
+mod events;
 mod exit;
+mod input;
 pub mod layout;
+mod lifecycle;
+mod progress;
 mod resize;
+mod serial;
+mod shared;
+mod vcpus;
+mod violation;
+mod virtio;
 
 pub use exit::{GuestCommandError, VmError, VmExit};
 pub use resize::{IncompleteReason, ResizeError, ResizeOutcome};
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::report::VmStatus;
-use crate::spec::VmSpec;
+use crate::hv::{Partition, Vcpu};
+use crate::spec::{SerialMode, VmSpec};
+use crate::terminal::{EndSignals, Output, RawMode};
+use events::EventLoop;
+use lifecycle::Turn;
+use serial::SerialPort;
+use shared::Shared;
+use vcpus::VcpuThreads;
 
 /// A machine that is ready to run.
 #[derive(Debug)]
 pub struct Vm {
     handle: VmHandle,
+    /// Holds the lines between KVM and the devices.
+    _partition: Partition,
+    vcpus: Vec<Vcpu>,
+    /// The signal that gets a vCPU out of the guest.
+    kick: libc::c_int,
+    com1: Arc<SerialPort>,
+    output: Output,
 }
 
 impl Vm {
@@ -27,8 +58,7 @@ impl Vm {
     /// # Errors
     /// Anything the host or the payload lacks; each message names the value and the rule.
     pub fn build(spec: &VmSpec) -> Result<Self, VmError> {
-        let _ = spec;
-        Err(VmError::Unfinished)
+        assemble::assemble(spec)
     }
 
     /// A handle for other threads; any number may exist.
@@ -39,22 +69,52 @@ impl Vm {
 
     /// Runs the guest; returns when the VM has ended and all its threads are gone.
     ///
+    /// SIGINT, SIGTERM and SIGHUP end the VM. With [`SerialMode::Terminal`], standard input is the guest's, and in raw
+    /// mode if it is a terminal, until this returns.
+    ///
     /// # Errors
     /// A fault of the host or of the VMM itself. What the guest does wrong is a [`VmExit`].
     pub fn run(self) -> Result<VmExit, VmError> {
-        Err(VmError::Unfinished)
+        let shared = &self.handle.shared;
+        let mut events = EventLoop::new(shared)?;
+        events.hear(EndSignals::catch().map_err(VmError::host("catch signals"))?);
+        let raw_mode = match shared.spec.serial {
+            SerialMode::Terminal => {
+                let raw_mode = RawMode::enter().map_err(VmError::host("set up the terminal"))?;
+                events.take_input(&self.com1, self.output.writer());
+                Some(raw_mode)
+            }
+            SerialMode::Stdout | SerialMode::File(_) | SerialMode::Discard => None,
+        };
+        let events = events.start()?;
+        shared.lifecycle.start();
+        let vcpus = VcpuThreads::start(self.vcpus, shared, self.kick);
+        while shared.lifecycle.next_turn() == Turn::Hold {
+            vcpus.kick();
+        }
+        shared.announce_end();
+        // Before the vCPUs are waited for: one of them may be waiting for room in the output.
+        self.output.finish();
+        vcpus.kick();
+        vcpus.join();
+        // The event loop does not panic; if it did, it has said so.
+        let _ = events.join();
+        drop(raw_mode);
+        shared.lifecycle.take_end()
     }
 }
 
 /// A view of a machine for other threads.
 #[derive(Debug, Clone)]
-pub struct VmHandle {}
+pub struct VmHandle {
+    shared: Arc<Shared>,
+}
 
 impl VmHandle {
     /// What the VM is doing now.
     #[must_use]
     pub fn status(&self) -> VmStatus {
-        VmStatus::default()
+        self.shared.status()
     }
 
     /// Asks the guest to grow or shrink to `total_bytes` (boot memory plus hot-plugged memory) and returns at once.
@@ -62,21 +122,22 @@ impl VmHandle {
     /// # Errors
     /// See [`ResizeError`]; the guest has seen nothing then.
     pub fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
-        let _ = total_bytes;
-        Err(ResizeError::Ended)
+        self.shared.resize(total_bytes)
     }
 
     /// Blocks until the guest has reached what was last requested, the VM ends, or `deadline` passes.
     #[must_use]
     pub fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {
-        let _ = deadline;
-        ResizeOutcome::Done { total_bytes: 0 }
+        self.shared.wait_resize(deadline)
     }
 
     /// For each block of the hot-plug region, in address order, whether it is plugged. Empty without a region.
     #[must_use]
     pub fn blocks(&self) -> Vec<bool> {
-        Vec::new()
+        self.shared
+            .ram
+            .region()
+            .map_or_else(Vec::new, |region| region.plugged().snapshot())
     }
 
     /// Sends one command line to the guest's control channel and returns the text of its answer.
@@ -84,10 +145,14 @@ impl VmHandle {
     /// # Errors
     /// The guest's own refusal, or that it did not answer properly in time.
     pub fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError> {
-        let _ = (line, timeout);
-        Err(GuestCommandError::Ended)
+        self.shared.guest_command(line, timeout)
     }
 
-    /// Ends the VM; `Vm::run` returns [`VmExit::Stopped`] soon after.
-    pub fn stop(&self) {}
+    /// Ends the VM; `Vm::run` returns [`VmExit::Stopped`] soon after, unless it is ending already.
+    pub fn stop(&self) {
+        self.shared.lifecycle.end(Ok(VmExit::Stopped));
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use std::io;
+
+use devices::mem::{BackendError, BlockBackend, BlockRun};
+
 use super::MemoryError;
 use super::mapping::Access;
 use super::plugged::BlockState;
@@ -38,7 +42,7 @@ impl RegionBackend {
     /// The host refused, and the blocks are as they were.
     pub fn plug_blocks(&mut self, first: u64, count: u64) -> Result<(), MemoryError> {
         let (offset, size) = self.extent(first, count)?;
-        self.region.mapping.protect(offset, size, Access::ReadWrite)?;
+        self.protect_all(offset, size, Access::ReadWrite)?;
         self.region.plugged.set(first..first + count, BlockState::Plugged);
         Ok(())
     }
@@ -52,13 +56,24 @@ impl RegionBackend {
         let (offset, size) = self.extent(first, count)?;
         let run = first..first + count;
         self.region.plugged.set(run.clone(), BlockState::Unplugged);
-        if let Err(refused) = self.region.mapping.protect(offset, size, Access::None) {
+        if let Err(refused) = self.protect_all(offset, size, Access::None) {
             self.region.plugged.set(run, BlockState::Plugged);
             return Err(refused);
         }
         self.region.mapping.discard(offset, size)?;
         self.discarded.fetch_add(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Changes the protection of all of a range or, as far as the kernel lets it, of none.
+    fn protect_all(&self, offset: u64, size: u64, access: Access) -> Result<(), MemoryError> {
+        self.region
+            .mapping
+            .protect(offset, size, access)
+            .inspect_err(|_| {
+                // mprotect stops at the first part it cannot change; going back merges areas and needs no memory.
+                let _ = self.region.mapping.protect(offset, size, access.opposite());
+            })
     }
 
     fn extent(&self, first: u64, count: u64) -> Result<(u64, u64), MemoryError> {
@@ -74,6 +89,28 @@ impl RegionBackend {
             }
             _ => Err(outside),
         }
+    }
+}
+
+impl BlockBackend for RegionBackend {
+    fn plug(&mut self, run: BlockRun) -> Result<(), BackendError> {
+        self.plug_blocks(run.first.0, run.count.get())
+            .map_err(backend_error)
+    }
+
+    fn unplug(&mut self, run: BlockRun) -> Result<(), BackendError> {
+        self.unplug_blocks(run.first.0, run.count.get())
+            .map_err(backend_error)
+    }
+}
+
+/// The kernel is short of memory, or of areas (`vm.max_map_count`), for the moment: BUSY. Anything else is a fault.
+fn backend_error(error: MemoryError) -> BackendError {
+    match &error {
+        MemoryError::Protect { source, .. } if source.raw_os_error() == Some(libc::ENOMEM) => {
+            BackendError::Busy
+        }
+        _ => BackendError::Fault(io::Error::other(error)),
     }
 }
 

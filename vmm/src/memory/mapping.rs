@@ -39,6 +39,14 @@ impl Access {
         }
     }
 
+    /// The other one.
+    pub(super) const fn opposite(self) -> Self {
+        match self {
+            Self::None => Self::ReadWrite,
+            Self::ReadWrite => Self::None,
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::None => "inaccessible",

@@ -1,0 +1,356 @@
+//! Whole machines on this host's KVM, each with a guest of a few instructions. Without /dev/kvm these tests fail.
+
+use std::num::NonZeroU8;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+use super::*;
+use crate::boot::testing::{CODE_AT, pvh_image};
+use crate::control::report::VmState;
+use crate::machine::layout::{GIB, MIB};
+use crate::spec::{HotplugSpec, OnViolation, Payload, VmName};
+
+const BLOCK: u64 = 2 * MIB;
+
+/// Code for 32-bit and 64-bit mode alike, instruction by instruction.
+#[derive(Default)]
+struct Code(Vec<u8>);
+
+impl Code {
+    fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
+    /// `mov dx, port; mov al, value; out dx, al`
+    fn out(self, port: u16, value: u8) -> Self {
+        let [low, high] = port.to_le_bytes();
+        self.raw(&[0x66, 0xBA, low, high, 0xB0, value, 0xEE])
+    }
+
+    /// `mov dword ptr [address], value`
+    fn store(self, address: u32, value: u32) -> Self {
+        self.raw(&[0xC7, 0x04, 0x25])
+            .raw(&address.to_le_bytes())
+            .raw(&value.to_le_bytes())
+    }
+
+    /// `mov eax, [address]`
+    fn load(self, address: u32) -> Self {
+        self.raw(&[0x8B, 0x04, 0x25]).raw(&address.to_le_bytes())
+    }
+
+    /// `mov eax, value; mov crN, eax`
+    fn control(self, register: u8, value: u32) -> Self {
+        self.raw(&[0xB8])
+            .raw(&value.to_le_bytes())
+            .raw(&[0x0F, 0x22, 0xC0 | register << 3])
+    }
+
+    fn power_off(self) -> Self {
+        self.out(0x600, 0x34).spin()
+    }
+
+    fn spin(self) -> Self {
+        self.raw(&[0xEB, 0xFE])
+    }
+}
+
+/// Where the gibibyte at 4 GiB is mapped in [`with_window`], whose first gibibyte is mapped onto itself.
+const WINDOW: u32 = 0x4000_0000;
+
+/// `code` in long mode, with page tables that show it the start of the region.
+fn with_window(code: &Code) -> Vec<u8> {
+    let page_at = |index: u32| CODE_AT + index * 0x1000;
+    let (gdt, pml4, pdpt, low, high) = (page_at(1), page_at(2), page_at(3), page_at(4), page_at(5));
+    let gdt_pointer = gdt + 0x800;
+    let start = Code::default()
+        .control(4, 1 << 5)
+        .control(3, pml4)
+        // EFER.LME
+        .raw(&[0xB9, 0x80, 0, 0, 0xC0, 0x31, 0xD2, 0xB8, 0, 1, 0, 0, 0x0F, 0x30])
+        .control(0, 1 << 31 | 0x11)
+        // lgdt [gdt_pointer]
+        .raw(&[0x0F, 0x01, 0x15])
+        .raw(&gdt_pointer.to_le_bytes());
+    // jmp 0x10:(the instruction behind this one, which is 7 bytes long)
+    let next = CODE_AT + u32::try_from(start.0.len()).unwrap() + 7;
+    let start = start.raw(&[0xEA]).raw(&next.to_le_bytes()).raw(&[0x10, 0]);
+    let mut segment = start.raw(&code.0).0;
+    segment.resize(0x1000, 0xF4);
+    let mut page = |words: Vec<u64>| {
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.resize(0x1000, 0);
+        segment.extend(bytes);
+    };
+    let mut descriptors = crate::hv::GDT.to_vec();
+    descriptors.resize(0x100, 0);
+    descriptors.extend([u64::from(gdt) << 16 | 31, 0]);
+    page(descriptors);
+    page(vec![u64::from(pdpt) | 3]);
+    page(vec![u64::from(low) | 3, u64::from(high) | 3]);
+    page((0..512).map(|index| (index * BLOCK) | 0x83).collect());
+    page((0..512).map(|index| (4 * GIB + index * BLOCK) | 0x83).collect());
+    segment
+}
+
+struct Guest {
+    vm: Vm,
+    serial: NamedTempFile,
+}
+
+fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
+    let kernel = NamedTempFile::new().unwrap();
+    std::fs::write(kernel.path(), pvh_image(code)).unwrap();
+    let serial = NamedTempFile::new().unwrap();
+    let mut spec = VmSpec {
+        name: VmName::new("test").unwrap(),
+        payload: Payload::Kernel {
+            kernel: kernel.path().into(),
+            initrd: None,
+            cmdline: String::new(),
+        },
+        memory: 32 * MIB,
+        hotplug: None,
+        cpus: NonZeroU8::MIN,
+        on_violation: OnViolation::Kill,
+        serial: SerialMode::File(serial.path().into()),
+    };
+    change(&mut spec);
+    Guest {
+        vm: Vm::build(&spec).expect("the machine tests need /dev/kvm"),
+        serial,
+    }
+}
+
+fn with_region(spec: &mut VmSpec) {
+    spec.hotplug = Some(HotplugSpec {
+        region_size: 64 * BLOCK,
+        block_size: BLOCK,
+        requested_size: 0,
+    });
+}
+
+impl Guest {
+    fn run(self) -> (VmExit, String) {
+        let exit = self.vm.run().unwrap();
+        (exit, std::fs::read_to_string(self.serial.path()).unwrap())
+    }
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_guest_prints_and_powers_off() {
+    let code = Code::default().out(0x3F8, b'h').out(0x3F8, b'i').power_off();
+    assert_eq!(guest(&code.0, |_| ()).run(), (VmExit::Shutdown, "hi".to_owned()));
+}
+
+#[test]
+fn a_reset_through_either_door_is_a_reboot() {
+    for (port, value) in [(0xCF9, 0x06), (0x64, 0xFE)] {
+        let code = Code::default().out(port, value).spin();
+        assert_eq!(guest(&code.0, |_| ()).run().0, VmExit::Reboot);
+    }
+}
+
+#[test]
+fn a_panic_comes_with_its_message() {
+    let mut code = Code::default();
+    for byte in b"panicked at main.rs:7\n" {
+        code = code.store(0xD000_0108, u32::from(*byte));
+    }
+    let code = code.out(0x505, 1).spin();
+    let expected = VmExit::Panicked {
+        message: "panicked at main.rs:7".to_owned(),
+    };
+    assert_eq!(guest(&code.0, |_| ()).run().0, expected);
+}
+
+#[test]
+fn a_guest_without_handlers_ends_at_its_first_fault() {
+    let (exit, _) = guest(&[0x0F, 0x0B], |_| ()).run();
+    assert!(
+        matches!(&exit, VmExit::Panicked { message } if message.starts_with("triple fault")),
+        "{exit:?}"
+    );
+}
+
+#[test]
+fn touching_an_unplugged_block_ends_the_vm_with_the_address() {
+    let offset = 5 * 0x20_0000 + 0x123;
+    for touch in [
+        Code::default().load(WINDOW + offset),
+        Code::default().store(WINDOW + offset, 1),
+    ] {
+        let code = with_window(&touch.out(0x3F8, b'!').power_off());
+        let guest = guest(&code, with_region);
+        let handle = guest.vm.handle();
+        let (exit, serial) = guest.run();
+        // KVM reports the address itself, or that of its page.
+        let VmExit::Violation { gpa, block } = exit else {
+            panic!("{exit:?}")
+        };
+        assert_eq!((gpa & !0xFFF, block), (4 * GIB + u64::from(offset & !0xFFF), 5));
+        assert_eq!(serial, "", "the guest must not get past the access");
+        let status = handle.status();
+        assert_eq!((status.violations, status.last_violation_gpa), (1, Some(gpa)));
+        assert_eq!(status.state, VmState::Exiting);
+    }
+}
+
+#[test]
+fn a_paused_violator_can_be_looked_at_and_stopped() {
+    let code = with_window(&Code::default().load(WINDOW).power_off());
+    let guest = guest(&code, |spec| {
+        with_region(spec);
+        spec.on_violation = OnViolation::Pause;
+    });
+    let handle = guest.vm.handle();
+    let running = thread::spawn(move || guest.run());
+    until("paused", || handle.status().state == VmState::Paused);
+    assert_eq!(handle.status().violations, 1);
+    assert_eq!(handle.blocks(), vec![false; 64]);
+    handle.stop();
+    assert_eq!(running.join().unwrap().0, VmExit::Stopped);
+}
+
+#[test]
+fn memory_below_the_region_is_no_violation() {
+    // Neither RAM nor device: all ones.
+    let code = Code::default().load(0xC800_0000).out(0x3F8, b'.').power_off();
+    assert_eq!(
+        guest(&code.0, with_region).run(),
+        (VmExit::Shutdown, ".".to_owned())
+    );
+}
+
+#[test]
+fn a_guest_that_spins_or_sleeps_can_be_stopped() {
+    for code in [
+        Code::default().out(0x3F8, b'.').spin(),
+        Code::default().out(0x3F8, b'.').raw(&[0xFA, 0xF4]),
+    ] {
+        for cpus in [1, 4] {
+            let guest = guest(&code.0, |spec| spec.cpus = NonZeroU8::new(cpus).unwrap());
+            let handle = guest.vm.handle();
+            let path = guest.serial.path().to_owned();
+            let running = thread::spawn(move || guest.run());
+            until("output", || std::fs::read(&path).is_ok_and(|text| text == b"."));
+            assert_eq!(handle.status().state, VmState::Running);
+            handle.stop();
+            assert_eq!(running.join().unwrap().0, VmExit::Stopped);
+        }
+    }
+}
+
+#[test]
+fn a_stop_before_the_start_is_heard() {
+    let guest = guest(&Code::default().spin().0, |_| ());
+    guest.vm.handle().stop();
+    assert_eq!(guest.run().0, VmExit::Stopped);
+}
+
+#[test]
+fn a_guest_without_drivers_is_said_to_have_none() {
+    let guest = guest(&Code::default().spin().0, with_region);
+    let handle = guest.vm.handle();
+    let running = thread::spawn(move || guest.run());
+    handle.resize(32 * MIB + 4 * BLOCK).unwrap();
+    let outcome = handle.wait_resize(Instant::now() + Duration::from_millis(50));
+    let ResizeOutcome::Incomplete {
+        reached_bytes,
+        target_bytes,
+        reason,
+        guest_reason,
+    } = outcome
+    else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((reached_bytes, target_bytes), (32 * MIB, 32 * MIB + 4 * BLOCK));
+    assert_eq!((reason, guest_reason), (IncompleteReason::DriverNotReady, None));
+    let answer = handle.guest_command("meminfo", Duration::from_secs(5));
+    assert_eq!(answer, Err(GuestCommandError::NotConnected));
+    handle.stop();
+    running.join().unwrap();
+    assert_eq!(handle.resize(32 * MIB), Err(ResizeError::Ended));
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused_with_the_rule() {
+    let guest = guest(&Code::default().spin().0, with_region);
+    let handle = guest.vm.handle();
+    let refusal = |total| handle.resize(total).unwrap_err().to_string();
+    assert!(refusal(16 * MIB).contains("below the boot memory of 33554432 bytes"));
+    assert!(refusal(33 * MIB).contains("multiple of the block size, 2097152 bytes"));
+    assert!(refusal(32 * MIB + 65 * BLOCK).contains("beyond the 167772160 bytes"));
+    assert_eq!(handle.status().requested_size, 0);
+}
+
+#[test]
+fn a_vm_costs_little_beyond_its_guest() {
+    let guest = guest(&Code::default().spin().0, with_region);
+    let status = guest.vm.handle().status();
+    assert!(
+        status.host_resident_bytes > 0,
+        "the kernel and the tables are resident"
+    );
+    assert!(
+        status.host_resident_bytes <= 4 * 2 * MIB,
+        "{} bytes",
+        status.host_resident_bytes
+    );
+    assert_eq!(
+        (status.boot_memory, status.region_size, status.total_plugged),
+        (32 * MIB, 64 * BLOCK, 32 * MIB)
+    );
+}
+
+#[test]
+fn files_and_sizes_that_cannot_be_end_with_one_line() {
+    let spec = |memory, region_size| VmSpec {
+        name: VmName::new("bad").unwrap(),
+        payload: Payload::Kernel {
+            kernel: "/nonexistent/bzImage".into(),
+            initrd: None,
+            cmdline: String::new(),
+        },
+        memory,
+        hotplug: Some(HotplugSpec {
+            region_size,
+            block_size: BLOCK,
+            requested_size: 0,
+        }),
+        cpus: NonZeroU8::MIN,
+        on_violation: OnViolation::Kill,
+        serial: SerialMode::Discard,
+    };
+    let missing = Vm::build(&spec(32 * MIB, BLOCK)).unwrap_err().to_string();
+    assert!(
+        missing.starts_with("/nonexistent/bzImage: No such file"),
+        "{missing}"
+    );
+    let kernel = NamedTempFile::new().unwrap();
+    std::fs::write(kernel.path(), pvh_image(&[0xF4])).unwrap();
+    let too_large = VmSpec {
+        payload: Payload::Kernel {
+            kernel: kernel.path().into(),
+            initrd: None,
+            cmdline: String::new(),
+        },
+        ..spec(32 * MIB, 1 << 60)
+    };
+    let too_large = Vm::build(&too_large).unwrap_err().to_string();
+    assert!(
+        too_large.contains("physical address bits") && !too_large.contains('\n'),
+        "{too_large}"
+    );
+}

@@ -1,0 +1,115 @@
+//! The shell around a virtio device: its lock, its interrupt line, its queues' notifications, and the guest memory
+//! that it may touch.
+//!
+//! Register accesses come from vCPU threads; queues are processed by the event loop alone, which is also where blocks
+//! are unplugged: no block can go while a device touches it (see [`crate::memory`]).
+
+use std::fmt;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use devices::mmio::{Effects, MmioTransport};
+use devices::{DeviceError, VirtioDevice};
+use virtio_wire::mmio::Register;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::bus::MmioWindow;
+use super::layout::{virtio_gsi, virtio_mmio};
+use crate::hv::{HvError, Partition};
+use crate::memory::CheckedMemory;
+
+/// A device with everything that connects it to the machine. Lock order: the transport's lock is a leaf.
+#[derive(Debug)]
+pub(super) struct VirtioShell<D> {
+    transport: Mutex<MmioTransport<D>>,
+    memory: CheckedMemory,
+    line: EventFd,
+    notifications: Vec<EventFd>,
+}
+
+impl<D: VirtioDevice> VirtioShell<D> {
+    /// Puts a shell around `device`.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(super) fn new(device: D, memory: CheckedMemory) -> io::Result<Self> {
+        let notifications: io::Result<_> = device
+            .queue_max_sizes()
+            .iter()
+            .map(|_| EventFd::new(libc::EFD_NONBLOCK))
+            .collect();
+        Ok(Self {
+            transport: Mutex::new(MmioTransport::new(device)),
+            memory,
+            line: EventFd::new(libc::EFD_NONBLOCK)?,
+            notifications: notifications?,
+        })
+    }
+
+    /// Makes it virtio-mmio device `index` of the machine.
+    ///
+    /// # Errors
+    /// KVM refuses a line.
+    pub(super) fn connect(&self, partition: &Partition, index: u32) -> Result<(), HvError> {
+        partition.connect_interrupt(&self.line, virtio_gsi(index))?;
+        let notify = virtio_mmio(index).start + Register::QueueNotify.offset();
+        for (queue, event) in (0..).zip(&self.notifications) {
+            partition.connect_notification(event, notify, queue)?;
+        }
+        Ok(())
+    }
+
+    /// One event for each queue: what the guest writes to QueueNotify, or the machine itself asks for.
+    pub(super) fn notifications(&self) -> &[EventFd] {
+        &self.notifications
+    }
+
+    /// Looks at the device.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&MmioTransport<D>) -> R) -> R {
+        look(&self.lock())
+    }
+
+    /// Does something to the device from the host's side, and sees to the effects.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut MmioTransport<D>) -> (R, Effects)) -> R {
+        let (result, effects) = change(&mut self.lock());
+        self.see_to(effects);
+        result
+    }
+
+    /// Processes a queue. For the event loop only. Returns whether the configuration space changed.
+    ///
+    /// # Errors
+    /// The host failed; the machine must end.
+    pub(super) fn process(&self, queue: u16) -> Result<bool, DeviceError> {
+        let effects = self.lock().process_queue(&self.memory, queue)?;
+        self.see_to(effects);
+        Ok(effects.config_changed)
+    }
+
+    fn see_to(&self, effects: Effects) {
+        if effects.interrupt {
+            // A counter that is full is an edge that is still under way.
+            let _ = self.line.write(1);
+        }
+        for queue in effects.notified.iter() {
+            if let Some(event) = self.notifications.get(usize::from(queue)) {
+                let _ = event.write(1);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, MmioTransport<D>> {
+        self.transport.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: VirtioDevice + fmt::Debug + Send> MmioWindow for VirtioShell<D> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.lock().read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let effects = self.lock().write(&self.memory, offset, data);
+        self.see_to(effects);
+    }
+}
