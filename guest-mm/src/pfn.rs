@@ -227,6 +227,11 @@ impl PfnRange {
         pfn.0 >= self.start.0 && pfn.0 - self.start.0 < self.nr_pages
     }
 
+    /// Whether all of `other` lies inside.
+    pub const fn covers(self, other: Self) -> bool {
+        self.start.0 <= other.start.0 && other.end().0 <= self.end().0
+    }
+
     /// Whether the two have a frame in common.
     pub const fn overlaps(self, other: Self) -> bool {
         !self.is_empty() && !other.is_empty() && self.start.0 < other.end().0 && other.start.0 < self.end().0

@@ -23,7 +23,8 @@ use gather::Gather;
 
 pub use fault::{FaultError, FaultOutcome};
 pub use map::{MapRequest, MmapError, Place};
-pub use space::{AddressSpace, Spaces, USER_START};
+pub(crate) use space::Spaces;
+pub use space::{AddressSpace, USER_START};
 pub use user::CopyError;
 pub use vma::{Backing, HugeAdvice, Prot, Vma};
 
@@ -52,7 +53,7 @@ pub enum FixedMapping {
     },
     /// A leaf of 4 KiB or (with [`Entry::HUGE`]) 2 MiB.
     Leaf {
-        /// Virtual address, aligned to the leaf's size.
+        /// Virtual address; the leaf is the one that covers it.
         va: u64,
         /// Present entry; without [`Entry::USER`] programs cannot reach it.
         entry: Entry,

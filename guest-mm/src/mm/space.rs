@@ -151,13 +151,13 @@ impl AddressSpace {
 
 /// All address spaces by number.
 #[derive(Debug, Default)]
-pub struct Spaces {
+pub(crate) struct Spaces {
     places: Vec<Option<Box<AddressSpace>>>,
 }
 
 impl Spaces {
     /// The address space, if it exists.
-    pub fn space(&self, id: SpaceId) -> Option<&AddressSpace> {
+    pub(crate) fn space(&self, id: SpaceId) -> Option<&AddressSpace> {
         self.places.get(place(id))?.as_deref()
     }
 
@@ -185,7 +185,7 @@ impl Spaces {
     }
 
     /// Numbers of all address spaces.
-    pub fn ids(&self) -> impl Iterator<Item = SpaceId> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = SpaceId> {
         self.places.iter().flatten().map(|space| space.table.space)
     }
 

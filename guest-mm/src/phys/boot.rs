@@ -6,7 +6,7 @@ use core::fmt;
 
 use crate::blocks::{BlockIndex, BlockState};
 use crate::page::{Page, PageState};
-use crate::pfn::{Order, Pfn, PfnRange};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::{Section, SectionHome};
 use crate::zone::ZoneKind;
@@ -110,11 +110,7 @@ impl PhysicalMemory {
     /// # Errors
     /// When the span is empty, unaligned or overlaps other memory, or the number of descriptors is wrong.
     pub fn add_boot_region(&mut self, region: BootRegion<'_>, pages: Descriptors) -> Result<(), AddError> {
-        let BootRegion {
-            span,
-            usable,
-            reserved,
-        } = region;
+        let span = region.span;
         if span.is_empty() || !span.is_pageblock_aligned() {
             return Err(AddError::Unaligned(span));
         }
@@ -129,25 +125,8 @@ impl PhysicalMemory {
         }
         self.map.cover(span);
         let mut section = Section::new(span, SectionHome::Boot, ZoneKind::Normal, pages.into_pages());
-        let any = |ranges: &[PfnRange], pfn: Pfn| ranges.iter().any(|range| range.contains(pfn));
-        for pfn in span.iter() {
-            let page = &mut section.pages[(pfn - span.start()) as usize];
-            if !any(usable, pfn) {
-                *page = Page::blank(PageState::Hole);
-                section.present_pages -= 1;
-                section.managed_pages -= 1;
-            } else if any(reserved, pfn) {
-                *page = Page::blank(PageState::Reserved);
-                section.managed_pages -= 1;
-            } else {
-                *page = Page::allocated(Order::ZERO);
-            }
-        }
-        // Freed one by one in the order of addresses they merge into the largest chunks the holes permit.
-        for offset in 0..span.nr_pages() {
-            if section.pages[offset as usize].state == PageState::Allocated {
-                section.give(offset, Order::ZERO);
-            }
+        for pageblock in (0..span.nr_pages()).step_by(PAGEBLOCK_NR_PAGES as usize) {
+            section.add_boot_pageblock(pageblock, &region);
         }
         let id = self.map.insert(Box::new(section));
         self.enter_zone(id);
@@ -177,5 +156,40 @@ impl PhysicalMemory {
         self.map.cover(range);
         self.region = crate::blocks::HotplugRegion::new(range, block_nr_pages);
         Ok(())
+    }
+}
+
+impl Section {
+    /// Frees what is usable of the pageblock at an offset: whole, or frame by frame where something is in the way.
+    fn add_boot_pageblock(&mut self, pageblock: u32, region: &BootRegion<'_>) {
+        let BootRegion { usable, reserved, .. } = region;
+        let start = self.pfn(pageblock);
+        let frames = PfnRange::new(start, PAGEBLOCK_NR_PAGES).expect("inside the section");
+        let whole = usable.iter().any(|range| range.covers(frames))
+            && !reserved.iter().any(|range| range.overlaps(frames));
+        if whole {
+            self.pages[pageblock as usize] = Page::allocated(Order::PAGEBLOCK);
+            self.give(pageblock, Order::PAGEBLOCK);
+            return;
+        }
+        // All descriptors first: a frame that is freed looks at those that it may merge with.
+        for pfn in frames.iter() {
+            let page = &mut self.pages[(pageblock + (pfn - start)) as usize];
+            if !usable.iter().any(|range| range.contains(pfn)) {
+                *page = Page::blank(PageState::Hole);
+                self.present_pages -= 1;
+                self.managed_pages -= 1;
+            } else if reserved.iter().any(|range| range.contains(pfn)) {
+                *page = Page::blank(PageState::Reserved);
+                self.managed_pages -= 1;
+            } else {
+                *page = Page::allocated(Order::ZERO);
+            }
+        }
+        for offset in pageblock..pageblock + PAGEBLOCK_NR_PAGES {
+            if self.pages[offset as usize].state == PageState::Allocated {
+                self.give(offset, Order::ZERO);
+            }
+        }
     }
 }

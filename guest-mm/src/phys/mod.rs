@@ -15,7 +15,7 @@ use crate::pageblock::{MigrateType, Mobility};
 use crate::pfn::{Order, Pfn, PfnRange};
 use crate::section::{Admission, FreeLinks, SectionHome, SectionId, WholeLinks};
 use crate::stats::VmStat;
-use crate::zone::{NR_ZONES, Watermark, Zone, ZoneKind};
+use crate::zone::{NR_ZONES, Zone, ZoneKind};
 
 pub use boot::{AddError, BootRegion, Descriptors};
 pub use pin::{Pin, PinError};
@@ -337,14 +337,6 @@ impl PhysicalMemory {
             let span = others.map(|(_, section)| section.range).reduce(hull);
             self.zones[kind.index()].span = span.unwrap_or_default();
         }
-    }
-
-    /// Frames that requests bound by `mark` can still get, over all zones that may serve movable requests.
-    pub fn available_pages(&self, mark: Watermark) -> u64 {
-        self.zones
-            .iter()
-            .map(|zone| zone.free_pages.saturating_sub(zone.watermark(mark)))
-            .sum()
     }
 
     /// The hot-plug block that a frame belongs to, or `None` for memory found at boot and for no memory.

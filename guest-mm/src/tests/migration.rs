@@ -5,10 +5,13 @@ use std::vec::Vec;
 use crate::blocks::BlockIndex;
 use crate::migrate::{BatchEnd, RefusalReason};
 use crate::mm::{FaultOutcome, MmapError};
-use crate::pagetable::PageFault;
-use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, remove, store};
+use crate::pagetable::{PageFault, translate};
+use crate::phys::PinError;
+use crate::tests::machine::{MIB, RW, TestMm, anonymous, empty_block, load, machine, remove, store};
 use crate::tests::phys_model::order;
-use crate::{Access, Descriptors, FrameState, Gfp, HugeAdvice, MapRequest, Order, Pfn, Prot, ZoneKind};
+use crate::{
+    Access, Descriptors, Entry, FrameState, Gfp, HugeAdvice, MapRequest, Order, Pfn, Prot, ZoneKind,
+};
 
 #[test]
 fn a_huge_page_moves_whole_when_a_pageblock_is_free_elsewhere() {
@@ -71,9 +74,7 @@ fn a_pinned_page_is_refused_by_name_and_moves_once_unpinned() {
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
     store(&mut mm, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
-    let gpa = crate::pagetable::translate(&mut mm.frames, root, va, Access::Read)
-        .unwrap()
-        .gpa;
+    let gpa = translate(&mut mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
     let block = mm.phys.block_of(pfn).unwrap();
     let mut token = mm.phys.isolate(block).unwrap();
@@ -104,9 +105,7 @@ fn pinned_blocks_are_neither_ranked_nor_isolated() {
     let va = mm.mmap(id, &anonymous(4096, HugeAdvice::NoHuge)).unwrap();
     store(&mut mm, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
-    let gpa = crate::pagetable::translate(&mut mm.frames, root, va, Access::Read)
-        .unwrap()
-        .gpa;
+    let gpa = translate(&mut mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
     let block = mm.phys.block_of(pfn).unwrap();
     assert_eq!(mm.phys.rank_blocks().last().unwrap().block, block);
@@ -134,6 +133,9 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
     let id = mm.create_space(&[]).unwrap();
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
     store(&mut mm, id, va, 42).unwrap();
+    let root = mm.space(id).unwrap().root();
+    let gpa = translate(&mut mm.frames, root, va, Access::Read).unwrap().gpa;
+    let pfn = Pfn::containing(gpa).unwrap();
     let used = mm.phys.rank_blocks().last().unwrap().block;
     let mut token = mm.phys.isolate(used).unwrap();
     for finish in [false, true] {
@@ -149,6 +151,7 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
         assert_eq!(mm.fault(id, va, Access::Read), Ok(FaultOutcome::Migrating));
         assert_eq!(mm.munmap(id, va, 4096), Err(MmapError::Migrating(id)));
         assert!(mm.destroy_space(id).is_err());
+        assert_eq!(mm.phys.pin(pfn, "too late"), Err(PinError::Migrating(pfn)));
         assert!(mm.read_user(id, va, &mut [0]).is_err());
         if finish {
             assert_eq!(mm.finish_migration(&mut token, batch).moved_small, 5);
@@ -163,25 +166,56 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
 }
 
 #[test]
-fn rights_and_dirty_bits_survive_a_move() {
+fn a_page_on_the_move_is_busy_for_a_second_batch() {
     let mut mm = machine(512, 2);
     let id = mm.create_space(&[]).unwrap();
-    let request = MapRequest {
-        prot: Prot::READ.with(Prot::EXEC),
-        ..anonymous(4096, HugeAdvice::NoHuge)
-    };
-    let va = mm.mmap(id, &request).unwrap();
-    load(&mut mm, id, va).unwrap();
-    let root = mm.space(id).unwrap().root();
-    let leaf =
-        |mm: &mut TestMm| crate::pagetable::translate(&mut mm.frames, root, va, Access::Execute).unwrap();
-    let before = leaf(&mut mm);
-    let block = mm.phys.rank_blocks().last().unwrap().block;
-    let (token, _) = empty_block(&mut mm, block.0);
-    let after = leaf(&mut mm);
-    assert_ne!(before.gpa, after.gpa);
-    assert_eq!(before.entry.with_pfn(after.entry.pfn()), after.entry);
+    let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
+    store(&mut mm, id, va, 42).unwrap();
+    let used = mm.phys.rank_blocks().last().unwrap().block;
+    let mut token = mm.phys.isolate(used).unwrap();
+    let first = mm.begin_migration(&mut token, 100);
+    token.rewind();
+    let second = mm.migrate_batch(&mut token, 100);
+    assert_eq!((second.moved_small, second.refused.len()), (0, 16));
+    assert!(
+        second
+            .refused
+            .iter()
+            .all(|refusal| refusal.reason == RefusalReason::Busy)
+    );
+    assert_eq!(mm.finish_migration(&mut token, first).moved_small, 16);
+    assert_eq!(token.moved_pages(), 16);
     remove(&mut mm, token);
+    assert_eq!(load(&mut mm, id, va), Ok(42));
+    mm.validate().unwrap();
+}
+
+#[test]
+fn rights_and_dirty_bits_survive_a_move() {
+    let code = Prot::READ.with(Prot::EXEC);
+    for (prot, stored) in [
+        (code, 0),
+        (RW, Entry::DIRTY | Entry::WRITABLE | Entry::NO_EXECUTE),
+    ] {
+        let mut mm = machine(512, 2);
+        let id = mm.create_space(&[]).unwrap();
+        let request = MapRequest {
+            prot,
+            ..anonymous(4096, HugeAdvice::NoHuge)
+        };
+        let va = mm.mmap(id, &request).unwrap();
+        load(&mut mm, id, va).unwrap();
+        let root = mm.space(id).unwrap().root();
+        let leaf = |mm: &mut TestMm| translate(&mut mm.frames, root, va, Access::Read).unwrap();
+        let before = leaf(&mut mm);
+        assert!(before.entry.has(Entry::ACCESSED | stored));
+        let block = mm.phys.rank_blocks().last().unwrap().block;
+        let (token, _) = empty_block(&mut mm, block.0);
+        let after = leaf(&mut mm);
+        assert_ne!(before.gpa, after.gpa);
+        assert_eq!(before.entry.with_pfn(after.entry.pfn()), after.entry);
+        remove(&mut mm, token);
+    }
 }
 
 #[test]

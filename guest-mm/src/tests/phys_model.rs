@@ -7,7 +7,9 @@ use std::vec::Vec;
 
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
 use crate::phys::FreeError;
-use crate::{BootRegion, Descriptors, FrameState, Gfp, Order, Pfn, PfnRange, PhysicalMemory, ZoneKind};
+use crate::{
+    BootRegion, Descriptors, FrameState, Gfp, Order, Pfn, PfnRange, PhysicalMemory, Watermark, ZoneKind,
+};
 
 /// Frames of boot memory: 8 MiB.
 const BOOT: u32 = 2048;
@@ -43,11 +45,13 @@ pub(crate) fn small_memory(block_nr_pages: u32, nr_blocks: u32) -> PhysicalMemor
 
 pub(crate) fn plug(memory: &mut PhysicalMemory, block: BlockIndex, zone: ZoneKind) {
     let nr_pages = memory.hotplug_region().block_nr_pages();
+    plug_with(memory, block, zone, Descriptors::try_new(nr_pages).unwrap());
+}
+
+fn plug_with(memory: &mut PhysicalMemory, block: BlockIndex, zone: ZoneKind, descriptors: Descriptors) {
     memory.begin_plug(block).unwrap();
     memory.plugged(block).unwrap();
-    memory
-        .online(block, Descriptors::try_new(nr_pages).unwrap(), zone)
-        .unwrap();
+    memory.online(block, descriptors, zone).unwrap();
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +85,8 @@ struct World {
     taken: BTreeMap<Pfn, Order>,
     freed: Vec<(Pfn, Order)>,
     isolated: BTreeMap<u32, IsolatedBlock>,
+    /// From blocks that went offline, for the next ones.
+    descriptors: Vec<Descriptors>,
 }
 
 impl World {
@@ -90,6 +96,7 @@ impl World {
             taken: BTreeMap::new(),
             freed: Vec::new(),
             isolated: BTreeMap::new(),
+            descriptors: Vec::new(),
         }
     }
 
@@ -114,7 +121,15 @@ impl World {
             }
             Op::Plug(block) => {
                 if self.memory.hotplug_region().state(BlockIndex(*block)) == Some(BlockState::Unplugged) {
-                    plug(&mut self.memory, BlockIndex(*block), ZoneKind::Movable);
+                    let nr_pages = self.memory.hotplug_region().block_nr_pages();
+                    let used = self.descriptors.pop();
+                    let descriptors = used.unwrap_or_else(|| Descriptors::try_new(nr_pages).unwrap());
+                    plug_with(
+                        &mut self.memory,
+                        BlockIndex(*block),
+                        ZoneKind::Movable,
+                        descriptors,
+                    );
                 }
             }
             Op::Isolate(block) => {
@@ -195,6 +210,7 @@ impl World {
                 assert_eq!(used, 0);
                 assert_eq!(descriptors.nr_pages(), range.nr_pages());
                 assert_eq!(self.memory.frame_state(range.start()), FrameState::Offline);
+                self.descriptors.push(descriptors);
                 self.memory.unplugged(BlockIndex(block)).unwrap();
             }
             Err(refused) => {
@@ -358,6 +374,34 @@ fn an_unmovable_request_takes_over_a_pageblock_that_is_mostly_free() {
     });
     assert_eq!(claimed.collect::<Vec<_>>(), [1]);
     memory.validate().unwrap();
+}
+
+#[test]
+fn each_kind_of_request_leaves_its_watermark_behind() {
+    let mut memory = small_memory(1024, 1);
+    plug(&mut memory, BlockIndex(0), ZoneKind::Movable);
+    let free = |memory: &PhysicalMemory, kind| memory.zone(kind).counters().free_pages;
+    let mark = |memory: &PhysicalMemory, kind, mark| memory.zone(kind).watermark(mark);
+    let (movable, normal) = (ZoneKind::Movable, ZoneKind::Normal);
+    let reserve = memory.zone(normal).reserve_for_kernel();
+    assert!(reserve > 0 && mark(&memory, normal, Watermark::Critical) > 0);
+    while memory.alloc_pages(Gfp::Spare, Order::ZERO).is_ok() {}
+    assert_eq!(free(&memory, movable), mark(&memory, movable, Watermark::Low));
+    assert_eq!(
+        free(&memory, normal),
+        mark(&memory, normal, Watermark::Low) + reserve
+    );
+    while memory.alloc_pages(Gfp::User, Order::ZERO).is_ok() {}
+    assert_eq!(free(&memory, movable), mark(&memory, movable, Watermark::Min));
+    assert_eq!(
+        free(&memory, normal),
+        mark(&memory, normal, Watermark::Min) + reserve
+    );
+    while memory.alloc_pages(Gfp::Kernel, Order::ZERO).is_ok() {}
+    assert_eq!(free(&memory, normal), mark(&memory, normal, Watermark::Min));
+    while memory.alloc_pages(Gfp::Atomic, Order::ZERO).is_ok() {}
+    assert_eq!(free(&memory, normal), mark(&memory, normal, Watermark::Critical));
+    assert_eq!(free(&memory, movable), mark(&memory, movable, Watermark::Min));
 }
 
 /// goals.md: free half of the frames at random, then 200 rounds of freeing and taking 10 % at random. A plain buddy
