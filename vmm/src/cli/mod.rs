@@ -12,6 +12,8 @@
 mod demo;
 mod failure;
 mod guest;
+mod image;
+mod log;
 mod ps;
 mod resize;
 mod run;
@@ -24,7 +26,6 @@ pub use failure::{Failure, Status, chain};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
@@ -44,7 +45,7 @@ struct Cli {
         default_value = "warn",
         hide_env_values = true,
         hide_possible_values = true,
-        value_parser = log_levels()
+        value_parser = log::levels()
     )]
     log: LevelFilter,
 
@@ -69,6 +70,7 @@ enum Command {
     Stats(stats::Stats),
     Stop(stop::Stop),
     Guest(guest::Guest),
+    Image(image::Image),
     Demo(demo::Demo),
 }
 
@@ -77,7 +79,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => {
-            log_to_standard_error(cli.log);
+            log::to_standard_error(cli.log);
             cli.command
                 .run()
                 .map_or_else(|failure| failure.report(), ExitCode::from)
@@ -95,26 +97,10 @@ impl Command {
             Self::Stats(stats) => stats.run(),
             Self::Stop(stop) => stop.run(),
             Self::Guest(guest) => guest.run(),
+            Self::Image(image) => image.run(),
             Self::Demo(demo) => demo.run(),
         }
     }
-}
-
-/// The words for log levels.
-fn log_levels() -> impl TypedValueParser<Value = LevelFilter> {
-    let words = ["off", "error", "warn", "info", "debug", "trace"];
-    PossibleValuesParser::new(words).try_map(|word| word.parse::<LevelFilter>())
-}
-
-/// Sends log lines of that level and above to standard error. Times are left out: whoever collects the lines has them.
-fn log_to_standard_error(level: LevelFilter) {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .without_time()
-        .init();
 }
 
 /// Prints help where it was asked for, and anything else as a failure of one line.

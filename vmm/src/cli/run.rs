@@ -33,6 +33,8 @@ Examples:
   ballast run --kernel bzImage --initrd initrd.img --cmdline console=ttyS0 --hotplug 4G
   ballast run --config resources/vm/built-in.toml --cpus 2
 
+On a terminal, Ctrl-A x stops the VM and Ctrl-A h shows the other keys.
+
 Exit status:
   0  the guest shut down, asked for a reboot, or was stopped
   1  a fault of the host or the VMM
