@@ -31,7 +31,7 @@ pub(crate) fn small_memory(block_nr_pages: u32, nr_blocks: u32) -> PhysicalMemor
     let boot = BootRegion {
         span: range(0, BOOT),
         usable: &[range(0, 159), range(256, BOOT - 256 - 3)],
-        reserved: &[range(0, 1), range(300, 77)],
+        reserved: &[range(0, 1), range(300, 77), range(1100, 20)],
     };
     memory
         .add_boot_region(boot, Descriptors::try_new(BOOT).unwrap())
@@ -281,6 +281,7 @@ fn wrong_frees_are_refused_and_change_nothing() {
     for (pfn, state) in [
         (pfn + 1, FrameState::Allocated(order(3))),
         (Pfn::new(300), FrameState::Reserved),
+        (Pfn::new(1110), FrameState::Reserved),
         (Pfn::new(200), FrameState::Offline),
         (Pfn::new(REGION), FrameState::Offline),
         (Pfn::new(u32::MAX - 1), FrameState::Offline),
