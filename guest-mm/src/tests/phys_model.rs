@@ -8,7 +8,8 @@ use std::vec::Vec;
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
 use crate::phys::FreeError;
 use crate::{
-    BootRegion, Descriptors, FrameState, Gfp, Order, Pfn, PfnRange, PhysicalMemory, Watermark, ZoneKind,
+    BootRegion, Descriptors, FrameState, Gfp, MigrateType, Order, Pfn, PfnRange, PhysicalMemory, Watermark,
+    ZoneKind,
 };
 
 /// Frames of boot memory: 8 MiB.
@@ -305,7 +306,7 @@ fn isolating_a_block_withdraws_its_free_frames_and_undo_returns_them() {
     assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 1024);
     assert_eq!(
         memory.migrate_type(Pfn::new(REGION + 1024)),
-        Some(crate::MigrateType::Isolate)
+        Some(MigrateType::Isolate)
     );
     assert!(matches!(
         memory.frame_state(Pfn::new(REGION + 1030)),
@@ -334,22 +335,25 @@ fn the_zone_spans_what_is_online() {
 }
 
 #[test]
-fn unmovable_requests_gather_in_their_own_pageblocks() {
+fn movable_and_unmovable_requests_keep_to_their_own_pageblocks() {
     let mut memory = small_memory(512, 1);
+    let mut pageblocks = BTreeMap::new();
     for _ in 0..200 {
-        memory.alloc_pages(Gfp::User, Order::ZERO).unwrap();
-        memory.alloc_pages(Gfp::Kernel, Order::ZERO).unwrap();
+        for (gfp, migrate_type) in [
+            (Gfp::User, MigrateType::Movable),
+            (Gfp::Kernel, MigrateType::Unmovable),
+        ] {
+            let pfn = memory.alloc_pages(gfp, Order::ZERO).unwrap();
+            assert_eq!(memory.migrate_type(pfn), Some(migrate_type));
+            let before = pageblocks.insert(pfn.number() / 512, migrate_type);
+            assert!(before.is_none_or(|before| before == migrate_type));
+        }
     }
-    let mut mixed = 0;
-    for pageblock in 0..BOOT / 512 {
-        let frames = range(pageblock * 512, 512);
-        let unmovable = memory.migrate_type(frames.start()) == Some(crate::MigrateType::Unmovable);
-        mixed += u32::from(unmovable);
-    }
-    assert!(
-        mixed <= 2,
-        "{mixed} pageblocks with unmovable pages for 200 frames"
-    );
+    let unmovable = pageblocks
+        .values()
+        .filter(|&&of| of == MigrateType::Unmovable)
+        .count();
+    assert_eq!(unmovable, 1, "200 frames fit one pageblock");
     memory.validate().unwrap();
 }
 
@@ -365,14 +369,10 @@ fn an_unmovable_request_takes_over_a_pageblock_that_is_mostly_free() {
         .iter()
         .filter(|pfn| pfn.number() / 512 == 1 && pfn.number() % 512 < 300);
     half.for_each(|&pfn| memory.free_pages(pfn, Order::ZERO).unwrap());
-    assert_eq!(
-        memory.migrate_type(Pfn::new(512)),
-        Some(crate::MigrateType::Movable)
-    );
+    assert_eq!(memory.migrate_type(Pfn::new(512)), Some(MigrateType::Movable));
     memory.alloc_pages(Gfp::Kernel, Order::ZERO).unwrap();
-    let claimed = (0..BOOT / 512).filter(|pageblock| {
-        memory.migrate_type(Pfn::new(pageblock * 512)) == Some(crate::MigrateType::Unmovable)
-    });
+    let claimed = (0..BOOT / 512)
+        .filter(|pageblock| memory.migrate_type(Pfn::new(pageblock * 512)) == Some(MigrateType::Unmovable));
     assert_eq!(claimed.collect::<Vec<_>>(), [1]);
     memory.validate().unwrap();
 }
