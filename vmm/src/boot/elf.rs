@@ -20,6 +20,11 @@ const LITTLE_ENDIAN: u8 = 1;
 const MACHINE_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+/// `XEN_ELFNOTE_PHYS32_ENTRY`.
+const PVH_NOTE_TYPE: u32 = 18;
+const NOTE_HEADER_SIZE: usize = 12;
+/// Bytes of notes that are looked at, in each segment of notes.
+const MAX_NOTES: u64 = 1 << 20;
 /// More program headers than any kernel has: Linux has 5.
 const MAX_PROGRAM_HEADERS: u16 = 128;
 
@@ -32,6 +37,16 @@ pub(super) fn load<F: ImageSource>(
     memory: u64,
 ) -> Result<Loaded, BootError> {
     let segments = program_headers(name, image, size)?;
+    let bad = |problem: String| BootError::BadImage {
+        name: name.to_owned(),
+        problem,
+    };
+    // Before anything else that an ordinary program would have wrong.
+    if !has_pvh_note(image, &segments).map_err(unreadable(name))? {
+        return Err(bad(
+            "no PVH note (XEN_ELFNOTE_PHYS32_ENTRY): this ELF image does not say how to boot it".into(),
+        ));
+    }
     let mut end = 0;
     for segment in segments
         .iter()
@@ -44,10 +59,6 @@ pub(super) fn load<F: ImageSource>(
         check_room(name, &what, segment.gpa, past, memory)?;
         end = end.max(past);
     }
-    let bad = |problem: String| BootError::BadImage {
-        name: name.to_owned(),
-        problem,
-    };
     if end == 0 {
         return Err(bad("an ELF image with nothing to load".into()));
     }
@@ -62,9 +73,7 @@ pub(super) fn load<F: ImageSource>(
             "PVH entry {:#x} is outside the loaded segments, which end at {end:#x}",
             entry.0
         ))),
-        _ => Err(bad(
-            "no PVH note (XEN_ELFNOTE_PHYS32_ENTRY): this ELF image does not say how to boot it".into(),
-        )),
+        other => Err(bad(format!("a broken PVH note: {other}"))),
     }
 }
 
@@ -72,9 +81,32 @@ pub(super) fn load<F: ImageSource>(
 #[derive(Debug, Clone, Copy)]
 struct Segment {
     kind: u32,
+    offset: u64,
     gpa: u64,
     file_size: u64,
     memory_size: u64,
+}
+
+/// Whether a note of the segments is the one that says where to enter. Notes are a name size, a size, a type, then the
+/// name and the content, each filled up to a multiple of 4 bytes.
+fn has_pvh_note<F: ImageSource>(image: &mut F, segments: &[Segment]) -> std::io::Result<bool> {
+    for segment in segments.iter().filter(|segment| segment.kind == PT_NOTE) {
+        let mut notes = vec![0; usize::try_from(segment.file_size.min(MAX_NOTES)).unwrap_or(0)];
+        read_at(image, segment.offset, &mut notes)?;
+        let mut rest = notes.as_slice();
+        while let Some((header, body)) = rest.split_at_checked(NOTE_HEADER_SIZE) {
+            let [name_size, size, kind] = [0, 4, 8].map(|at| u32_at(header, at));
+            if kind == PVH_NOTE_TYPE && name_size == 4 && body.starts_with(b"Xen\0") {
+                return Ok(true);
+            }
+            let padded = u64::from(name_size).next_multiple_of(4) + u64::from(size).next_multiple_of(4);
+            rest = usize::try_from(padded)
+                .ok()
+                .and_then(|padded| body.get(padded..))
+                .unwrap_or(&[]);
+        }
+    }
+    Ok(false)
 }
 
 fn program_headers<F: ImageSource>(name: &str, image: &mut F, size: u64) -> Result<Vec<Segment>, BootError> {
@@ -122,6 +154,7 @@ fn program_headers<F: ImageSource>(name: &str, image: &mut F, size: u64) -> Resu
         }
         segments.push(Segment {
             kind,
+            offset,
             gpa: u64_at(&raw, 24),
             file_size,
             memory_size: u64_at(&raw, 40),

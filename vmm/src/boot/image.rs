@@ -81,10 +81,15 @@ impl KernelImage {
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
-            let name = path.display().to_string();
+            let what = if metadata.is_dir() {
+                "a directory"
+            } else {
+                "no regular file"
+            };
+            let problem = format!("is {what}: a kernel must be a regular file");
             return Err(BootError::BadImage {
-                name,
-                problem: "a kernel must be a regular file".into(),
+                name: path.display().to_string(),
+                problem,
             });
         }
         let mut source = Source::File(file);

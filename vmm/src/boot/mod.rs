@@ -14,6 +14,7 @@ mod initrd;
 pub mod linux;
 mod memory_map;
 pub mod pvh;
+mod reset_vector;
 
 pub use cmdline::CommandLine;
 pub use image::KernelImage;
@@ -43,9 +44,7 @@ pub enum BootError {
         source: io::Error,
     },
     /// The kernel is of no kind that boots.
-    #[error(
-        "{name}: begins with {found}: a kernel must be an x86-64 ELF image with a PVH note, or a bzImage"
-    )]
+    #[error("{name}: begins with {found}: neither an x86-64 ELF image with a PVH note nor a bzImage")]
     UnknownFormat {
         /// The image.
         name: String,
@@ -135,6 +134,7 @@ impl Payload {
         let mut cmdline = self.cmdline.as_bytes().to_vec();
         cmdline.push(0);
         ram.write_slice(&cmdline, GuestAddress(crate::machine::layout::CMDLINE))?;
+        reset_vector::write_reset_vector(ram)?;
         let loaded = self.kernel.load(ram, memory)?;
         let initrd = self
             .initrd

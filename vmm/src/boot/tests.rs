@@ -213,7 +213,12 @@ fn what_is_no_kernel_is_refused_by_its_first_bytes() {
         "{missing}"
     );
     let folder = KernelImage::open(std::path::Path::new("/")).unwrap_err();
-    assert!(folder.to_string().contains("must be a regular file"), "{folder}");
+    assert!(
+        folder
+            .to_string()
+            .ends_with("is a directory: a kernel must be a regular file"),
+        "{folder}"
+    );
 }
 
 #[test]
@@ -236,6 +241,25 @@ fn an_elf_image_without_a_pvh_note_is_named_so() {
     let mut image = elf();
     put(&mut image, 64 + 2 * 56 + 8, &17u32.to_le_bytes());
     assert!(fault(&image).contains("no PVH note"));
+}
+
+#[test]
+fn an_ordinary_program_lacks_first_of_all_the_note() {
+    let program = std::env::current_exe().unwrap();
+    let payload = Payload {
+        kernel: KernelImage::open(&program).unwrap(),
+        initrd: None,
+        cmdline: CommandLine::for_kernel("").unwrap(),
+    };
+    let error = payload.load(ram().boot_view(), MEMORY, RSDP).unwrap_err();
+    assert!(error.to_string().contains("no PVH note"), "{error}");
+}
+
+#[test]
+fn a_jump_to_the_firmware_is_a_reset() {
+    let (ram, _) = load(&elf(), None).unwrap();
+    let code: [u8; 7] = ram.boot_view().read_obj(GuestAddress(0xF_FFF0)).unwrap();
+    assert_eq!(code, [0xB0, 0xFE, 0xE6, 0x64, 0xF4, 0xEB, 0xFD]);
 }
 
 #[test]

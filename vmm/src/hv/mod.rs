@@ -30,13 +30,11 @@ pub const KVM_PATH: &str = "/dev/kvm";
 #[derive(Debug, Error)]
 pub enum HvError {
     /// There is no KVM on this host.
-    #[error(
-        "{KVM_PATH}: no such device: KVM is needed (load the kvm module, or pass the device into the container)"
-    )]
-    NoDevice,
+    #[error("{KVM_PATH}: {0}: KVM is needed (load the kvm module, or pass the device into the container)")]
+    NoDevice(io::Error),
     /// There is, but not for this user.
-    #[error("{KVM_PATH}: permission denied: the user must be able to read and write it (group kvm, usually)")]
-    NoPermission,
+    #[error("{KVM_PATH}: {0}: the user must be able to read and write it (group kvm, usually)")]
+    NoPermission(io::Error),
     /// There is, but opening it fails in another way.
     #[error("{KVM_PATH}: cannot be opened: {0}")]
     Open(io::Error),

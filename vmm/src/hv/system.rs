@@ -98,10 +98,10 @@ fn c_path(path: &Path) -> Result<std::ffi::CString, HvError> {
 
 fn open_error(error: io::Error) -> HvError {
     match error.kind() {
-        io::ErrorKind::NotFound => HvError::NoDevice,
-        io::ErrorKind::PermissionDenied => HvError::NoPermission,
+        io::ErrorKind::NotFound => HvError::NoDevice(error),
+        io::ErrorKind::PermissionDenied => HvError::NoPermission(error),
         // The node exists, but no module serves it.
-        _ if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => HvError::NoDevice,
+        _ if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => HvError::NoDevice(error),
         _ => HvError::Open(error),
     }
 }
@@ -113,9 +113,11 @@ mod tests {
     #[test]
     fn a_missing_device_is_named() {
         let error = Hypervisor::open_at(Path::new("/nonexistent/kvm")).unwrap_err();
-        assert!(matches!(error, HvError::NoDevice));
+        assert!(matches!(error, HvError::NoDevice(_)));
         assert!(
-            error.to_string().starts_with("/dev/kvm: no such device"),
+            error
+                .to_string()
+                .starts_with("/dev/kvm: No such file or directory"),
             "{error}"
         );
     }
@@ -124,7 +126,7 @@ mod tests {
     fn a_forbidden_device_is_named() {
         let error = open_error(io::Error::from_raw_os_error(libc::EACCES));
         assert!(
-            error.to_string().starts_with("/dev/kvm: permission denied"),
+            error.to_string().starts_with("/dev/kvm: Permission denied"),
             "{error}"
         );
     }

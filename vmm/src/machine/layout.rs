@@ -38,7 +38,9 @@ pub const CMDLINE_MAX: usize = 2048;
 /// End of conventional memory: what lies between here and [`HIMEM_START`] is reserved in the memory map.
 pub const LOW_MEMORY_END: u64 = 0x9_FC00;
 /// The ACPI tables, RSDP first.
-pub const ACPI_TABLES: Range<u64> = 0xE_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xE_0000..0xF_0000;
+/// Where a PC's firmware begins, in real mode: `ffff:0000`. Guests jump here as a way to reset.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// Where kernels may begin.
 pub const HIMEM_START: u64 = 0x10_0000;
 
@@ -88,7 +90,8 @@ const _: () = assert!(KVM_IDENTITY_MAP + 0x1000 <= KVM_TSS);
 const _: () = assert!(BOOT_GDT + 0x1000 <= BOOT_INFO && BOOT_INFO + 0x1000 <= BOOT_PAGE_TABLES);
 const _: () = assert!(BOOT_PAGE_TABLES + 3 * 0x1000 <= CMDLINE);
 const _: () = assert!(CMDLINE + CMDLINE_MAX as u64 <= LOW_MEMORY_END);
-const _: () = assert!(LOW_MEMORY_END <= ACPI_TABLES.start && ACPI_TABLES.end <= HIMEM_START);
+const _: () = assert!(LOW_MEMORY_END <= ACPI_TABLES.start && ACPI_TABLES.end <= RESET_VECTOR);
+const _: () = assert!(RESET_VECTOR + 16 == HIMEM_START);
 const _: () = assert!(LOW_RAM_END.is_multiple_of(HUGE_PAGE) && HIGH_RAM_START.is_multiple_of(HUGE_PAGE));
 const _: () = assert!(COM1_GSI < VIRTIO_MMIO_GSI);
 
