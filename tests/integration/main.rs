@@ -3,5 +3,6 @@
 //! else on this machine's `/dev/kvm`.
 
 mod cli;
+mod cli_running;
 mod device_driver;
 mod hardware;

@@ -67,12 +67,12 @@ enum ChangeError {
 
 /// The guest did not do it.
 #[derive(Debug, thiserror::Error)]
-#[error("name {name:?}: reached {reached} of {target} in {seconds} s: {reason}{guest}")]
+#[error("name {name:?}: has {reached}, not {target}, after {elapsed}: {reason}{guest}")]
 struct NotReached {
     name: String,
     reached: ByteSize,
     target: ByteSize,
-    seconds: f64,
+    elapsed: String,
     reason: String,
     guest: String,
 }
@@ -113,11 +113,11 @@ impl Resize {
                 format!("{name}: asked for {target}, has {reached}\n")
             }
             ResizeState::Reached => {
-                format!(
-                    "{name}: has {} after {:.1} s\n",
+                let (reached, elapsed) = (
                     ByteSize(report.reached_bytes),
-                    seconds(report)
-                )
+                    elapsed(report.elapsed_milliseconds),
+                );
+                format!("{name}: has {reached} after {elapsed}\n")
             }
             ResizeState::Incomplete | ResizeState::Superseded => {
                 return Err(Failure::run_time(NotReached::new(name, report)));
@@ -175,7 +175,7 @@ impl NotReached {
             name: name.to_string(),
             reached: ByteSize(report.reached_bytes),
             target: ByteSize(report.target_bytes),
-            seconds: seconds(report),
+            elapsed: elapsed(report.elapsed_milliseconds),
             reason: report
                 .reason
                 .clone()
@@ -185,13 +185,12 @@ impl NotReached {
     }
 }
 
-/// The time that a resize took, in seconds with one decimal.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a day in milliseconds is far below 2^52"
-)]
-fn seconds(report: &ResizeReport) -> f64 {
-    (report.elapsed_milliseconds as f64 / 100.0).round() / 10.0
+/// A time as people say it: `36 ms`, `4.2 s`.
+fn elapsed(milliseconds: u64) -> String {
+    match milliseconds {
+        0..1000 => format!("{milliseconds} ms"),
+        _ => format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
+    }
 }
 
 /// Resizes and waits, and shows meanwhile how far the guest has got.
@@ -274,7 +273,15 @@ mod tests {
             guest_reason: Some("no-memory".into()),
         };
         let text = NotReached::new(&VmName::new("a").expect("a name"), &report).to_string();
-        let expected = "name \"a\": reached 640 MiB of 1 GiB in 30 s: stalled (the guest says: no-memory)";
+        let expected =
+            "name \"a\": has 640 MiB, not 1 GiB, after 30.0 s: stalled (the guest says: no-memory)";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn times_are_said_in_milliseconds_or_seconds() {
+        for (milliseconds, text) in [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (90_049, "90.0 s")] {
+            assert_eq!(elapsed(milliseconds), text);
+        }
     }
 }
