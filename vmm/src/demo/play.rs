@@ -263,6 +263,7 @@ impl Run<'_> {
                     let Some(programs) = programs(side, client)? else {
                         return Ok(None);
                     };
+                    check_all_alive(side, &programs)?;
                     let goals = goals.get_or_insert_with(|| programs.iter().map(after_a_round).collect());
                     let reached = programs
                         .iter()
@@ -422,6 +423,19 @@ fn migrated(side: Side, client: &ControlClient) -> Result<u64, DemoError> {
         .map_err(|source| DemoError::View { side, source })
 }
 
+/// The programs of the demo run until they are ended; one that has ended earlier has lost its memory.
+fn check_all_alive(side: Side, programs: &[Program]) -> Result<(), DemoError> {
+    let dead = programs.iter().find(|program| !program.is_alive());
+    dead.map_or(Ok(()), |program| {
+        Err(DemoError::Lost {
+            what: format!(
+                "program {:?} of guest {side} has ended: {}",
+                program.command, program.state
+            ),
+        })
+    })
+}
+
 /// Whether all programs are there, verify, and hold most of `total` bytes.
 fn most_in_use(programs: &[Program], total: u64) -> bool {
     let held: u64 = programs.iter().map(|program| program.rss_kib * 1024).sum();
@@ -460,6 +474,21 @@ mod tests {
         assert!(!of(program("running", 552, 0), program("waiting", 48, 1)));
         assert!(!of(program("running", 552, 1), program("exited(1)", 48, 1)));
         assert!(!most_in_use(&[program("running", 900, 1)], 1000 * MIB));
+    }
+
+    #[test]
+    fn a_program_that_ended_is_named() {
+        let alive = program("running", 1, 1);
+        assert!(check_all_alive(Side::B, &[alive.clone(), alive.clone()]).is_ok());
+        let dead = Program {
+            command: "hog fill=70%".into(),
+            ..program("killed", 1, 1)
+        };
+        let error = check_all_alive(Side::B, &[alive, dead]).expect_err("one is dead");
+        assert_eq!(
+            error.to_string(),
+            "not everything is right: program \"hog fill=70%\" of guest B has ended: killed"
+        );
     }
 
     #[test]
