@@ -7,12 +7,14 @@ use guest_programs::pattern::{Mismatch, Pattern, Random};
 
 /// Chunks that a hog can keep: 64 GiB.
 const MAX_CHUNKS: usize = 32 << 10;
-/// Chunks between two looks at the guest's memory and two reports.
+/// Chunks checked between two looks at the guest's memory and two reports.
 const CHUNKS_PER_LOOK: usize = 16;
+/// Most chunks taken between two looks: the guest may be shrinking meanwhile.
+const CHUNKS_AT_ONCE: u64 = 4;
 /// One chunk in so many is written anew after it was checked.
 const REWRITE_ONE_IN: u64 = 8;
 /// Memory it leaves to others even when its share is not full.
-const LEFT_ALONE: u64 = 8 << 20;
+const LEFT_ALONE: u64 = 16 << 20;
 /// Wrong pages that are described, of however many there are.
 const MESSAGES: u64 = 8;
 
@@ -117,13 +119,13 @@ impl Hog {
                 return;
             }
             let fits = info.available.saturating_sub(LEFT_ALONE) / CHUNK;
-            let more = (wanted - held).min(fits).min(CHUNKS_PER_LOOK as u64);
+            let more = (wanted - held).min(fits).min(CHUNKS_AT_ONCE);
             for _ in 0..more {
                 if !self.take() {
                     return;
                 }
             }
-            if more < CHUNKS_PER_LOOK as u64 {
+            if more == 0 {
                 return;
             }
         }

@@ -5,15 +5,20 @@ use super::{Interruption, OfflineBlock, Worker};
 use crate::log::log;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
+use core::ops::RangeInclusive;
+use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::blocks::IsolateError;
 use guest_mm::migrate::{BatchEnd, Refusal, RefusalReason};
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, PAGE_SIZE};
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
 
 /// Most blocks that are out of use at a time because they are about to go.
 const MOST_ISOLATED: usize = 256;
+/// Memory that must remain available to programs, so that one in the middle of something can finish it and give
+/// back what it holds: a 16th of the guest's, within these bounds.
+const LEAST_AVAILABLE: RangeInclusive<u64> = 4 << 20..=32 << 20;
 /// Emptied blocks are unplugged together once they have so many bytes.
 const UNPLUG_AT: u64 = 64 << 20;
 /// Small pages that are moved at a time; programs wait meanwhile. A huge page may be 512 of them.
@@ -76,70 +81,90 @@ impl Worker {
         self.unplug(&mut leaving.offline).await
     }
 
-    /// Withdraws the cheapest `count` blocks from use. Those that nobody uses are offline at once.
+    /// Withdraws the cheapest `count` blocks from use, or as many as programs can do without. Those that nobody
+    /// uses are offline at once. Blocks that cannot be chosen are stuck: this never comes to nothing twice.
     fn choose(&mut self, count: usize) -> Leaving {
-        let mut leaving = Leaving {
-            used: Vec::new(),
-            offline: Vec::new(),
-        };
-        let candidates: Vec<BlockIndex> = self
-            .planner
-            .candidates()
-            .map(|block| BlockIndex(block.raw()))
-            .collect();
-        let kernel = self.kernel;
-        let phys = &mut kernel.mm.borrow_mut().phys;
-        let unused = candidates
-            .iter()
-            .filter(|&&block| phys.hotplug_region().state(block) == Some(BlockState::Offline));
+        let mut leaving = self.never_used(count);
+        let wanted = count.min(MOST_ISOLATED).saturating_sub(leaving.offline.len());
+        let affordable = self.affordable_blocks();
+        self.isolate(wanted.min(affordable), &mut leaving);
+        if leaving.used.is_empty() && leaving.offline.is_empty() {
+            // Ranking leaves out blocks with pinned pages.
+            let reason = if affordable == 0 {
+                StuckReason::NoMemory
+            } else {
+                StuckReason::Pinned
+            };
+            let candidates: Vec<DeviceBlock> = self.planner.candidates().collect();
+            candidates
+                .into_iter()
+                .for_each(|block| self.planner.stuck(block, reason));
+        }
         leaving
-            .offline
-            .extend(unused.take(count).map(|&block| OfflineBlock {
+    }
+
+    /// Plugged blocks that could not be brought online.
+    fn never_used(&self, count: usize) -> Leaving {
+        let phys = &self.kernel.mm.borrow().phys;
+        let state = |block| phys.hotplug_region().state(block);
+        let blocks = self.planner.candidates().map(|block| BlockIndex(block.raw()));
+        let offline = blocks
+            .filter(|&block| state(block) == Some(BlockState::Offline))
+            .take(count);
+        let offline = offline
+            .map(|block| OfflineBlock {
                 block,
                 descriptors: None,
-            }));
-        let mut left = count.min(MOST_ISOLATED).saturating_sub(leaving.offline.len());
+            })
+            .collect();
+        Leaving {
+            used: Vec::new(),
+            offline,
+        }
+    }
+
+    /// How many blocks can go before too little memory is left. What is free on them is lost to programs, and what
+    /// is in use on them takes as much elsewhere: a block costs its whole size.
+    fn affordable_blocks(&self) -> usize {
+        to_usize(self.spare_bytes() / self.device.region().block_size())
+    }
+
+    /// Memory that programs can do without.
+    fn spare_bytes(&self) -> u64 {
+        let stats = self.kernel.mm.borrow().phys.memory_stats();
+        let (least, most) = LEAST_AVAILABLE.into_inner();
+        let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
+        (stats.available_pages * PAGE_SIZE).saturating_sub(keep)
+    }
+
+    fn isolate(&mut self, count: usize, leaving: &mut Leaving) {
+        let phys = &mut self.kernel.mm.borrow_mut().phys;
+        let mut left = count;
         for cost in phys.rank_blocks() {
-            let is_candidate = self.planner.state(DeviceBlock::new(cost.block.0)) == Some(Planned::Plugged);
-            if left == 0 || !is_candidate {
+            let number = DeviceBlock::new(cost.block.0);
+            if left == 0 || self.planner.state(number) != Some(Planned::Plugged) {
                 continue;
             }
             match phys.isolate(cost.block) {
-                Ok(block) => {
-                    left -= 1;
-                    leaving.used.push(block);
+                Ok(block) if phys.used_pages(&block) > 0 => leaving.used.push(block),
+                Ok(block) => match phys.offline(block) {
+                    Ok(descriptors) => {
+                        let descriptors = Some(descriptors);
+                        leaving.offline.push(OfflineBlock {
+                            block: cost.block,
+                            descriptors,
+                        });
+                    }
+                    Err(not_empty) => leaving.used.push(not_empty.block),
+                },
+                Err(error) => {
+                    self.planner.stuck(number, isolate_reason(error));
+                    continue;
                 }
-                Err(error) => self
-                    .planner
-                    .stuck(DeviceBlock::new(cost.block.0), isolate_reason(error)),
             }
+            left -= 1;
         }
-        if leaving.used.is_empty() && leaving.offline.is_empty() {
-            // Ranking leaves out blocks with pinned pages.
-            for block in candidates {
-                self.planner.stuck(DeviceBlock::new(block.0), StuckReason::Pinned);
-            }
-        }
-        let (empty, mut used): (Vec<_>, Vec<_>) = leaving
-            .used
-            .into_iter()
-            .partition(|block| phys.used_pages(block) == 0);
-        used.reverse();
-        leaving.used = Vec::new();
-        for block in empty {
-            let index = block.block();
-            match phys.offline(block) {
-                Ok(descriptors) => {
-                    leaving.offline.push(OfflineBlock {
-                        block: index,
-                        descriptors: Some(descriptors),
-                    });
-                }
-                Err(not_empty) => used.push(not_empty.block),
-            }
-        }
-        leaving.used = used;
-        leaving
+        leaving.used.reverse();
     }
 
     /// Moves everything off an isolated block and takes it offline.
@@ -147,6 +172,11 @@ impl Worker {
         let mut reason = StuckReason::Busy;
         let mut passes = 0;
         loop {
+            // Programs have gone on since the block was chosen, and may have taken what was to spare then.
+            let used_pages = self.kernel.mm.borrow().phys.used_pages(&block);
+            if self.spare_bytes() < u64::from(used_pages) * PAGE_SIZE {
+                return Emptied::No(block, StuckReason::NoMemory);
+            }
             let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
             while self.kernel.clock.now() < turn_end {
                 let report = self.kernel.mm.borrow_mut().migrate_batch(&mut block, BATCH_PAGES);
