@@ -84,6 +84,9 @@ pub struct Options {
     pub tick_ms: NonZeroU32,
     /// `loglevel=`: messages of this level and above stay silent, 0 to 8 as in Linux. Default 7 (all but debug).
     pub loglevel: u8,
+    /// `fault_around_kib=`: how much one page fault maps where no huge page is possible, 4 to 2048, a power of two.
+    /// Default 256: a fault costs several times what mapping a page does.
+    pub fault_around_kib: u32,
     /// `panic_test=`.
     pub panic_test: Option<PanicTest>,
     /// What was wrong with the command line.
@@ -98,6 +101,7 @@ impl Options {
             programs: Vec::new(),
             tick_ms: NonZeroU32::MIN.saturating_add(9),
             loglevel: 7,
+            fault_around_kib: 256,
             panic_test: None,
             errors: Vec::new(),
         };
@@ -136,6 +140,12 @@ impl Options {
                 .ok()
                 .filter(|&level: &u8| level <= 8)
                 .map(|level| self.loglevel = level)
+                .is_some(),
+            "fault_around_kib" => value
+                .parse()
+                .ok()
+                .filter(|&kib: &u32| kib.is_power_of_two() && (4..=2048).contains(&kib))
+                .map(|kib| self.fault_around_kib = kib)
                 .is_some(),
             "panic_test" => {
                 self.panic_test = match value {
@@ -260,6 +270,9 @@ mod tests {
             "tick_ms=0",
             "tick_ms=1001",
             "loglevel=9",
+            "fault_around_kib=2",
+            "fault_around_kib=48",
+            "fault_around_kib=4096",
             "panic_test=never",
         ] {
             let options = Options::parse(bad);

@@ -72,8 +72,11 @@ type Handler = Rc<dyn Fn()>;
 impl Kernel {
     /// The kernel of a machine that has booted.
     pub(crate) fn new(machine: Machine) -> &'static Self {
+        let mut mm = Mm::new(machine.memory, DirectFrames, OneCpu);
+        let fault_around = Order::holding(u64::from(machine.options.fault_around_kib) << 10);
+        mm.set_fault_around(fault_around.unwrap_or(Order::PAGEBLOCK));
         Box::leak(Box::new(Self {
-            mm: RefCell::new(Mm::new(machine.memory, DirectFrames, OneCpu)),
+            mm: RefCell::new(mm),
             direct_map: RefCell::new(machine.direct_map),
             clock: machine.clock,
             executor: Executor::new(),
