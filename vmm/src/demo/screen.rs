@@ -11,7 +11,7 @@ use super::draw::{Theme, draw};
 use super::scene::Stage;
 
 /// Between two frames, unless a key comes.
-const FRAME: Duration = Duration::from_millis(66);
+const FRAME: Duration = Duration::from_millis(40);
 
 /// Whether to use colours: not if `NO_COLOR` is set to anything (no-color.org).
 #[must_use]

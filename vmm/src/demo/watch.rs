@@ -11,12 +11,12 @@ use super::scene::{Stage, Tone};
 use super::view;
 use crate::control::client::{ClientError, ControlClient};
 
-/// Between two looks at a guest. A look costs the guest a few milliseconds on a slow host.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at a guest: blocks come and go within tenths of a second.
+const LOOK_PAUSE: Duration = Duration::from_millis(25);
 /// Between two looks at the host: short against the time that a guest takes to touch 256 MiB.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(5);
 /// Looks that may fail in a row (a guest may be too busy to answer one) before it is reported.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 20;
 
 /// Looks at one guest once: what its device says and what it says itself.
 ///
