@@ -87,6 +87,9 @@ pub struct Options {
     /// `fault_around_kib=`: how much one page fault maps where no huge page is possible, 4 to 2048, a power of two.
     /// Default 256: a fault costs several times what mapping a page does.
     pub fault_around_kib: u32,
+    /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
+    /// wrong. Slow.
+    pub validate: bool,
     /// `panic_test=`.
     pub panic_test: Option<PanicTest>,
     /// What was wrong with the command line.
@@ -102,6 +105,7 @@ impl Options {
             tick_ms: NonZeroU32::MIN.saturating_add(9),
             loglevel: 7,
             fault_around_kib: 256,
+            validate: false,
             panic_test: None,
             errors: Vec::new(),
         };
@@ -147,6 +151,10 @@ impl Options {
                 .filter(|&kib: &u32| kib.is_power_of_two() && (4..=2048).contains(&kib))
                 .map(|kib| self.fault_around_kib = kib)
                 .is_some(),
+            "validate" => {
+                self.validate = true;
+                value.is_empty()
+            }
             "panic_test" => {
                 self.panic_test = match value {
                     "manager" => Some(PanicTest::Manager),

@@ -60,6 +60,7 @@ pub(crate) struct Kernel {
     pub(crate) programs: RefCell<Vec<Rc<Program>>>,
     pub(crate) resize: ResizeStatus,
     pub(crate) tick_ns: u64,
+    validates: bool,
     acpi: Acpi,
     local_apic: LocalApic,
     io_apics: Vec<IoApic>,
@@ -87,6 +88,7 @@ impl Kernel {
             programs: RefCell::new(Vec::new()),
             resize: ResizeStatus::default(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
+            validates: machine.options.validate,
             acpi: machine.acpi,
             local_apic: machine.local_apic,
             io_apics: machine.io_apics,
@@ -163,6 +165,18 @@ impl Kernel {
             chunk.add();
         }
         true
+    }
+
+    /// Checks everything that the memory manager knows, if the command line asks for it.
+    ///
+    /// # Panics
+    /// If any of it is wrong.
+    pub(crate) fn validate(&self) {
+        if self.validates
+            && let Err(error) = self.mm.borrow_mut().validate()
+        {
+            panic!("memory manager: {error}");
+        }
     }
 
     /// Switches the machine off.

@@ -133,6 +133,7 @@ impl Worker {
                 Step::Unplug(count) => self.shrink(count).await,
             };
             self.publish(self.kernel.resize.stall.get());
+            self.kernel.validate();
             result?;
             self.interrupted().await?;
         }
