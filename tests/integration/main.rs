@@ -2,7 +2,19 @@
 //! `hardware` on a KVM like hardware's (directly, or in the host box), `device_driver` on none at all, everything
 //! else on this machine's `/dev/kvm`.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is how failure is told")]
+
+mod bad_input;
+mod builtin_memory;
+mod builtin_panic;
+mod builtin_run;
+mod builtin_views;
 mod cli;
 mod cli_running;
+mod demo;
 mod device_driver;
 mod hardware;
+mod kernel_files;
+mod names;
+mod other_vmm;
+mod resize_errors;

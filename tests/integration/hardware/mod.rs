@@ -1,3 +1,6 @@
 //! Tests that need a KVM like hardware's: directly where the processor has it, in the host box elsewhere.
 
+mod builtin;
 mod host;
+mod linux;
+mod linux_memory;
