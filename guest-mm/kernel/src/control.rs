@@ -1,6 +1,6 @@
 //! The control channel: what the guest answers to the host's questions, one a line, over the console.
 
-use crate::devices::Console;
+use crate::devices::{Console, restart};
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::heap;
@@ -8,9 +8,6 @@ use alloc::string::String;
 use core::fmt::{self, Write};
 use guest_mm::{PAGE_SIZE, report};
 use guest_virtio::control::{self, Command, Reply};
-
-/// Pause before a broken console is tried again.
-const RESTART_AFTER_NS: u64 = 1_000_000_000;
 
 const HELP: &str = "\
 help       this list
@@ -27,10 +24,7 @@ pub(crate) async fn work(kernel: &'static Kernel, console: &'static Console) {
     loop {
         let fault = control::serve(console, &mut answer).await;
         log!(Error, "console: {fault}");
-        kernel.timers.sleep(RESTART_AFTER_NS).await;
-        if let Err(error) = console.restart() {
-            log!(Error, "console: {error}");
-        }
+        restart(kernel, || console.restart()).await;
     }
 }
 

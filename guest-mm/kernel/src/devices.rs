@@ -14,6 +14,10 @@ use guest_virtio::console::ConsoleDriver;
 use guest_virtio::mem::MemDriver;
 use guest_virtio::transport::TransportError;
 
+/// The first pause before a broken device is tried again, and the longest.
+const FIRST_PAUSE_NS: u64 = 1_000_000_000;
+const LONGEST_PAUSE_NS: u64 = 64_000_000_000;
+
 /// The memory device of this machine.
 pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
 /// The console of this machine.
@@ -45,6 +49,19 @@ pub(crate) fn start(kernel: &'static Kernel, devices: Vec<(MmioRegisters, u32)>)
             }
             Err(error) => log!(Error, "virtio device at {:#x}: {error}", registers.base()),
         }
+    }
+}
+
+/// Tries to start a broken device again until that works, after a pause that doubles each time.
+pub(crate) async fn restart(kernel: &'static Kernel, again: impl Fn() -> Result<(), StartError>) {
+    let mut pause = FIRST_PAUSE_NS;
+    loop {
+        kernel.timers.sleep(pause).await;
+        match again() {
+            Ok(()) => return,
+            Err(error) => log!(Error, "virtio device: {error}"),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE_NS);
     }
 }
 

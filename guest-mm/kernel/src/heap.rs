@@ -60,9 +60,6 @@ pub struct Heap {
     free_bytes: usize,
 }
 
-// SAFETY: the pointers lead only into memory that was given to this heap and that nobody else uses.
-unsafe impl Send for Heap {}
-
 impl Heap {
     /// A heap without memory.
     pub const fn new() -> Self {

@@ -7,7 +7,7 @@
 mod grow;
 mod shrink;
 
-use crate::devices::Memory;
+use crate::devices::{Memory, restart};
 use crate::kernel::Kernel;
 use crate::log::log;
 use core::ops::Range;
@@ -19,8 +19,6 @@ use guest_virtio::plan::{Planner, StallReason, Step};
 /// The first pause after a stall, and the longest; each is twice the one before.
 const FIRST_PAUSE_NS: u64 = 100_000_000;
 const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
-/// Pause before a broken device is tried again.
-const RESTART_AFTER_NS: u64 = 1_000_000_000;
 
 /// A block that is plugged and not in use.
 struct OfflineBlock {
@@ -168,10 +166,7 @@ impl Worker {
     /// Starts a broken device again; what it makes of its blocks must be asked for.
     async fn restart_device(&mut self, error: RequestError) {
         log!(Error, "memory device: {error}");
-        self.kernel.timers.sleep(RESTART_AFTER_NS).await;
-        if let Err(error) = self.device.restart() {
-            log!(Error, "memory device: {error}");
-        }
+        restart(self.kernel, || self.device.restart()).await;
     }
 
     /// Asks the device what became of `run`, and makes the memory manager's view agree.
@@ -207,8 +202,15 @@ impl Worker {
             (RunState::Unplugged, Some(BlockState::Offline)) => phys.unplugged(block),
             _ => Ok(()),
         };
+        let is_unused = phys.hotplug_region().state(block) == Some(BlockState::Offline);
+        drop(mm);
         if let Err(error) = result {
             log!(Error, "memory device: {error}");
+        } else if is_unused {
+            self.bring_online(OfflineBlock {
+                block,
+                descriptors: None,
+            });
         }
     }
 
