@@ -20,35 +20,19 @@ const CELL: (f32, f32) = (8.0, 17.0);
 /// From the top of a cell to the base line of its letter.
 const BASE_LINE: f32 = 13.0;
 const MARGIN: f32 = 10.0;
-/// More blocks than a guest of the demo has.
-const MOST_BLOCKS: usize = 1 << 10;
+/// So many blocks being emptied show what that looks like; more are no better.
+const ENOUGH_LEAVING: usize = 12;
 
 /// Keeps the busiest frame of a run: the one with most blocks on their way.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
-    best: Option<(usize, Buffer)>,
+    best: Option<((usize, usize), Buffer)>,
 }
 
 impl Picture {
     /// Looks at the scene, and keeps it if more is going on in it than in what was kept before.
     pub(super) fn consider(&mut self, scene: &Scene) {
-        let busy = scene
-            .guests
-            .iter()
-            .map(|guest| {
-                guest
-                    .blocks
-                    .shown(scene.elapsed())
-                    .filter(|shown| match shown.cell {
-                        model::Cell::Leaving(_) => true,
-                        _ => shown.mark != Mark::Settled,
-                    })
-                    .count()
-            })
-            // Memory on its way in both guests says more than any number of blocks in one.
-            .filter(|moving| *moving > 0)
-            .map(|moving| moving + MOST_BLOCKS)
-            .sum();
+        let busy = busy(scene);
         if self.best.as_ref().is_none_or(|(best, _)| busy > *best)
             && let Some(buffer) = frame(scene)
         {
@@ -61,6 +45,20 @@ impl Picture {
     pub(super) fn svg(&self) -> Option<String> {
         self.best.as_ref().map(|(_, buffer)| svg(buffer))
     }
+}
+
+/// How much goes on: blocks that are being emptied first, then blocks that have just changed hands.
+fn busy(scene: &Scene) -> (usize, usize) {
+    let (mut leaving, mut moved) = (0, 0);
+    for shown in scene
+        .guests
+        .iter()
+        .flat_map(|guest| guest.blocks.shown(scene.elapsed()))
+    {
+        leaving += usize::from(matches!(shown.cell, model::Cell::Leaving(_)));
+        moved += usize::from(shown.mark != Mark::Settled);
+    }
+    (leaving.min(ENOUGH_LEAVING), moved)
 }
 
 fn frame(scene: &Scene) -> Option<Buffer> {

@@ -116,7 +116,7 @@ pub fn legend(theme: Theme) -> Line<'static> {
         mark: Mark::Settled,
     };
     let entries = [
-        (settled(Cell::Unplugged), "host's"),
+        (settled(Cell::Unplugged), "host"),
         (settled(Cell::Plugging), "plugging"),
         (
             Shown {
@@ -128,7 +128,7 @@ pub fn legend(theme: Theme) -> Line<'static> {
         (settled(Cell::Online(Fill::Free)), "free"),
         (settled(Cell::Online(Fill::High)), "used"),
         (settled(Cell::Online(Fill::Full)), "full"),
-        (settled(Cell::Leaving(Fill::High)), "moving out"),
+        (settled(Cell::Leaving(Fill::High)), "leaving"),
         (settled(Cell::Offline), "empty"),
         (
             Shown {
@@ -146,7 +146,7 @@ pub fn legend(theme: Theme) -> Line<'static> {
         }
         spans.push(Span::raw(" "));
         spans.push(Span::styled(shape, style(shown, Side::A, theme)));
-        spans.push(Span::styled(format!("{name} "), theme.dim()));
+        spans.push(Span::styled(format!(" {name} "), theme.dim()));
     }
     Line::from(spans)
 }

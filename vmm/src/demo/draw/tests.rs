@@ -145,7 +145,7 @@ fn eighty_by_twenty_four_shows_everything() {
         "hog fill=70% pages=huge",
         "123k ok 0 bad",
         "123k ok 1 bad",
-        "host's",
+        "· host",
         "gone",
     ] {
         assert!(text.contains(part), "{part:?} is missing in\n{text}");
