@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod home;
 pub mod host;
+mod keys;
 pub mod ledger;
 pub mod model;
 mod options;
@@ -40,15 +41,15 @@ use std::time::Instant;
 use picture::Picture;
 use plan::Plan;
 use scene::{Scene, Stage};
+use screen::Screen;
 
 /// Signals that end the demo in order: its guests are ended and the terminal is given back.
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// How a run is shown while it goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Show {
     /// Drawn on the terminal; afterwards the log and the summary.
-    Screen,
+    Screen(Box<Screen>),
     /// Lines on standard output, and the summary.
     Lines,
     /// Lines on standard error, and one JSON object on standard output.
@@ -66,12 +67,12 @@ pub fn run(options: &DemoOptions) -> Result<(), DemoError> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(terminal_error)?;
     }
     let stage = Stage::new(Scene::new(&plan, Instant::now()));
-    let show = Show::of(options);
+    let mut show = Show::of(options);
     let mut picture = Picture::default();
     let (played, shown) = thread::scope(|scope| {
         let playing = scope.spawn(|| play::play(&plan, &stage, &stop, options.time_limit));
         let shown = show_until(
-            show,
+            &mut show,
             &stage,
             &stop,
             || playing.is_finished(),
@@ -119,32 +120,36 @@ impl Show {
         } else if options.plain || dumb || !io::stdout().is_terminal() {
             Self::Lines
         } else {
-            Self::Screen
+            // A terminal to write to, but none to take keys from, which Ctrl-C would then be: lines need none.
+            Screen::open().map_or(Self::Lines, |screen| Self::Screen(Box::new(screen)))
         }
     }
 }
 
 fn show_until(
-    show: Show,
+    show: &mut Show,
     stage: &Stage,
     stop: &AtomicBool,
     finished: impl Fn() -> bool,
     meanwhile: impl FnMut(),
 ) -> io::Result<()> {
     match show {
-        Show::Screen => screen::show(stage, finished, || stop.store(true, Ordering::Relaxed), meanwhile),
-        Show::Lines => plain::print(stage, &mut io::stdout(), finished, meanwhile),
         Show::Json => plain::print(stage, &mut io::stderr(), finished, meanwhile),
+        Show::Lines => plain::print(stage, &mut io::stdout(), finished, meanwhile),
+        Show::Screen(screen) => {
+            screen.show(stage, finished, || stop.store(true, Ordering::Relaxed), meanwhile)
+        }
     }
 }
 
 /// Prints how it ended: the numbers, and after a drawn run also the log that went away with the screen.
 fn tell(show: Show, stage: &Stage, summary: &Summary) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = io::stdout();
     match show {
         Show::Json => writeln!(out, "{}", serde_json::to_string(summary)?)?,
         Show::Lines => writeln!(out, "\n{summary}")?,
-        Show::Screen => {
+        Show::Screen(screen) => {
+            drop(screen);
             for line in &stage.scene().log {
                 writeln!(out, "{}", plain::text(line))?;
             }
