@@ -7,6 +7,7 @@
 
 mod cpuid;
 mod kick;
+mod operand;
 mod partition;
 mod registers;
 mod system;

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{HvError, Vcpu};
 use crate::machine::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, MemorySlot};
 
 /// One VM.
 #[derive(Debug)]
@@ -47,22 +47,53 @@ impl Partition {
     ///
     /// # Errors
     /// KVM refuses a slot.
-    pub fn set_memory(&mut self, ram: Arc<GuestRam>) -> Result<(), HvError> {
-        let ram = self.ram.insert(ram);
-        for (slot, range) in (0..).zip(ram.slots()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: range.gpa,
-                memory_size: range.size,
-                userspace_addr: range.hva,
-            };
-            // SAFETY: the host range is a mapping that `ram` owns, which whoever can run the guest (a vCPU, see
-            // `create_vcpu`) keeps; the slots do not overlap, because `GuestRam` refuses ranges that do.
-            unsafe { self.vm.set_user_memory_region(region) }
-                .map_err(HvError::request("take guest memory"))?;
+    pub fn set_memory(&mut self, ram: &Arc<GuestRam>) -> Result<(), HvError> {
+        self.ram = Some(Arc::clone(ram));
+        (0..)
+            .zip(ram.slots())
+            .try_for_each(|(id, slot)| self.set_slot(id, *slot))
+    }
+
+    /// Shows the guest of its hot-plug region nothing but the plugged blocks, for as long as `body` runs: an access
+    /// to any other block then leaves the guest as an access without memory, with its exact address.
+    ///
+    /// No vCPU may run meanwhile, apart from those that `body` runs. Takes about 100 µs for each run of blocks.
+    ///
+    /// # Errors
+    /// KVM refuses a slot; the guest cannot go on then.
+    pub fn with_plugged_only<T>(&self, body: impl FnOnce() -> T) -> Result<T, HvError> {
+        let (Some(ram), Some(region)) = (&self.ram, self.ram.as_ref().and_then(|ram| ram.region_slot()))
+        else {
+            return Ok(body());
+        };
+        // The region's slot is the last one; its stand-ins take its number and those behind it.
+        let first = u32::try_from(ram.slots().len() - 1).expect("a handful of slots");
+        let nothing = MemorySlot { size: 0, ..region };
+        let stand_ins: Vec<(u32, MemorySlot)> = (first..).zip(ram.plugged_slots()).collect();
+        self.set_slot(first, nothing)?;
+        for (id, slot) in &stand_ins {
+            self.set_slot(*id, *slot)?;
         }
-        Ok(())
+        let result = body();
+        for (id, slot) in &stand_ins {
+            self.set_slot(*id, MemorySlot { size: 0, ..*slot })?;
+        }
+        self.set_slot(first, region)?;
+        Ok(result)
+    }
+
+    /// Sets slot `id`, or removes it if its size is 0.
+    fn set_slot(&self, id: u32, slot: MemorySlot) -> Result<(), HvError> {
+        let region = kvm_userspace_memory_region {
+            slot: id,
+            flags: 0,
+            guest_phys_addr: slot.gpa,
+            memory_size: slot.size,
+            userspace_addr: slot.hva,
+        };
+        // SAFETY: all slots come from `self.ram`, whose mappings whoever can run the guest (a vCPU, see
+        // `create_vcpu`) keeps; they do not overlap, because `GuestRam` refuses ranges that do.
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(HvError::request("take guest memory"))
     }
 
     /// Creates vCPU `id`, which is also its APIC id. All but vCPU 0 wait for INIT and SIPI.

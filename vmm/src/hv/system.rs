@@ -9,7 +9,7 @@ use kvm_ioctls::{Cap, Kvm};
 use super::{HvError, KVM_PATH, Partition};
 
 /// Everything a VM needs of KVM beyond its first version, and why. Order: the most telling first.
-const NEEDED: [(Cap, &str, &str); 9] = [
+const NEEDED: [(Cap, &str, &str); 8] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "for guest memory"),
     (
         Cap::Irqchip,
@@ -29,11 +29,6 @@ const NEEDED: [(Cap, &str, &str); 9] = [
         Cap::ImmediateExit,
         "KVM_CAP_IMMEDIATE_EXIT",
         "to stop a running CPU (Linux 4.13)",
-    ),
-    (
-        Cap::MemoryFaultInfo,
-        "KVM_CAP_MEMORY_FAULT_INFO",
-        "to tell which block a guest touched (Linux 6.8)",
     ),
 ];
 

@@ -9,6 +9,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::cpuid::CpuTopology;
 use super::kick::Kickable;
+use super::operand::{Mode, linear_address};
 use super::{BootState, HvError};
 use crate::memory::GuestRam;
 
@@ -47,8 +48,9 @@ pub enum VcpuEvent<'a> {
     MmioRead(u64, &'a mut [u8]),
     /// The guest writes to an address without memory, at most 8 bytes.
     MmioWrite(u64, &'a [u8]),
-    /// The guest touched memory that the host has protected, at this guest-physical address.
-    MemoryFault(u64),
+    /// The guest touched memory that the host has protected, at this guest-physical address, if KVM says which:
+    /// Linux up to 6.18 does not for memory that is merely protected (`KVM_EXIT_MEMORY_FAULT` is for private memory).
+    MemoryFault(Option<u64>),
     /// A signal, or nothing in particular: run again.
     Interrupted,
     /// A triple fault.
@@ -176,6 +178,7 @@ impl ActiveVcpu {
             Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => {
                 return Ok(VcpuEvent::Interrupted);
             }
+            Err(errno) if errno.errno() == libc::EFAULT => return Ok(VcpuEvent::MemoryFault(None)),
             Err(source) => {
                 return Err(HvError::Request {
                     what: "run a vCPU",
@@ -188,7 +191,7 @@ impl ActiveVcpu {
             VcpuExit::IoOut(port, data) => VcpuEvent::PortWrite(port, data),
             VcpuExit::MmioRead(gpa, data) => VcpuEvent::MmioRead(gpa, data),
             VcpuExit::MmioWrite(gpa, data) => VcpuEvent::MmioWrite(gpa, data),
-            VcpuExit::MemoryFault { gpa, .. } => VcpuEvent::MemoryFault(gpa),
+            VcpuExit::MemoryFault { gpa, .. } => VcpuEvent::MemoryFault(Some(gpa)),
             VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => VcpuEvent::Interrupted,
             VcpuExit::Shutdown => VcpuEvent::Shutdown,
             VcpuExit::InternalError => VcpuEvent::InternalError,
@@ -201,6 +204,22 @@ impl ActiveVcpu {
     #[must_use]
     pub fn rip(&mut self) -> u64 {
         self.vcpu.fd().get_regs().map_or(0, |regs| regs.rip)
+    }
+
+    /// The guest-physical address of the memory operand of the instruction in `fault`, if that can be told.
+    pub fn operand_gpa(&mut self, fault: &EmulationFault) -> Option<u64> {
+        let fd = self.vcpu.fd();
+        let (regs, sregs) = (fd.get_regs().ok()?, fd.get_sregs().ok()?);
+        let mode = Mode {
+            long: sregs.cs.l == 1,
+            fs_base: sregs.fs.base,
+            gs_base: sregs.gs.base,
+        };
+        let gva = linear_address(&fault.bytes, &regs, mode)?;
+        fd.translate_gva(gva)
+            .ok()
+            .filter(|to| to.valid != 0)
+            .map(|to| to.physical_address)
     }
 
     /// What [`VcpuEvent::InternalError`] was about.

@@ -42,7 +42,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let ranges = ram_ranges(spec.memory).ok_or_else(|| no_address_space(spec))?;
     let ram = Arc::new(GuestRam::new(&ranges, region)?);
     let mut partition = hypervisor.create_partition()?;
-    partition.set_memory(Arc::clone(&ram))?;
+    partition.set_memory(&ram)?;
 
     let sink = open_sink(&spec.serial)?;
     let output = Output::start(sink).map_err(VmError::host("start the serial output"))?;
@@ -73,6 +73,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let shared = Shared {
         spec: spec.clone(),
         built,
+        partition,
         lifecycle: Lifecycle::new(wake),
         ended,
         bus: Bus::new(devices.windows, Arc::clone(&com1)),
@@ -88,7 +89,6 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         handle: VmHandle {
             shared: Arc::new(shared),
         },
-        _partition: partition,
         vcpus,
         kick,
         com1,

@@ -84,10 +84,12 @@ pub enum VmError {
     #[error("the guest cannot go on: {0}")]
     Emulation(EmulationFault),
     /// The host did not provide memory that the guest owns.
-    #[error("the host cannot provide the guest's memory at gpa {gpa:#x}")]
+    #[error("the host cannot provide the guest's memory{} (rip {rip:#x})", gpa.map(|gpa| format!(" at gpa {gpa:#x}")).unwrap_or_default())]
     HostMemory {
-        /// Guest-physical address.
-        gpa: u64,
+        /// Guest-physical address, if KVM said.
+        gpa: Option<u64>,
+        /// Where the guest was.
+        rip: u64,
     },
     /// KVM reported an exit that this VMM never asks for.
     #[error("a vCPU stopped for an unexpected reason: {0}")]

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -29,7 +30,20 @@ struct State {
     end: Option<Result<VmExit, VmError>>,
     /// Somebody must kick the vCPUs towards the gate.
     kick: bool,
+    /// vCPU threads that have started and not left.
+    vcpus: usize,
+    /// Of those, the ones that wait at the gate.
+    at_gate: usize,
+    /// One vCPU has the machine for itself.
+    alone: bool,
 }
+
+/// While this lives, its vCPU thread is the only one that may enter the guest.
+#[derive(Debug)]
+pub(super) struct Alone<'a>(&'a Lifecycle);
+
+/// How long one vCPU may keep the others out before it is kicked itself.
+const ALONE_AT_MOST: Duration = Duration::from_millis(100);
 
 /// Whether a vCPU may enter the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +70,9 @@ impl Lifecycle {
             phase: VmState::Starting,
             end: None,
             kick: false,
+            vcpus: 0,
+            at_gate: 0,
+            alone: false,
         };
         Self {
             state: Mutex::new(state),
@@ -98,20 +115,51 @@ impl Lifecycle {
         let _ = self.ended.write(1);
     }
 
-    /// For a vCPU thread before it enters the guest: waits while the VM is held.
+    /// For a vCPU thread when it begins.
+    pub(super) fn vcpu_arrives(&self) {
+        self.lock().vcpus += 1;
+    }
+
+    /// For a vCPU thread before it enters the guest: waits while the VM is held, or another vCPU is alone.
     pub(super) fn gate(&self) -> Gate {
         if !self.attention.load(Ordering::Acquire) {
             return Gate::Enter;
         }
         let mut state = self.lock();
-        while state.phase == VmState::Paused {
+        state.at_gate += 1;
+        self.changed.notify_all();
+        while state.phase == VmState::Paused || (state.alone && state.phase != VmState::Exiting) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.at_gate -= 1;
         if state.phase == VmState::Exiting {
+            state.vcpus -= 1;
+            self.changed.notify_all();
             Gate::Leave
         } else {
             Gate::Enter
         }
+    }
+
+    /// For a vCPU thread: waits until all others are at the gate, and keeps them there. `None` if another one was
+    /// faster, or the VM is held or ends: then it belongs at the gate itself.
+    pub(super) fn alone(&self) -> Option<Alone<'_>> {
+        let mut state = self.lock();
+        if state.alone || state.phase != VmState::Running {
+            return None;
+        }
+        state.alone = true;
+        state.kick = true;
+        self.attention.store(true, Ordering::Release);
+        self.changed.notify_all();
+        // From here on, dropping it lets the others go.
+        let alone = Alone(self);
+        while state.at_gate + 1 < state.vcpus && state.phase == VmState::Running {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let running = state.phase == VmState::Running;
+        drop(state);
+        running.then_some(alone)
     }
 
     /// For the thread that runs the VM: waits for something to do.
@@ -124,7 +172,18 @@ impl Lifecycle {
             if std::mem::take(&mut state.kick) {
                 return Turn::Hold;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = if state.alone {
+                let (state, wait) = self
+                    .changed
+                    .wait_timeout(state, ALONE_AT_MOST)
+                    .unwrap_or_else(PoisonError::into_inner);
+                if wait.timed_out() && state.alone {
+                    return Turn::Hold;
+                }
+                state
+            } else {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
         }
     }
 
@@ -149,11 +208,21 @@ impl Lifecycle {
     }
 }
 
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.alone = false;
+        self.0
+            .attention
+            .store(state.phase != VmState::Running, Ordering::Release);
+        self.0.changed.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn lifecycle() -> Lifecycle {
         let lifecycle = Lifecycle::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
@@ -164,6 +233,7 @@ mod tests {
     #[test]
     fn the_first_reason_to_end_wins() {
         let lifecycle = lifecycle();
+        lifecycle.vcpu_arrives();
         assert_eq!(lifecycle.gate(), Gate::Enter);
         lifecycle.end(Ok(VmExit::Shutdown));
         lifecycle.end(Ok(VmExit::Stopped));
@@ -177,6 +247,7 @@ mod tests {
     #[test]
     fn a_held_vcpu_leaves_when_the_vm_ends() {
         let lifecycle = Arc::new(lifecycle());
+        lifecycle.vcpu_arrives();
         lifecycle.pause();
         assert_eq!(lifecycle.next_turn(), Turn::Hold);
         let theirs = Arc::clone(&lifecycle);
@@ -185,5 +256,47 @@ mod tests {
         assert!(!vcpu.is_finished());
         lifecycle.end(Ok(VmExit::Stopped));
         assert_eq!(vcpu.join().unwrap(), Gate::Leave);
+    }
+
+    #[test]
+    fn one_vcpu_is_alone_only_when_all_others_are_at_the_gate() {
+        let lifecycle = Arc::new(lifecycle());
+        lifecycle.vcpu_arrives();
+        lifecycle.vcpu_arrives();
+        let theirs = Arc::clone(&lifecycle);
+        let first = std::thread::spawn(move || {
+            theirs
+                .alone()
+                .map(|alone| (theirs.alone().is_none(), drop(alone)).0)
+        });
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!first.is_finished(), "the other one is not at the gate yet");
+        // Let through again as soon as the first has had its time.
+        assert_eq!(lifecycle.gate(), Gate::Enter);
+        assert_eq!(first.join().unwrap(), Some(true));
+        assert_eq!(lifecycle.gate(), Gate::Enter);
+    }
+
+    #[test]
+    fn a_vcpu_that_is_alone_for_long_is_kicked_itself() {
+        let lifecycle = lifecycle();
+        lifecycle.vcpu_arrives();
+        let alone = lifecycle.alone();
+        assert!(alone.is_some());
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        assert_eq!(lifecycle.next_turn(), Turn::Hold, "after a while");
+    }
+
+    #[test]
+    fn waiting_to_be_alone_ends_with_the_vm() {
+        let lifecycle = Arc::new(lifecycle());
+        lifecycle.vcpu_arrives();
+        lifecycle.vcpu_arrives();
+        let theirs = Arc::clone(&lifecycle);
+        let waiting = std::thread::spawn(move || theirs.alone().is_none());
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        lifecycle.end(Ok(VmExit::Stopped));
+        assert!(waiting.join().unwrap());
     }
 }

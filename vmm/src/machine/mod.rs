@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::report::VmStatus;
-use crate::hv::{Partition, Vcpu};
+use crate::hv::Vcpu;
 use crate::spec::{SerialMode, VmSpec};
 use crate::terminal::{EndSignals, Output, RawMode};
 use events::EventLoop;
@@ -43,8 +43,6 @@ use vcpus::VcpuThreads;
 #[derive(Debug)]
 pub struct Vm {
     handle: VmHandle,
-    /// Holds the lines between KVM and the devices.
-    _partition: Partition,
     vcpus: Vec<Vcpu>,
     /// The signal that gets a vCPU out of the guest.
     kick: libc::c_int,

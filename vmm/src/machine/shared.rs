@@ -21,6 +21,7 @@ use super::violation::ViolationWatch;
 use super::virtio::VirtioShell;
 use super::{GuestCommandError, ResizeError, ResizeOutcome, VmExit};
 use crate::control::report::VmStatus;
+use crate::hv::Partition;
 use crate::memory::{GuestRam, RegionBackend, Resident};
 use crate::spec::{Payload, VmSpec};
 
@@ -34,6 +35,8 @@ const PIECE: usize = 64 << 10;
 pub(super) struct Shared {
     pub(super) spec: VmSpec,
     pub(super) built: Instant,
+    /// Holds the lines between KVM and the devices.
+    pub(super) partition: Partition,
     pub(super) ram: Arc<GuestRam>,
     pub(super) lifecycle: Lifecycle,
     /// Signalled when the VM ends.
@@ -57,6 +60,13 @@ impl Shared {
                 message: self.last_words(),
             },
         }));
+    }
+
+    /// Whether the guest owns a block of the region.
+    pub(super) fn is_plugged(&self, block: u64) -> bool {
+        self.ram
+            .region()
+            .is_some_and(|region| region.plugged().is_plugged(block))
     }
 
     /// Tells everybody who waits for the guest that it has ended.

@@ -49,6 +49,17 @@ impl Code {
             .raw(&[0x0F, 0x22, 0xC0 | register << 3])
     }
 
+    /// In 64-bit mode with [`with_window`]'s segments: goes on at ring 3, without a way back.
+    fn enter_ring_3(self, at: u32) -> Self {
+        let push = |code: Self, value: u32| code.raw(&[0x68]).raw(&value.to_le_bytes());
+        // mov esp, stack; then SS, RSP, RFLAGS, CS, RIP; iretq. The frame is 5 pushes of 5 bytes behind 5.
+        let stack = CODE_AT + 0xF00;
+        let next = at + u32::try_from(self.0.len()).unwrap() + 5 + 5 * 5 + 2;
+        let code = self.raw(&[0xBC]).raw(&stack.to_le_bytes());
+        let frame = [0x23, stack, 0x02, 0x2B, next];
+        frame.into_iter().fold(code, push).raw(&[0x48, 0xCF])
+    }
+
     fn power_off(self) -> Self {
         self.out(0x600, 0x34).spin()
     }
@@ -60,6 +71,9 @@ impl Code {
 
 /// Where the gibibyte at 4 GiB is mapped in [`with_window`], whose first gibibyte is mapped onto itself.
 const WINDOW: u32 = 0x4000_0000;
+
+/// Length of what [`with_window`] puts before the code.
+const WINDOW_START: u32 = 3 * 8 + 14 + 7 + 7;
 
 /// `code` in long mode, with page tables that show it the start of the region.
 fn with_window(code: &Code) -> Vec<u8> {
@@ -78,6 +92,7 @@ fn with_window(code: &Code) -> Vec<u8> {
     // jmp 0x10:(the instruction behind this one, which is 7 bytes long)
     let next = CODE_AT + u32::try_from(start.0.len()).unwrap() + 7;
     let start = start.raw(&[0xEA]).raw(&next.to_le_bytes()).raw(&[0x10, 0]);
+    assert_eq!(u32::try_from(start.0.len()).unwrap(), WINDOW_START);
     let mut segment = start.raw(&code.0).0;
     segment.resize(0x1000, 0xF4);
     let mut page = |words: Vec<u64>| {
@@ -86,13 +101,15 @@ fn with_window(code: &Code) -> Vec<u8> {
         segment.extend(bytes);
     };
     let mut descriptors = crate::hv::GDT.to_vec();
+    // Flat data (0x23) and code (0x2b) of ring 3.
+    descriptors.extend([0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF]);
     descriptors.resize(0x100, 0);
-    descriptors.extend([u64::from(gdt) << 16 | 31, 0]);
+    descriptors.extend([u64::from(gdt) << 16 | 47, 0]);
     page(descriptors);
-    page(vec![u64::from(pdpt) | 3]);
-    page(vec![u64::from(low) | 3, u64::from(high) | 3]);
-    page((0..512).map(|index| (index * BLOCK) | 0x83).collect());
-    page((0..512).map(|index| (4 * GIB + index * BLOCK) | 0x83).collect());
+    page(vec![u64::from(pdpt) | 7]);
+    page(vec![u64::from(low) | 7, u64::from(high) | 7]);
+    page((0..512).map(|index| (index * BLOCK) | 0x87).collect());
+    page((0..512).map(|index| (4 * GIB + index * BLOCK) | 0x87).collect());
     segment
 }
 
@@ -205,6 +222,68 @@ fn touching_an_unplugged_block_ends_the_vm_with_the_address() {
         assert_eq!((status.violations, status.last_violation_gpa), (1, Some(gpa)));
         assert_eq!(status.state, VmState::Exiting);
     }
+}
+
+#[test]
+fn a_program_that_touches_an_unplugged_block_is_caught_to_the_byte() {
+    let offset = 5 * 0x20_0000 + 0x123;
+    let start = || Code::default().enter_ring_3(CODE_AT + WINDOW_START);
+    for touch in [start().load(WINDOW + offset), start().store(WINDOW + offset, 1)] {
+        let guest = guest(&with_window(&touch.spin()), with_region);
+        // Others on both sides are plugged: the address must be told from theirs.
+        let mut backend = guest.vm.handle.shared.ram.backend().unwrap();
+        backend.plug_blocks(0, 5).unwrap();
+        backend.plug_blocks(6, 58).unwrap();
+        let expected = VmExit::Violation {
+            gpa: 4 * GIB + u64::from(offset),
+            block: 5,
+        };
+        assert_eq!(guest.run().0, expected);
+    }
+}
+
+#[test]
+fn a_block_taken_away_under_a_program_is_caught() {
+    let offset = 5 * 0x20_0000 + 0x123;
+    // Reads for ever: `load` is 7 bytes, the jump back 2.
+    let code = Code::default()
+        .enter_ring_3(CODE_AT + WINDOW_START)
+        .load(WINDOW + offset)
+        .raw(&[0xEB, 0xF7]);
+    for cpus in [1, 3] {
+        let guest = guest(&with_window(&code), |spec| {
+            with_region(spec);
+            spec.cpus = NonZeroU8::new(cpus).unwrap();
+        });
+        let mut backend = guest.vm.handle.shared.ram.backend().unwrap();
+        backend.plug_blocks(4, 2).unwrap();
+        let handle = guest.vm.handle();
+        let running = thread::spawn(move || guest.run());
+        until("running", || handle.status().state == VmState::Running);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(handle.status().violations, 0);
+        backend.unplug_blocks(5, 1).unwrap();
+        let expected = VmExit::Violation {
+            gpa: 4 * GIB + u64::from(offset),
+            block: 5,
+        };
+        assert_eq!(running.join().unwrap().0, expected);
+    }
+}
+
+#[test]
+fn a_violator_whose_instruction_cannot_be_emulated_is_caught_all_the_same() {
+    // movntdqa xmm0, [address]: no emulator knows it.
+    let offset = 7 * 0x20_0000 + 0x40;
+    let code = Code::default()
+        .enter_ring_3(CODE_AT + WINDOW_START)
+        .raw(&[0x66, 0x0F, 0x38, 0x2A, 0x04, 0x25]);
+    let code = code.raw(&(WINDOW + offset).to_le_bytes()).spin();
+    let expected = VmExit::Violation {
+        gpa: 4 * GIB + u64::from(offset),
+        block: 7,
+    };
+    assert_eq!(guest(&with_window(&code), with_region).run().0, expected);
 }
 
 #[test]

@@ -8,15 +8,14 @@ use vmm_sys_util::signal::Killable;
 use super::bus::MachineRequest;
 use super::lifecycle::Gate;
 use super::shared::Shared;
-use super::violation::{FaultMeaning, Violation};
+use super::violation::Violation;
 use super::{VmError, VmExit};
 use crate::hv::{ActiveVcpu, Vcpu, VcpuEvent};
 use crate::spec::OnViolation;
 
 const STACK: usize = 256 << 10;
-/// How often in a row memory that the guest owns may fault: a block that is plugged by another CPU at the very
-/// moment explains one.
-const MAX_OWNED_FAULTS: u32 = 16;
+/// How often in a row accesses may fail without an explanation.
+const MAX_UNEXPLAINED: u32 = 16;
 
 /// All vCPU threads of a VM.
 #[derive(Debug)]
@@ -70,17 +69,20 @@ impl VcpuThreads {
 struct VcpuLoop<'a> {
     vcpu: ActiveVcpu,
     shared: &'a Shared,
-    owned_faults: u32,
+    /// Accesses in a row that failed although no unplugged block explains it.
+    unexplained: u32,
 }
 
-/// What is left to do once the exit's own data is no longer borrowed.
+/// What is left to do once an exit's own data is no longer borrowed.
 enum Then {
-    /// Nothing.
+    /// Nothing: the guest has got on.
     GoOn,
-    /// Look at an address where the guest's access failed.
-    Fault(u64),
-    /// An access to the region that KVM took for a device's.
-    RegionAccess(u64),
+    /// Nothing: a signal, or no reason at all.
+    Again,
+    /// An access failed at protected memory; KVM may know the address.
+    Protected(Option<u64>),
+    /// An access to an unplugged block.
+    Violation(Violation),
     /// Do what the guest asked of the machine.
     Request(MachineRequest),
     /// The guest is at a dead end.
@@ -93,10 +95,11 @@ enum Then {
 
 impl<'a> VcpuLoop<'a> {
     fn new(vcpu: Vcpu, shared: &'a Shared) -> Self {
+        shared.lifecycle.vcpu_arrives();
         Self {
             vcpu: vcpu.activate(),
             shared,
-            owned_faults: 0,
+            unexplained: 0,
         }
     }
 
@@ -107,23 +110,9 @@ impl<'a> VcpuLoop<'a> {
                 return;
             }
             match self.enter() {
-                Then::GoOn => self.owned_faults = 0,
-                Then::Fault(gpa) => self.memory_fault(gpa),
-                Then::RegionAccess(gpa) => self.region_access(gpa),
-                Then::Request(request) => self.shared.serve(request),
-                Then::TripleFault => {
-                    let message = format!(
-                        "triple fault of vCPU {} at rip {:#x}",
-                        self.vcpu.id(),
-                        self.vcpu.rip()
-                    );
-                    self.shared.lifecycle.end(Ok(VmExit::Panicked { message }));
-                }
-                Then::InternalError => {
-                    let fault = self.vcpu.emulation_fault();
-                    self.shared.lifecycle.end(Err(VmError::Emulation(fault)));
-                }
-                Then::Fail(error) => self.shared.lifecycle.end(Err(error)),
+                Then::Protected(Some(gpa)) => self.protected_at(gpa),
+                Then::Protected(None) => self.find_out(),
+                other => self.settle(other),
             }
         }
     }
@@ -139,15 +128,20 @@ impl<'a> VcpuLoop<'a> {
             VcpuEvent::PortWrite(port, data) => {
                 return bus.write_port(port, data).map_or(Then::GoOn, Then::Request);
             }
-            VcpuEvent::MmioRead(gpa, data) if watch.covers(gpa) => {
-                data.fill(0xFF);
-                return Then::RegionAccess(gpa);
-            }
-            VcpuEvent::MmioWrite(gpa, _) if watch.covers(gpa) => return Then::RegionAccess(gpa),
-            VcpuEvent::MmioRead(gpa, data) => bus.read_mmio(gpa, data),
-            VcpuEvent::MmioWrite(gpa, data) => bus.write_mmio(gpa, data),
-            VcpuEvent::MemoryFault(gpa) => return Then::Fault(gpa),
-            VcpuEvent::Interrupted => {}
+            // KVM's instruction emulator takes memory that it cannot reach for a device.
+            VcpuEvent::MmioRead(gpa, data) => match watch.at(gpa) {
+                Some(violation) => {
+                    data.fill(0xFF);
+                    return Then::Violation(violation);
+                }
+                None => bus.read_mmio(gpa, data),
+            },
+            VcpuEvent::MmioWrite(gpa, data) => match watch.at(gpa) {
+                Some(violation) => return Then::Violation(violation),
+                None => bus.write_mmio(gpa, data),
+            },
+            VcpuEvent::MemoryFault(gpa) => return Then::Protected(gpa),
+            VcpuEvent::Interrupted => return Then::Again,
             VcpuEvent::Shutdown => return Then::TripleFault,
             VcpuEvent::InternalError => return Then::InternalError,
             VcpuEvent::FailedEntry(reason) => {
@@ -159,19 +153,76 @@ impl<'a> VcpuLoop<'a> {
         Then::GoOn
     }
 
-    fn memory_fault(&mut self, gpa: u64) {
-        match self.shared.violations.meaning(gpa) {
-            FaultMeaning::Violation(violation) => self.violation(violation),
-            FaultMeaning::Owned if self.owned_faults < MAX_OWNED_FAULTS => self.owned_faults += 1,
-            FaultMeaning::Owned => self.shared.lifecycle.end(Err(VmError::HostMemory { gpa })),
+    /// Everything but protected memory.
+    fn settle(&mut self, then: Then) {
+        let lifecycle = &self.shared.lifecycle;
+        match then {
+            Then::GoOn => self.unexplained = 0,
+            Then::Again | Then::Protected(_) => {}
+            Then::Violation(violation) => self.violation(violation),
+            Then::Request(request) => self.shared.serve(request),
+            Then::TripleFault => {
+                let (id, rip) = (self.vcpu.id(), self.vcpu.rip());
+                let message = format!("triple fault of vCPU {id} at rip {rip:#x}");
+                lifecycle.end(Ok(VmExit::Panicked { message }));
+            }
+            Then::InternalError => lifecycle.end(Err(VmError::Emulation(self.vcpu.emulation_fault()))),
+            Then::Fail(error) => lifecycle.end(Err(error)),
         }
     }
 
-    /// The emulator has given up on the access, so that even a block that is plugged by now was not reached.
-    fn region_access(&mut self, gpa: u64) {
-        match self.shared.violations.meaning(gpa) {
-            FaultMeaning::Violation(violation) => self.violation(violation),
-            FaultMeaning::Owned => self.shared.lifecycle.end(Err(VmError::HostMemory { gpa })),
+    /// An access failed at `gpa`, by KVM's own word.
+    fn protected_at(&mut self, gpa: u64) {
+        match self
+            .shared
+            .violations
+            .at(gpa)
+            .filter(|violation| !self.shared.is_plugged(violation.block))
+        {
+            Some(violation) => self.violation(violation),
+            None => self.unexplained(Some(gpa)),
+        }
+    }
+
+    /// An access failed at protected memory, and KVM does not say where. So the same access is made once more, while
+    /// all unplugged blocks are out of KVM's sight: it then leaves the guest as one without memory behind it.
+    fn find_out(&mut self) {
+        let shared = self.shared;
+        // Another vCPU is at it, or the VM ends: the gate comes first, and this access again after it.
+        let Some(alone) = shared.lifecycle.alone() else {
+            return;
+        };
+        self.vcpu.rearm();
+        let found = shared.partition.with_plugged_only(|| self.enter());
+        drop(alone);
+        match found {
+            Err(error) => shared.lifecycle.end(Err(error.into())),
+            Ok(Then::Protected(gpa)) => self.unexplained(gpa),
+            Ok(Then::InternalError) => self.beyond_emulation(),
+            Ok(other) => self.settle(other),
+        }
+    }
+
+    /// The access is by an instruction that KVM cannot emulate, which it only tries where there is no memory: so it is
+    /// a violation, if its address can be told.
+    fn beyond_emulation(&mut self) {
+        let fault = self.vcpu.emulation_fault();
+        let gpa = self.vcpu.operand_gpa(&fault);
+        match gpa.and_then(|gpa| self.shared.violations.at(gpa)) {
+            Some(violation) => self.violation(violation),
+            None => self.shared.lifecycle.end(Err(VmError::Emulation(fault))),
+        }
+    }
+
+    /// A block may have been plugged by another vCPU between the access and the look at it; if it goes on like that,
+    /// the host cannot provide memory that the guest owns.
+    fn unexplained(&mut self, gpa: Option<u64>) {
+        self.unexplained += 1;
+        if self.unexplained > MAX_UNEXPLAINED {
+            self.shared.lifecycle.end(Err(VmError::HostMemory {
+                gpa,
+                rip: self.vcpu.rip(),
+            }));
         }
     }
 

@@ -25,16 +25,6 @@ pub(super) struct Violation {
     pub(super) block: u64,
 }
 
-/// What a faulting address means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FaultMeaning {
-    /// The guest does not own that block.
-    Violation(Violation),
-    /// The guest owns that memory: either a block was plugged between the access and this look at it, or the host
-    /// cannot provide the memory.
-    Owned,
-}
-
 impl ViolationWatch {
     /// A watch over `region`, which may be missing.
     pub(super) fn new(region: Option<Arc<Region>>, policy: OnViolation) -> Self {
@@ -51,19 +41,12 @@ impl ViolationWatch {
         self.policy
     }
 
-    /// Whether `gpa` is in the region at all: KVM's instruction emulator takes protected memory for a device.
-    pub(super) fn covers(&self, gpa: u64) -> bool {
-        self.block_at(gpa).is_some()
-    }
-
-    /// What it means that an access at `gpa` failed.
-    pub(super) fn meaning(&self, gpa: u64) -> FaultMeaning {
-        match (&self.region, self.block_at(gpa)) {
-            (Some(region), Some(block)) if !region.plugged().is_plugged(block) => {
-                FaultMeaning::Violation(Violation { gpa, block })
-            }
-            _ => FaultMeaning::Owned,
-        }
+    /// The violation that an access at `gpa` is which found no memory there; `None` if that is outside the region.
+    ///
+    /// No look at the map of blocks: a block that is plugged by now was not when the access failed.
+    pub(super) fn at(&self, gpa: u64) -> Option<Violation> {
+        let block = self.region.as_ref()?.block_at(gpa)?;
+        Some(Violation { gpa, block })
     }
 
     /// Counts and reports a violation by the CPU at `rip`.
@@ -82,9 +65,5 @@ impl ViolationWatch {
     /// Address of the last one.
     pub(super) fn last_gpa(&self) -> Option<u64> {
         (self.count() > 0).then(|| self.last_gpa.load(Ordering::Acquire))
-    }
-
-    fn block_at(&self, gpa: u64) -> Option<u64> {
-        self.region.as_ref()?.block_at(gpa)
     }
 }

@@ -53,6 +53,19 @@ impl PluggedMap {
         (0..self.blocks).map(|block| self.is_plugged(block)).collect()
     }
 
+    /// The plugged blocks, as runs of neighbours, in block order.
+    #[must_use]
+    pub fn runs(&self) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for block in (0..self.blocks).filter(|block| self.is_plugged(*block)) {
+            match runs.last_mut() {
+                Some(run) if run.end == block => run.end += 1,
+                _ => runs.push(block..block + 1),
+            }
+        }
+        runs
+    }
+
     /// Marks the blocks of `run` that are in the region.
     pub(super) fn set(&self, run: Range<u64>, state: BlockState) {
         for (first, mask) in chunks(run.start..run.end.min(self.blocks)) {
@@ -125,6 +138,12 @@ mod tests {
                     model[usize::try_from(block).unwrap()] = plug;
                 }
                 prop_assert_eq!(map.snapshot(), model.clone());
+                let mut from_runs = vec![false; 200];
+                for block in map.runs().into_iter().flatten() {
+                    from_runs[usize::try_from(block).unwrap()] = true;
+                }
+                prop_assert_eq!(from_runs, model.clone());
+                prop_assert!(map.runs().windows(2).all(|pair| pair[0].end < pair[1].start));
                 prop_assert!(map.all_plugged(run.clone()) == (plug || run.is_empty()));
                 let around = a.min(b).saturating_sub(3)..(a.max(b) + 3).min(200);
                 let expected = around.clone().all(|block| model[usize::try_from(block).unwrap()]);

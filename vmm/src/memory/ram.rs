@@ -1,6 +1,7 @@
 //! All memory of one guest: the mappings, and the views that loaders and devices have of them.
 #![expect(unsafe_code, reason = "a volatile view of a mapping is made from its address")]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use vm_memory::bitmap::BS;
@@ -197,6 +198,27 @@ impl GuestRam {
     #[must_use]
     pub fn slots(&self) -> &[MemorySlot] {
         &self.slots
+    }
+
+    /// The last of [`Self::slots`], if that is the hot-plug region.
+    #[must_use]
+    pub fn region_slot(&self) -> Option<MemorySlot> {
+        self.slots.last().copied().filter(|_| self.region.is_some())
+    }
+
+    /// The parts of the region that are plugged now, neighbouring blocks joined, in address order.
+    #[must_use]
+    pub fn plugged_slots(&self) -> Vec<MemorySlot> {
+        let (Some(region), Some(all)) = (&self.region, self.region_slot()) else {
+            return Vec::new();
+        };
+        let block = region.layout.block_size;
+        let part = |run: Range<u64>| MemorySlot {
+            gpa: all.gpa + run.start * block,
+            size: (run.end - run.start) * block,
+            hva: all.hva + run.start * block,
+        };
+        region.plugged.runs().into_iter().map(part).collect()
     }
 }
 
