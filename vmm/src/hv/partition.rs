@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry,
-    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_PIT_SPEAKER_DUMMY,
+    KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_irqchip, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -74,12 +74,26 @@ impl Partition {
         for (id, slot) in &stand_ins {
             self.set_slot(*id, *slot)?;
         }
+        self.exit_on_emulation_failure(1);
         let result = body();
+        self.exit_on_emulation_failure(0);
         for (id, slot) in &stand_ins {
             self.set_slot(*id, MemorySlot { size: 0, ..*slot })?;
         }
         self.set_slot(first, region)?;
         Ok(result)
+    }
+
+    /// Whether (1 or 0) an instruction that KVM cannot emulate leaves a guest's user mode with an internal error, as it
+    /// always does its kernel's, or is an invalid opcode there. Without the capability (Linux 5.14) it is always the latter.
+    fn exit_on_emulation_failure(&self, on: u64) {
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+            args: [on, 0, 0, 0],
+            ..kvm_enable_cap::default()
+        };
+        // Older kernels refuse; what they make of such an access is then their guest's invalid opcode.
+        let _ = self.vm.enable_cap(&cap);
     }
 
     /// Sets slot `id`, or removes it if its size is 0.

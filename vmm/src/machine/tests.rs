@@ -81,7 +81,8 @@ fn with_window(code: &Code) -> Vec<u8> {
     let (gdt, pml4, pdpt, low, high) = (page_at(1), page_at(2), page_at(3), page_at(4), page_at(5));
     let gdt_pointer = gdt + 0x800;
     let start = Code::default()
-        .control(4, 1 << 5)
+        // PAE, and SSE for those who use it.
+        .control(4, 1 << 5 | 1 << 9)
         .control(3, pml4)
         // EFER.LME
         .raw(&[0xB9, 0x80, 0, 0, 0xC0, 0x31, 0xD2, 0xB8, 0, 1, 0, 0, 0x0F, 0x30])

@@ -14,6 +14,8 @@ use crate::hv::{ActiveVcpu, Vcpu, VcpuEvent};
 use crate::spec::OnViolation;
 
 const STACK: usize = 256 << 10;
+/// RIP of an x86 CPU after a reset.
+const RESET_RIP: u64 = 0xFFF0;
 /// How often in a row accesses may fail without an explanation.
 const MAX_UNEXPLAINED: u32 = 16;
 
@@ -163,7 +165,11 @@ impl<'a> VcpuLoop<'a> {
             Then::Request(request) => self.shared.serve(request),
             Then::TripleFault => {
                 let (id, rip) = (self.vcpu.id(), self.vcpu.rip());
-                let message = format!("triple fault of vCPU {id} at rip {rip:#x}");
+                let mut message = format!("triple fault of vCPU {id}");
+                // On AMD CPUs the vCPU has been reset by now, and where it was is lost.
+                if rip != RESET_RIP {
+                    message += &format!(" at rip {rip:#x}");
+                }
                 lifecycle.end(Ok(VmExit::Panicked { message }));
             }
             Then::InternalError => lifecycle.end(Err(VmError::Emulation(self.vcpu.emulation_fault()))),
