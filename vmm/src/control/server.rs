@@ -1,4 +1,4 @@
-//! The thread that answers a VM's control socket, and that turns SIGINT, SIGTERM and SIGHUP into an orderly stop.
+//! The thread that answers a VM's control socket, and that turns SIGINT, SIGTERM, SIGQUIT and SIGHUP into an orderly stop.
 //!
 //! Signals are caught before anything is made that would have to be removed ([`ApiServer::new`]); they are obeyed, and
 //! requests answered, once there is a machine ([`ApiServer::serve`]).
@@ -42,7 +42,7 @@ pub struct RunningServer {
 }
 
 impl ApiServer {
-    /// Makes the event loop, and catches SIGINT, SIGTERM and SIGHUP from now on.
+    /// Makes the event loop, and catches SIGINT, SIGTERM, SIGQUIT and SIGHUP from now on.
     ///
     /// # Errors
     /// The host refuses.
@@ -57,6 +57,7 @@ impl ApiServer {
             vec![
                 catch("SIGINT", SignalKind::interrupt())?,
                 catch("SIGTERM", SignalKind::terminate())?,
+                catch("SIGQUIT", SignalKind::quit())?,
                 catch("SIGHUP", SignalKind::hangup())?,
             ]
         };

@@ -44,7 +44,7 @@ use scene::{Scene, Stage};
 use screen::Screen;
 
 /// Signals that end the demo in order: its guests are ended and the terminal is given back.
-const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP];
 
 /// How a run is shown while it goes on.
 enum Show {

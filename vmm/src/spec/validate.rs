@@ -18,9 +18,9 @@ pub const MIN_MEMORY: u64 = 32 * MIB;
 pub const DEFAULT_MEMORY: u64 = 512 * MIB;
 /// The smallest block, and the one that is used when nothing is said: a huge page, the unit in which the host discards.
 pub const MIN_BLOCK_SIZE: u64 = 2 * MIB;
-/// The most that boot memory and hot-plug region may have together. With the gap below 4 GiB and the region's alignment
-/// everything then has addresses of at most 46 bits, which is what 4-level page tables map directly.
-pub const MAX_TOTAL_MEMORY: u64 = 32 * 1024 * GIB;
+/// The most that boot memory and hot-plug region may have together: a memory slot of KVM has fewer than 2^31 pages
+/// (`KVM_MEM_MAX_NR_PAGES`), that is, less than 8 TiB, and the region is one slot, as boot memory above 4 GiB is.
+pub const MAX_TOTAL_MEMORY: u64 = 4 * 1024 * GIB;
 /// The most virtual CPUs.
 pub const MAX_CPUS: u8 = 16;
 /// The longest command line, in bytes, without the zero that ends it in memory.
@@ -390,10 +390,7 @@ mod tests {
             ("-1", "--memory: \"-1\" is not a size"),
             ("lots", "--memory: \"lots\" is not a size"),
             ("16777216T", "--memory: \"16777216T\" is more than 2^64 - 1 bytes"),
-            (
-                "16777215T",
-                "together more than 32 TiB, the guest's address space",
-            ),
+            ("16777215T", "together more than 4 TiB, the guest's address space"),
         ] {
             assert!(
                 refusal(&memory(text)).contains(message),
@@ -402,7 +399,7 @@ mod tests {
             );
         }
         assert!(validate(&memory("32M")).is_ok());
-        assert!(validate(&memory("32T")).is_ok());
+        assert!(validate(&memory("4T")).is_ok());
     }
 
     #[test]
@@ -436,8 +433,8 @@ mod tests {
                 None,
                 "--hotplug \"1G,wanted=1G\": one of SIZE and SIZE,requested=SIZE",
             ),
-            ("32T", None, "together more than 32 TiB"),
-            ("16777215T", None, "together more than 32 TiB"),
+            ("4T", None, "together more than 4 TiB"),
+            ("16777215T", None, "together more than 4 TiB"),
         ] {
             let refusal = refusal(&region(text, block));
             assert!(refusal.contains(message), "{text}: {refusal}");
@@ -448,7 +445,7 @@ mod tests {
     fn the_sum_of_memory_and_region_cannot_overflow() {
         let mut options = region("16777215T", None);
         options.memory = Some("16777215T".into());
-        assert!(refusal(&options).contains("together more than 32 TiB"));
+        assert!(refusal(&options).contains("together more than 4 TiB"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! SIGINT, SIGTERM and SIGHUP as something to read, so that they end a VM in order: threads joined, terminal given back.
+//! SIGINT, SIGTERM, SIGQUIT and SIGHUP as something to read, so that they end a VM in order: threads joined, terminal given back.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level;
 
 /// Catches the signals that end a VM, while it lives. After that they are ignored: the process is about to exit.
@@ -27,7 +27,7 @@ impl EndSignals {
             pipe,
             registered: Vec::new(),
         };
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP] {
             signals
                 .registered
                 .push(low_level::pipe::register(signal, write_end.try_clone()?)?);
