@@ -163,8 +163,21 @@ fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..]
         .iter()
-        .map(|line| line.trim_end().escape_debug().to_string())
+        .map(|line| visible(line.trim_end()))
         .collect()
+}
+
+/// The text with control characters spelled out: what a guest prints does not get at the terminal.
+fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            out.extend(character.escape_debug());
+        } else {
+            out.push(character);
+        }
+    }
+    out
 }
 
 /// A file's text, whatever bytes it holds; empty if it was never written.
@@ -197,8 +210,8 @@ mod tests {
         let home = Home::new().expect("made");
         let path = home.path().join("a.serial");
         assert_eq!(last_lines(&path, 1), Vec::<String>::new());
-        fs::write(&path, "one\n\ntwo\u{1b}[31m\r\n\n").expect("written");
+        fs::write(&path, "one \"1\"\n\ntwo\u{1b}[31m\r\n\n").expect("written");
         assert_eq!(last_lines(&path, 1), ["two\\u{1b}[31m"]);
-        assert_eq!(last_lines(&path, 9), ["one", "two\\u{1b}[31m"]);
+        assert_eq!(last_lines(&path, 9), ["one \"1\"", "two\\u{1b}[31m"]);
     }
 }
