@@ -1,10 +1,10 @@
 //! `ballast demo`: two guests, one budget, and memory that goes back and forth between them while programs in both verify
 //! every byte.
 //!
-//! [`plan`] is the script and [`play`] performs it, with real VMs ([`guest`]) that are processes of their own, seen
-//! through their control sockets ([`watch`], [`view`]) and through the host's `/proc` ([`host`]). The [`ledger`] grants
-//! memory only after the host has it back. What is seen goes into a [`scene`], which is shown on a terminal ([`screen`],
-//! [`draw`]), as plain lines ([`plain`]) or as a [`picture`], and ends up as a [`summary`].
+//! [`plan`] is the script and `play` performs it, with real VMs (`guest`) that are processes of their own, seen
+//! through their control sockets (`watch`, [`view`]) and through the host's `/proc` ([`host`]). The [`ledger`] grants
+//! memory only after the host has it back. What is seen goes into a [`scene`], which is shown on a terminal (`screen`,
+//! [`draw`]), as plain lines (`plain`) or as a `picture`, and ends up as a `summary`.
 
 pub mod draw;
 mod error;
