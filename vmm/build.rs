@@ -70,6 +70,8 @@ fn build() -> Result<PathBuf, String> {
             "--bin",
             "guest-kernel",
         ])
+        // Nobody debugs the embedded copy; panics carry file and line without it.
+        .args(["--config", "profile.release.strip=\"debuginfo\""])
         .arg("--target-dir")
         .arg(&target);
     let status = command

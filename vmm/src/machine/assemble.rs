@@ -56,6 +56,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     }
     .write_tables(ram.boot_view())?;
     let boot_state = payload.load(ram.boot_view(), spec.memory, rsdp)?;
+    boot::built_in::release();
     let mut vcpus = Vec::new();
     for id in 0..spec.cpus.get() {
         let vcpu: Vcpu = partition.create_vcpu(id)?;
