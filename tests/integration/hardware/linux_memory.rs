@@ -53,10 +53,10 @@ fn a_program_that_checks_its_memory_survives_growing_and_shrinking() {
     needs_hardware_kvm(|| {
         let home = Home::new();
         let mut guest = LinuxGuest::boot(&home, "lin", &GROWING, MOVABLE);
-        guest.start_memcheck(192);
+        guest.start_memcheck(128);
         guest.vm.resize("1664M");
-        // Each round one chunk of 64 MiB is allocated anew: after four, all of it may be in the new memory.
-        guest.wait_for_memcheck(4);
+        // Each round one chunk of 64 MiB is allocated anew: after two, all of it may be in the new memory.
+        guest.wait_for_memcheck(2);
         let in_movable = "awk '/zone  Movable/{m=1} m&&/nr_zone_active_anon|nr_zone_inactive_anon/{n+=$2} END{print n}' /proc/zoneinfo";
         let pages: u64 = guest.shell(in_movable).trim().parse().unwrap();
         assert!(
