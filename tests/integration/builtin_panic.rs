@@ -27,11 +27,11 @@ fn a_panic_is_reported_with_file_and_line_and_exit_status_3() {
 #[test]
 fn a_stray_access_of_the_guests_manager_is_reported_too() {
     let messages = messages_of_a_guest_with("fault");
-    assert!(messages.contains("panic"), "{messages}");
+    assert!(messages.contains("guest panicked: access to 0x"), "{messages}");
 }
 
 #[test]
 fn an_overflow_of_the_managers_stack_is_reported_too() {
     let messages = messages_of_a_guest_with("stack");
-    assert!(messages.contains("panic"), "{messages}");
+    assert!(messages.contains("guest panicked: stack overflow at 0x"), "{messages}");
 }
