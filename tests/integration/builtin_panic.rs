@@ -33,5 +33,8 @@ fn a_stray_access_of_the_guests_manager_is_reported_too() {
 #[test]
 fn an_overflow_of_the_managers_stack_is_reported_too() {
     let messages = messages_of_a_guest_with("stack");
-    assert!(messages.contains("guest panicked: stack overflow at 0x"), "{messages}");
+    assert!(
+        messages.contains("guest panicked: stack overflow at 0x"),
+        "{messages}"
+    );
 }

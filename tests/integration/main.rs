@@ -18,3 +18,4 @@ mod kernel_files;
 mod names;
 mod other_vmm;
 mod resize_errors;
+mod violation;

@@ -27,3 +27,20 @@ fn the_built_in_guest_grows_and_shrinks_while_a_hog_verifies() {
         assert_eq!(vm.wait_for_end(), 0);
     });
 }
+
+#[test]
+fn a_trespass_is_caught_where_the_guest_runs_by_nested_paging_too() {
+    needs_hardware_kvm(|| {
+        let home = Home::new();
+        let program = "trespass gpa=0x100a00000";
+        let mut vm = home.start(
+            "built",
+            &["--memory", "64M", "--hotplug", "128M", "--program", program],
+        );
+        assert_eq!(vm.wait_for_end(), 4);
+        let messages = vm.messages.text();
+        let expected = "violation: guest access to unplugged block 5 at gpa 0x100a00000";
+        assert!(messages.contains(expected), "{messages}");
+        home.assert_nothing_left();
+    });
+}
