@@ -18,6 +18,7 @@ type Uart = Serial<LineTrigger, RoomSignal, OutputWriter>;
 #[derive(Debug)]
 pub(super) struct SerialPort {
     uart: Mutex<Uart>,
+    output: OutputWriter,
     line: EventFd,
     room: EventFd,
 }
@@ -33,10 +34,11 @@ impl SerialPort {
         let uart = Serial::with_events(
             LineTrigger(line.try_clone()?),
             RoomSignal(room.try_clone()?),
-            output,
+            output.clone(),
         );
         Ok(Self {
             uart: Mutex::new(uart),
+            output,
             line,
             room,
         })
@@ -55,8 +57,10 @@ impl SerialPort {
         self.lock().read(offset)
     }
 
-    /// The guest writes register `offset`, below 8. The output never fails, and neither does the line.
+    /// The guest writes register `offset`, below 8. A vCPU waits here for a reader that is behind, and not with the
+    /// port locked: the event loop hands it what is typed, the escape key among it.
     pub(super) fn write(&self, offset: u8, value: u8) {
+        self.output.wait_for_room();
         // What could fail is the line or the output, and neither does.
         let _ = self.lock().write(offset, value);
     }
@@ -112,6 +116,11 @@ impl SerialEvents for RoomSignal {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::thread;
+
     use super::*;
     use crate::terminal::{Output, Sink};
 
@@ -130,6 +139,25 @@ mod tests {
         }
         assert!(port.room().read().is_ok());
         assert_eq!(port.receive(b"b"), 1);
+    }
+
+    #[test]
+    fn input_is_taken_while_the_guest_waits_for_a_reader_of_its_output() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let output = Output::start(Sink::File(File::from(OwnedFd::from(writer)))).unwrap();
+        let port = Arc::new(SerialPort::new(output.writer()).unwrap());
+        let guest = {
+            let port = Arc::clone(&port);
+            // More than the pipe and the buffer together take, so that it never ends by itself.
+            thread::spawn(move || (0..1_000_000).for_each(|_| port.write(0, b'x')))
+        };
+        while !output.writer().is_full() {
+            thread::yield_now();
+        }
+        assert_eq!(port.receive(b"a"), 1);
+        assert!(!guest.is_finished(), "a full buffer holds the guest back");
+        output.finish();
+        guest.join().unwrap();
     }
 
     #[test]

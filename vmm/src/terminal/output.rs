@@ -1,8 +1,9 @@
 //! Where the guest's serial output goes: a bounded buffer, and a thread that writes it out.
 //!
-//! A vCPU that prints waits while the buffer is full, which slows a chatty guest down to its reader instead of losing
-//! what it says. But the VMM never waits for a reader: when the VM ends, waiting vCPUs are let go, and what is left
-//! in the buffer gets a short time to be written.
+//! A vCPU that prints waits while the buffer is full ([`OutputWriter::wait_for_room`], before it takes any lock), which
+//! slows a chatty guest down to its reader instead of losing what it says. But the VMM never waits for a reader:
+//! writing itself does not wait, and when the VM ends, waiting vCPUs are let go, and what is left in the buffer gets
+//! a short time to be written.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,8 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that wait to be written, at most.
+/// From so many waiting bytes on, vCPUs wait for room.
 const LIMIT: usize = 64 << 10;
+/// Bytes that wait to be written, at most: room for what those write who had room a moment ago, or do not wait.
+const HARD_LIMIT: usize = LIMIT + (4 << 10);
 /// How long the last bytes may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 const STACK: usize = 128 << 10;
@@ -55,7 +58,7 @@ pub struct Output {
     shared: Arc<Shared>,
 }
 
-/// Puts bytes into the buffer. Writing never fails: a sink that fails loses what follows.
+/// Puts bytes into the buffer. Writing never fails and never waits: a sink that fails, or is full, loses what follows.
 #[derive(Debug, Clone)]
 pub struct OutputWriter {
     shared: Arc<Shared>,
@@ -137,8 +140,10 @@ impl Drop for Output {
     }
 }
 
-impl Write for OutputWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl OutputWriter {
+    /// Waits until the reader has caught up, or is not waited for any more. To be called without any lock that the
+    /// event loop may want.
+    pub fn wait_for_room(&self) {
         let mut state = self.shared.lock();
         while state.waiting.len() >= LIMIT && !state.closing && !state.done {
             state = self
@@ -147,7 +152,21 @@ impl Write for OutputWriter {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        if !state.done && state.waiting.len() < LIMIT {
+    }
+}
+
+#[cfg(test)]
+impl OutputWriter {
+    /// Whether [`Self::wait_for_room`] would wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.lock().waiting.len() >= LIMIT
+    }
+}
+
+impl Write for OutputWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.shared.lock();
+        if !state.done && state.waiting.len() + bytes.len() <= HARD_LIMIT {
             state.waiting.extend_from_slice(bytes);
             self.shared.changed.notify_all();
         }
@@ -217,7 +236,10 @@ mod tests {
         let mut writer = output.writer();
         let guest = thread::spawn(move || {
             // More than the pipe and the buffer together take.
-            (0..1000).for_each(|_| writer.write_all(&[b'x'; 1024]).unwrap());
+            (0..1000).for_each(|_| {
+                writer.wait_for_room();
+                writer.write_all(&[b'x'; 1024]).unwrap();
+            });
         });
         thread::sleep(Duration::from_millis(50));
         assert!(!guest.is_finished(), "a full buffer holds the guest back");
