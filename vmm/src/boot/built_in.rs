@@ -1,10 +1,13 @@
 //! The guest that comes with the VMM.
 #![expect(unsafe_code, reason = "madvise has no safe form")]
 
+/// A static, so that there is one copy of it in the program, however many functions use it.
+static IMAGE: &[u8] = include_bytes!(env!("GUEST_KERNEL_IMAGE"));
+
 /// Its image: a static ELF file with a PVH note, built by `vmm/build.rs`.
 #[must_use]
 pub fn image() -> &'static [u8] {
-    include_bytes!(env!("GUEST_KERNEL_IMAGE"))
+    IMAGE
 }
 
 /// Gives the pages of the image back, once it has been loaded: a tenth of the VMM's resident memory otherwise. They
