@@ -45,6 +45,8 @@ pub struct HogOptions {
 pub enum Trespass {
     /// `gpa=first-unplugged` (the default): the first byte of the lowest unplugged block.
     FirstUnplugged,
+    /// `gpa=given-back`: the same, but only once that block has been plugged and unplugged again.
+    GivenBack,
     /// `gpa=N`.
     Address(u64),
 }
@@ -124,6 +126,7 @@ impl Trespass {
         for argument in arguments {
             where_to = match argument.strip_prefix("gpa=") {
                 Some("first-unplugged") => Self::FirstUnplugged,
+                Some("given-back") => Self::GivenBack,
                 Some(number) => Self::Address(parse_number(number).ok_or(BadArgument(argument))?),
                 None => return Err(BadArgument(argument)),
             };
@@ -202,6 +205,10 @@ mod tests {
         assert_eq!(
             Trespass::parse(["gpa=0x100000000"].into_iter()),
             Ok(Trespass::Address(1 << 32))
+        );
+        assert_eq!(
+            Trespass::parse(["gpa=given-back"].into_iter()),
+            Ok(Trespass::GivenBack)
         );
         assert_eq!(
             Trespass::parse(["gpa=4096"].into_iter()),

@@ -3,22 +3,30 @@
 use crate::call::{self, say};
 use guest_programs::options::Trespass;
 
+/// Pause between two looks at the guest's blocks.
+const LOOK_AGAIN_MS: u64 = 10;
+
 /// Exit status 0 when the access went through, which is right for memory that is there and wrong for any other.
 pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
-    let gpa = match Trespass::parse(arguments) {
-        Ok(Trespass::Address(gpa)) => gpa,
-        Ok(Trespass::FirstUnplugged) => match call::system_info().first_unplugged {
-            0 => {
-                say(format_args!("no block is unplugged"));
-                return 2;
-            }
-            gpa => gpa,
-        },
+    let where_to = match Trespass::parse(arguments) {
+        Ok(where_to) => where_to,
         Err(error) => {
             say(format_args!("{error}"));
             return 2;
         }
     };
+    let gpa = match where_to {
+        Trespass::Address(gpa) => gpa,
+        Trespass::FirstUnplugged | Trespass::GivenBack => call::system_info().first_unplugged,
+    };
+    if gpa == 0 {
+        say(format_args!("no block is unplugged"));
+        return 2;
+    }
+    if where_to == Trespass::GivenBack {
+        wait_until(|first_unplugged| first_unplugged != gpa);
+        wait_until(|first_unplugged| first_unplugged == gpa);
+    }
     let Ok(address) = call::map_physical(gpa) else {
         say(format_args!("physical address {gpa:#x} cannot be mapped"));
         return 2;
@@ -30,4 +38,11 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         "read and wrote {byte:#04x} at physical address {gpa:#x}"
     ));
     0
+}
+
+/// Waits until the address of the lowest unplugged block, 0 for none, is as wanted.
+fn wait_until(wanted: impl Fn(u64) -> bool) {
+    while !wanted(call::system_info().first_unplugged) {
+        call::sleep_ms(LOOK_AGAIN_MS);
+    }
 }
