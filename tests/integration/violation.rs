@@ -68,3 +68,21 @@ fn under_the_policy_pause_the_vm_stays_for_inspection() {
     assert_eq!(vm.wait_for_end(), 0);
     home.assert_nothing_left();
 }
+
+#[test]
+fn a_block_that_was_given_back_is_protected_again() {
+    let home = Home::new();
+    let program = "trespass gpa=given-back";
+    let mut vm = home.start(
+        "bad",
+        &["--memory", "64M", "--hotplug", "64M", "--program", program],
+    );
+    vm.wait_for_driver();
+    vm.resize("128M");
+    // The guest may be caught before the order is answered.
+    vm.order("resize", &["64M", "--wait", "100"]);
+    assert_eq!(vm.wait_for_end(), 4);
+    let messages = vm.messages.text();
+    let expected = "violation: guest access to unplugged block 0 at gpa 0x100000000";
+    assert!(messages.contains(expected), "{messages}");
+}
