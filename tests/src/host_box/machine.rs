@@ -29,16 +29,9 @@ pub(super) fn run(test: &str) {
     written.unwrap_or_else(|error| panic!("cannot write the box's ramdisk: {error}"));
 
     let mut qemu = Command::new(require(QEMU, "qemu-system-x86"));
-    qemu.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-m",
-        "4096",
-        "-smp",
-        "2",
-    ]);
+    // One processor: with two, the emulated kernel was seen to trip over its own patching of code (int3 in
+    // `__schedule`) about once in ten boots, which QEMU's emulation of several does not get right.
+    qemu.args(["-accel", "tcg", "-cpu", "max", "-m", "4096", "-smp", "1"]);
     qemu.args([
         "-nodefaults",
         "-no-user-config",
