@@ -1,7 +1,6 @@
 //! The command line and a running VM: resizes that are waited for, ends in order, and what `--json` says.
 
 use std::fs;
-use std::process::Command;
 
 use integration_tests::{Home, Running, eventually};
 use serde_json::Value;
@@ -85,10 +84,7 @@ fn signals_end_a_vm_in_order() {
     for signal in ["INT", "TERM", "HUP"] {
         let home = Home::new();
         let mut vm = start(&home, "signalled", &[]);
-        let kill = Command::new("kill")
-            .args(["-s", signal, &vm.pid().to_string()])
-            .status();
-        assert!(kill.expect("there is a kill command").success());
+        vm.signal(signal);
         assert_eq!(vm.wait_for_end(), 0, "SIG{signal}");
         home.assert_nothing_left();
     }

@@ -175,12 +175,15 @@ impl Running {
         shell_status(status)
     }
 
-    /// Asks the VMM process to end, as a service manager would (SIGTERM).
+    /// Sends the signal called `name` (such as `TERM`) to the VMM process.
     ///
     /// # Panics
-    /// When no signal can be sent.
-    pub fn terminate(&self) {
-        finish(Command::new("kill").arg(self.pid().to_string())).success();
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        // The shell's own `kill`: the command of that name is in a package that not every machine has.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &self.pid().to_string()]);
+        finish(&mut shell).success();
     }
 
     /// Ends the VMM process the hard way, as the kernel's out-of-memory killer would, and reaps it.
