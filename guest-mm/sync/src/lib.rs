@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(loom), no_std)]
+
+extern crate alloc;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+extern crate std;
+
+pub mod atomic;
+mod cell;
+mod cpu;
+mod per_cpu;
+mod spin;
+mod stack;
+
+pub use cpu::{Cpu, CpuId, CpuSet, MAX_CPUS};
+pub use per_cpu::{Local, PerCpu};
+pub use spin::{SpinGuard, SpinLock};
+pub use stack::{CpuStack, Full};
