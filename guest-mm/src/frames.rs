@@ -15,17 +15,17 @@ pub trait Frames {
     /// The word `index` (0..512) of the frame.
     fn read(&self, pfn: Pfn, index: usize) -> u64;
     /// Writes the word `index` (0..512) of the frame.
-    fn write(&mut self, pfn: Pfn, index: usize, value: u64);
+    fn write(&self, pfn: Pfn, index: usize, value: u64);
     /// Writes a word and returns what it was, in one step: hardware sets accessed and dirty bits at any time.
-    fn exchange(&mut self, pfn: Pfn, index: usize, value: u64) -> u64;
+    fn exchange(&self, pfn: Pfn, index: usize, value: u64) -> u64;
     /// Fills a chunk with zeroes.
-    fn zero(&mut self, pfn: Pfn, order: Order);
+    fn zero(&self, pfn: Pfn, order: Order);
     /// Copies a chunk; the two do not overlap.
-    fn copy(&mut self, from: Pfn, to: Pfn, order: Order);
+    fn copy(&self, from: Pfn, to: Pfn, order: Order);
     /// Copies bytes out of one frame; `offset + bytes.len() <= 4096`.
     fn read_bytes(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]);
     /// Copies bytes into one frame; `offset + bytes.len() <= 4096`.
-    fn write_bytes(&mut self, pfn: Pfn, offset: usize, bytes: &[u8]);
+    fn write_bytes(&self, pfn: Pfn, offset: usize, bytes: &[u8]);
 }
 
 /// The translation caches of all CPUs.

@@ -5,20 +5,28 @@
 //! plugged panics, and a stale translation stays in use until it is flushed.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::Mm;
 use crate::pagetable::{Access, Entry, PageFault, translate};
 use crate::pfn::{Order, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_NR_PAGES, Pfn, PfnRange, WORDS_PER_PAGE};
 
-type Words = [u64; WORDS_PER_PAGE];
+/// Words of one pageblock; present while it is plugged.
+type Words = Box<[AtomicU64]>;
 
-/// Frames in a map; one that was never written reads as zeroes.
+/// Pageblocks of one GiB, and of the first level of the table.
+const PER_GIB: usize = 512;
+const WORDS_PER_PAGEBLOCK: usize = WORDS_PER_PAGE * PAGEBLOCK_NR_PAGES as usize;
+
+/// Frames as words that threads may read and write at once, without a lock: like memory, and like memory without any
+/// order between two words. Plugging and unplugging needs the frames for itself.
 #[derive(Debug, Default)]
 pub struct HostFrames {
-    plugged: BTreeSet<u32>,
-    written: BTreeMap<Pfn, Box<Words>>,
+    /// By GiB, then by pageblock. A pageblock that is not plugged has no words.
+    gibs: Vec<Option<Box<[Option<Words>]>>>,
 }
 
 impl HostFrames {
@@ -27,82 +35,90 @@ impl HostFrames {
         Self::default()
     }
 
-    /// Makes frames exist, filled with zeroes. The range is pageblock-aligned.
+    /// Makes frames exist, filled with zeroes; those that exist already stay as they are. The range is
+    /// pageblock-aligned.
     pub fn plug(&mut self, range: PfnRange) {
         assert!(range.is_pageblock_aligned(), "{range} is not aligned to 2 MiB");
-        self.plugged.extend(pageblocks(range));
+        for pageblock in pageblocks(range) {
+            let (gib, index) = (pageblock / PER_GIB, pageblock % PER_GIB);
+            if self.gibs.len() <= gib {
+                self.gibs.resize_with(gib + 1, || None);
+            }
+            let none = || (0..PER_GIB).map(|_| None).collect();
+            let zeroes = || (0..WORDS_PER_PAGEBLOCK).map(|_| AtomicU64::new(0)).collect();
+            self.gibs[gib].get_or_insert_with(none)[index].get_or_insert_with(zeroes);
+        }
     }
 
     /// Takes frames away with their contents: an access from now on panics. The range is pageblock-aligned.
     pub fn unplug(&mut self, range: PfnRange) {
         assert!(range.is_pageblock_aligned(), "{range} is not aligned to 2 MiB");
         for pageblock in pageblocks(range) {
-            self.plugged.remove(&pageblock);
+            if let Some(Some(gib)) = self.gibs.get_mut(pageblock / PER_GIB) {
+                gib[pageblock % PER_GIB] = None;
+            }
         }
-        self.written.retain(|&pfn, _| !range.contains(pfn));
     }
 
-    fn check(&self, pfn: Pfn) {
-        let plugged = self.plugged.contains(&(pfn.number() / PAGEBLOCK_NR_PAGES));
-        assert!(plugged, "violation: access to unplugged {pfn}");
-    }
-
-    fn words(&mut self, pfn: Pfn) -> &mut Words {
-        self.check(pfn);
-        self.written
-            .entry(pfn)
-            .or_insert_with(|| Box::new([0; WORDS_PER_PAGE]))
+    fn words(&self, pfn: Pfn) -> &[AtomicU64] {
+        let pageblock = (pfn.number() / PAGEBLOCK_NR_PAGES) as usize;
+        let gib = self.gibs.get(pageblock / PER_GIB).and_then(Option::as_deref);
+        let Some(words) = gib.and_then(|gib| gib[pageblock % PER_GIB].as_deref()) else {
+            panic!("violation: access to unplugged {pfn}");
+        };
+        let first = (pfn.number() % PAGEBLOCK_NR_PAGES) as usize * WORDS_PER_PAGE;
+        &words[first..first + WORDS_PER_PAGE]
     }
 }
 
-fn pageblocks(range: PfnRange) -> impl Iterator<Item = u32> {
-    range.start().number() / PAGEBLOCK_NR_PAGES..range.end().number() / PAGEBLOCK_NR_PAGES
+fn pageblocks(range: PfnRange) -> impl Iterator<Item = usize> {
+    let index = |pfn: Pfn| (pfn.number() / PAGEBLOCK_NR_PAGES) as usize;
+    index(range.start())..index(range.end())
 }
 
 impl Frames for HostFrames {
     fn read(&self, pfn: Pfn, index: usize) -> u64 {
-        self.check(pfn);
-        self.written.get(&pfn).map_or(0, |words| words[index])
+        self.words(pfn)[index].load(Ordering::Relaxed)
     }
 
-    fn write(&mut self, pfn: Pfn, index: usize, value: u64) {
-        self.words(pfn)[index] = value;
+    fn write(&self, pfn: Pfn, index: usize, value: u64) {
+        self.words(pfn)[index].store(value, Ordering::Release);
     }
 
-    fn exchange(&mut self, pfn: Pfn, index: usize, value: u64) -> u64 {
-        core::mem::replace(&mut self.words(pfn)[index], value)
+    fn exchange(&self, pfn: Pfn, index: usize, value: u64) -> u64 {
+        self.words(pfn)[index].swap(value, Ordering::AcqRel)
     }
 
-    fn zero(&mut self, pfn: Pfn, order: Order) {
+    fn zero(&self, pfn: Pfn, order: Order) {
         for page in 0..order.nr_pages() {
-            self.check(pfn + page);
-            self.written.remove(&(pfn + page));
+            for word in self.words(pfn + page) {
+                word.store(0, Ordering::Relaxed);
+            }
         }
     }
 
-    fn copy(&mut self, from: Pfn, to: Pfn, order: Order) {
+    fn copy(&self, from: Pfn, to: Pfn, order: Order) {
         for page in 0..order.nr_pages() {
-            self.check(from + page);
-            self.check(to + page);
-            match self.written.get(&(from + page)).cloned() {
-                Some(words) => self.written.insert(to + page, words),
-                None => self.written.remove(&(to + page)),
-            };
+            for (from, to) in self.words(from + page).iter().zip(self.words(to + page)) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
     }
 
     fn read_bytes(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
+        let words = self.words(pfn);
         for (at, byte) in (offset..).zip(bytes) {
-            *byte = self.read(pfn, at / 8).to_le_bytes()[at % 8];
+            *byte = words[at / 8].load(Ordering::Relaxed).to_le_bytes()[at % 8];
         }
     }
 
-    fn write_bytes(&mut self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+    fn write_bytes(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+        let words = self.words(pfn);
         for (at, &byte) in (offset..).zip(bytes) {
-            let word = &mut self.words(pfn)[at / 8];
-            let mut changed = word.to_le_bytes();
-            changed[at % 8] = byte;
-            *word = u64::from_le_bytes(changed);
+            let shift = at % 8 * 8;
+            // Two threads may write to different bytes of one word.
+            words[at / 8].fetch_and(!(0xff << shift), Ordering::Relaxed);
+            words[at / 8].fetch_or(u64::from(byte) << shift, Ordering::Relaxed);
         }
     }
 }
@@ -187,7 +203,7 @@ impl Mm<HostFrames, HostMmu> {
             return Ok(pfn);
         }
         let root = self.space(id).ok_or(PageFault::NotPresent)?.root();
-        let found = translate(&mut self.frames, root, va, access)?;
+        let found = translate(&self.frames, root, va, access)?;
         let pfn = Pfn::containing(found.gpa).ok_or(PageFault::NotPresent)?;
         self.mmu.check_sizes(key, found.entry);
         self.mmu.cached.insert(key, (found.entry, pfn));

@@ -169,7 +169,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
         gather.free_table_later(table.root);
         gather.finish(
             Tables {
-                frames: &mut self.frames,
+                frames: &self.frames,
                 phys: &mut self.phys,
             },
             &mut self.mmu,
@@ -231,7 +231,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             if gather.is_full() {
                 gather.finish(
                     Tables {
-                        frames: &mut self.frames,
+                        frames: &self.frames,
                         phys: &mut self.phys,
                     },
                     &mut self.mmu,
@@ -240,7 +240,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
         }
         gather.finish(
             Tables {
-                frames: &mut self.frames,
+                frames: &self.frames,
                 phys: &mut self.phys,
             },
             &mut self.mmu,
@@ -296,7 +296,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
 
     pub(crate) fn tables(&mut self) -> Tables<'_, F> {
         Tables {
-            frames: &mut self.frames,
+            frames: &self.frames,
             phys: &mut self.phys,
         }
     }

@@ -45,7 +45,7 @@ impl LooseTables {
 
 /// What changing page tables needs: contents of frames, and frames for tables.
 pub(crate) struct Tables<'a, F> {
-    pub(crate) frames: &'a mut F,
+    pub(crate) frames: &'a F,
     pub(crate) phys: &'a mut PhysicalMemory,
 }
 

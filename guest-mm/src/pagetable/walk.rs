@@ -40,12 +40,7 @@ pub enum PageFault {
 ///
 /// # Errors
 /// What hardware would report as a page fault.
-pub fn translate(
-    frames: &mut impl Frames,
-    root: Pfn,
-    va: u64,
-    access: Access,
-) -> Result<Translation, PageFault> {
+pub fn translate(frames: &impl Frames, root: Pfn, va: u64, access: Access) -> Result<Translation, PageFault> {
     let mut table = root;
     let mut level = Level::ROOT;
     loop {

@@ -74,7 +74,7 @@ fn a_pinned_page_is_refused_by_name_and_moves_once_unpinned() {
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
     store(&mut mm, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
-    let gpa = translate(&mut mm.frames, root, va, Access::Read).unwrap().gpa;
+    let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
     let block = mm.phys.block_of(pfn).unwrap();
     let mut token = mm.phys.isolate(block).unwrap();
@@ -105,7 +105,7 @@ fn pinned_blocks_are_neither_ranked_nor_isolated() {
     let va = mm.mmap(id, &anonymous(4096, HugeAdvice::NoHuge)).unwrap();
     store(&mut mm, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
-    let gpa = translate(&mut mm.frames, root, va, Access::Read).unwrap().gpa;
+    let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
     let block = mm.phys.block_of(pfn).unwrap();
     assert_eq!(mm.phys.rank_blocks().last().unwrap().block, block);
@@ -134,7 +134,7 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
     store(&mut mm, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
-    let gpa = translate(&mut mm.frames, root, va, Access::Read).unwrap().gpa;
+    let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
     let used = mm.phys.rank_blocks().last().unwrap().block;
     let mut token = mm.phys.isolate(used).unwrap();
@@ -206,7 +206,7 @@ fn rights_and_dirty_bits_survive_a_move() {
         let va = mm.mmap(id, &request).unwrap();
         load(&mut mm, id, va).unwrap();
         let root = mm.space(id).unwrap().root();
-        let leaf = |mm: &mut TestMm| translate(&mut mm.frames, root, va, Access::Read).unwrap();
+        let leaf = |mm: &mut TestMm| translate(&mm.frames, root, va, Access::Read).unwrap();
         let before = leaf(&mut mm);
         assert!(before.entry.has(Entry::ACCESSED | stored));
         let block = mm.phys.rank_blocks().last().unwrap().block;

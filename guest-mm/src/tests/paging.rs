@@ -173,7 +173,7 @@ fn a_physical_area_leads_where_it_was_told_even_without_memory_there() {
         Ok(FaultOutcome::Mapped { nr_pages: 2 })
     );
     let root = mm.space(id).unwrap().root();
-    let found = crate::pagetable::translate(&mut mm.frames, root, va + 4100, Access::Write).unwrap();
+    let found = crate::pagetable::translate(&mm.frames, root, va + 4100, Access::Write).unwrap();
     assert_eq!(found.gpa, 0x4000_1004);
     assert!(
         mm.write_user(id, va, &[1]).is_err(),

@@ -233,7 +233,7 @@ impl World {
             return;
         };
         let root = self.mm.space(self.ids[space]).unwrap().root();
-        if let Ok(found) = crate::pagetable::translate(&mut self.mm.frames, root, va, Access::Read) {
+        if let Ok(found) = crate::pagetable::translate(&self.mm.frames, root, va, Access::Read) {
             let pfn = Pfn::containing(found.gpa).unwrap();
             self.pins.push(self.mm.phys.pin(pfn, "model").unwrap());
         }

@@ -33,22 +33,22 @@ impl Frames for DirectFrames {
         unsafe { &*word(pfn, index) }.load(Ordering::Relaxed)
     }
 
-    fn write(&mut self, pfn: Pfn, index: usize, value: u64) {
+    fn write(&self, pfn: Pfn, index: usize, value: u64) {
         // SAFETY: as for `read`.
         unsafe { &*word(pfn, index) }.store(value, Ordering::Release);
     }
 
-    fn exchange(&mut self, pfn: Pfn, index: usize, value: u64) -> u64 {
+    fn exchange(&self, pfn: Pfn, index: usize, value: u64) -> u64 {
         // SAFETY: as for `read`.
         unsafe { &*word(pfn, index) }.swap(value, Ordering::AcqRel)
     }
 
-    fn zero(&mut self, pfn: Pfn, order: Order) {
+    fn zero(&self, pfn: Pfn, order: Order) {
         // SAFETY: the chunk is mapped and its owner is calling.
         unsafe { pointer(pfn).write_bytes(0, to_usize(order.bytes())) };
     }
 
-    fn copy(&mut self, from: Pfn, to: Pfn, order: Order) {
+    fn copy(&self, from: Pfn, to: Pfn, order: Order) {
         // SAFETY: both chunks are mapped, do not overlap, and nobody writes to them: the process they belong to
         // does not run while the manager does.
         unsafe { pointer(from).copy_to_nonoverlapping(pointer(to), to_usize(order.bytes())) };
@@ -61,7 +61,7 @@ impl Frames for DirectFrames {
         unsafe { start.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
     }
 
-    fn write_bytes(&mut self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+    fn write_bytes(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
         check(offset, bytes.len());
         let start = pointer(pfn).wrapping_add(offset);
         // SAFETY: as for `read_bytes`.
