@@ -1,4 +1,4 @@
-//! The few facts this guest takes from ACPI (ACPI 6.5): interrupt controllers (MADT), how to switch the machine off
+//! The few facts this guest takes from ACPI (ACPI 6.5): CPUs and interrupt controllers (MADT), how to switch the machine off
 //! and reset it (FADT and `\_S5`), and where to report a panic (device `QEMU0001` in the DSDT).
 //!
 //! There is no AML interpreter: the two facts of the DSDT are found by their encoding, which is constant data in
@@ -18,6 +18,12 @@ const HEADER: usize = 36;
 const MAX_TABLE: usize = 1 << 20;
 /// Most tables that are looked at.
 const MAX_TABLES: usize = 64;
+/// MADT entries (sections 5.2.12.2, 5.2.12.3, 5.2.12.12).
+const PROCESSOR_LOCAL_APIC: u8 = 0;
+const IO_APIC: u8 = 1;
+const PROCESSOR_LOCAL_X2APIC: u8 = 9;
+/// Flag of an entry for a CPU: it can be used.
+const CPU_ENABLED: u32 = 1;
 /// FADT flag: the reset register works.
 const RESET_REG_SUP: u32 = 1 << 10;
 /// Generic address structure: the register is an I/O port.
@@ -32,6 +38,13 @@ pub struct IoApic {
     pub gsi_base: u32,
 }
 
+/// A CPU of the MADT that is there and may be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalApic {
+    /// The number by which interrupts are sent to it.
+    pub id: u32,
+}
+
 /// A byte to write to an I/O port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortWrite {
@@ -44,6 +57,8 @@ pub struct PortWrite {
 /// What ACPI says of this machine. Everything may be absent.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Acpi {
+    /// The CPUs, in the firmware's order: the boot CPU usually first.
+    pub cpus: Vec<LocalApic>,
     /// The I/O APICs.
     pub io_apics: Vec<IoApic>,
     /// Enters S5, soft off, through the sleep control register (section 4.8.3.7).
@@ -91,12 +106,30 @@ impl Acpi {
             let Some((entry, behind)) = rest.split_at_checked(usize::from(len).max(2)) else {
                 return;
             };
-            if kind == 1
-                && let (Some(address), Some(gsi_base)) = (u32_at(entry, 4), u32_at(entry, 8))
-            {
-                self.io_apics.push(IoApic { address, gsi_base });
+            match kind {
+                PROCESSOR_LOCAL_APIC => {
+                    let id = entry.get(3).copied().map(u32::from);
+                    self.add_cpu(id, u32_at(entry, 4));
+                }
+                PROCESSOR_LOCAL_X2APIC => self.add_cpu(u32_at(entry, 4), u32_at(entry, 8)),
+                IO_APIC => {
+                    if let (Some(address), Some(gsi_base)) = (u32_at(entry, 4), u32_at(entry, 8)) {
+                        self.io_apics.push(IoApic { address, gsi_base });
+                    }
+                }
+                _ => {}
             }
             rest = behind;
+        }
+    }
+
+    /// A CPU that is enabled; one that is not may be missing, or is to be plugged later.
+    fn add_cpu(&mut self, id: Option<u32>, flags: Option<u32>) {
+        if let (Some(id), Some(flags)) = (id, flags)
+            && flags & CPU_ENABLED != 0
+            && self.cpus.iter().all(|known| known.id != id)
+        {
+            self.cpus.push(LocalApic { id });
         }
     }
 

@@ -4,8 +4,9 @@
 #![expect(unsafe_code, reason = "takes over physical memory and the devices")]
 
 use crate::log::{self, log};
-use crate::machine::apic::LocalApic;
+use crate::machine::apic::{self, LocalApics};
 use crate::machine::clock::Clock;
+use crate::machine::cpu;
 use crate::machine::direct_map::{Access, DirectMap, OutOfTables, TableFrames};
 use crate::machine::io_apic::{self, IoApic};
 use crate::machine::registers::MmioRegisters;
@@ -15,12 +16,16 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use guest_kernel::acpi::{self, Acpi};
 use guest_kernel::cmdline::Options;
+use guest_kernel::physical::to_usize;
 use guest_kernel::pvh::{BootInfo, MemoryKind};
 use guest_mm::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
 use guest_mm::phys::{BootRegion, Descriptors, PhysicalMemory};
+use guest_sync::CpuId;
 
-/// Below this is what firmware and VMM left for us, and what later starts further CPUs.
+/// Below this is what firmware and VMM left for us: no longer needed once it was read, and not worth managing.
 const LOW_MEMORY: u64 = 1 << 20;
+/// Where the other CPUs start: the second page.
+const START_PAGE: u64 = 0x1000;
 /// Boot memory for the manager's own structures, besides the descriptors of boot memory.
 const FIRST_HEAP: u64 = 1 << 20;
 /// Boot memory for the manager's page tables: 256 GiB of RAM in any layout.
@@ -35,7 +40,11 @@ pub(crate) struct Machine {
     pub(crate) memory: PhysicalMemory,
     pub(crate) direct_map: DirectMap,
     pub(crate) clock: Clock,
-    pub(crate) local_apic: LocalApic,
+    pub(crate) local_apics: LocalApics,
+    /// APIC id of the boot CPU.
+    pub(crate) apic_id: u32,
+    /// The other CPUs, none of which was started.
+    pub(crate) others: Vec<cpu::Start>,
     pub(crate) io_apics: Vec<IoApic>,
     /// Registers of the devices on the command line, with their global system interrupts.
     pub(crate) devices: Vec<(MmioRegisters, u32)>,
@@ -46,6 +55,8 @@ pub(crate) struct Machine {
 /// # Safety
 /// To be called once, by the nucleus's way in.
 pub(crate) unsafe fn boot(start_info: u64) -> Machine {
+    // SAFETY: this happens once, and first.
+    unsafe { cpu::make_tokens() };
     serial::start();
     // SAFETY: this happens once.
     unsafe { heap::start() };
@@ -66,13 +77,14 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
         panic::report_to_port(port);
     }
     let ram = ram_ranges(&info);
-    let claimed = claim(&ram);
+    let claimed = claim(&ram, other_cpus(&acpi, &options, &ram));
     let io_apics = io_apic_addresses(&acpi);
     // SAFETY: the claimed range is RAM behind the image, which nobody uses yet.
     let direct_map = unsafe { map_memory(&ram, &claimed, &options, &io_apics) };
     let memory = add_frames(&ram, &claimed);
     let clock = Clock::start().unwrap_or_else(|| panic!("the hypervisor offers no kvmclock"));
-    let local_apic = LocalApic::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
+    let local_apics = LocalApics::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
+    let apic_id = apic::this_id();
     let boot_bytes: u64 = ram.iter().map(|range| range.end - range.start).sum();
     log!(
         Info,
@@ -85,12 +97,14 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     Machine {
         devices: devices(&options),
         io_apics: io_apics.into_iter().map(start_io_apic).collect(),
+        others: starts(&acpi, apic_id, &claimed),
+        apic_id,
         options,
         acpi,
         memory,
         direct_map,
         clock,
-        local_apic,
+        local_apics,
     }
 }
 
@@ -118,12 +132,45 @@ fn ram_ranges(info: &BootInfo) -> Vec<Range<u64>> {
 
 /// What the manager takes for itself before the frame allocator runs: from the nucleus to the end of the range.
 struct Claim {
+    /// Stacks of all CPUs but the boot CPU, one behind the other.
+    stacks: Range<u64>,
     tables: Range<u64>,
     heap: Range<u64>,
     end: u64,
 }
 
-fn claim(ram: &[Range<u64>]) -> Claim {
+impl Claim {
+    /// Where the other CPUs' stacks start.
+    fn each_stacks(&self) -> impl Iterator<Item = u64> + use<> {
+        self.stacks.clone().step_by(to_usize(cpu::STACKS_SIZE))
+    }
+}
+
+/// How many CPUs besides this one are to be used.
+fn other_cpus(acpi: &Acpi, options: &Options, ram: &[Range<u64>]) -> u64 {
+    if !ram.iter().any(|range| range.contains(&START_PAGE)) {
+        return 0;
+    }
+    let all = (acpi.cpus.len() as u64).min(u64::from(options.max_cpus.get()));
+    all.saturating_sub(1)
+}
+
+fn starts(acpi: &Acpi, this: u32, claimed: &Claim) -> Vec<cpu::Start> {
+    let others = acpi.cpus.iter().map(|cpu| cpu.id).filter(|&id| id != this);
+    let with_stacks = (1..).zip(others).zip(claimed.each_stacks());
+    with_stacks
+        .filter_map(|((number, apic_id), stacks)| {
+            Some(cpu::Start {
+                id: CpuId::new(number)?,
+                apic_id,
+                stacks: u32::try_from(stacks).ok()?,
+                page: START_PAGE,
+            })
+        })
+        .collect()
+}
+
+fn claim(ram: &[Range<u64>], other_cpus: u64) -> Claim {
     let holds_image = |range: &&Range<u64>| range.start <= image::nucleus() && range.end > image::end();
     let Some(around) = ram.iter().find(holds_image) else {
         panic!("the image is not in RAM: {ram:x?}");
@@ -133,7 +180,9 @@ fn claim(ram: &[Range<u64>]) -> Claim {
     // pageblocks to sections takes 4 bytes for each 2 MiB below the highest address.
     let spanned: u64 = spans(ram).map(|span| span.end - span.start).sum();
     let bookkeeping = spanned / PAGE_SIZE * 36 + highest / PAGEBLOCK_SIZE * 8;
-    let tables = image::end()..image::end() + FIRST_TABLES;
+    // The image ends with stacks, so this is aligned as stacks must be.
+    let stacks = image::end()..image::end() + other_cpus * cpu::STACKS_SIZE;
+    let tables = stacks.end..stacks.end + FIRST_TABLES;
     let end = (tables.end + bookkeeping + FIRST_HEAP).next_multiple_of(PAGEBLOCK_SIZE);
     assert!(
         end <= around.end,
@@ -141,6 +190,7 @@ fn claim(ram: &[Range<u64>]) -> Claim {
         (around.end - around.start) >> 10
     );
     Claim {
+        stacks,
         heap: tables.end..end,
         tables,
         end,
@@ -179,14 +229,18 @@ unsafe fn map_memory(
         )?;
         map.map(image::text(), Access::Execute, &mut frames)?;
         map.map(image::rodata(), Access::Read, &mut frames)?;
-        for range in image::data() {
+        let guards: Vec<Range<u64>> = core::iter::once(image::stacks())
+            .chain(claimed.each_stacks())
+            .map(cpu::guard)
+            .collect();
+        for range in without(image::data(), &guards) {
             map.map(range, Access::Write, &mut frames)?;
         }
         for range in ram {
             // Page 0 stays unmapped, so that null pointers fault.
             let below = range.start.max(PAGE_SIZE)..range.end.min(image::nucleus());
             let above = range.start.max(image::end())..range.end;
-            for part in [below, above] {
+            for part in [below, above].into_iter().flat_map(|part| without(part, &guards)) {
                 map.map(part, Access::Write, &mut frames)?;
             }
         }
@@ -222,6 +276,21 @@ unsafe fn map_memory(
     // SAFETY: the range is mapped for good and, by this function's own condition, ours.
     unsafe { heap::add(claimed.heap.start, claimed.heap.end - claimed.heap.start) };
     map
+}
+
+/// `range` less those `holes` that lie in it; they are in order.
+fn without(range: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut parts = Vec::new();
+    let mut start = range.start;
+    for hole in holes
+        .iter()
+        .filter(|hole| range.start <= hole.start && hole.end <= range.end)
+    {
+        parts.push(start..hole.start);
+        start = hole.end;
+    }
+    parts.push(start..range.end);
+    parts
 }
 
 /// Stretches of RAM, each with its small holes, aligned to pageblocks.

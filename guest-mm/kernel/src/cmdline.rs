@@ -7,7 +7,10 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::{NonZeroU32, NonZeroU64};
+use core::num::{NonZeroU8, NonZeroU32, NonZeroU64};
+
+/// Most CPUs this guest can use.
+pub const MAX_CPUS: NonZeroU8 = NonZeroU8::new(16).expect("not 0");
 
 /// One word of the command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,6 +93,8 @@ pub struct Options {
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
+    /// `maxcpus=`: most CPUs that are used, 1 to 16. Default: all there are.
+    pub max_cpus: NonZeroU8,
     /// `panic_test=`.
     pub panic_test: Option<PanicTest>,
     /// What was wrong with the command line.
@@ -106,6 +111,7 @@ impl Options {
             loglevel: 7,
             fault_around_kib: 256,
             validate: false,
+            max_cpus: MAX_CPUS,
             panic_test: None,
             errors: Vec::new(),
         };
@@ -150,6 +156,12 @@ impl Options {
                 .ok()
                 .filter(|&kib: &u32| kib.is_power_of_two() && (4..=2048).contains(&kib))
                 .map(|kib| self.fault_around_kib = kib)
+                .is_some(),
+            "maxcpus" => value
+                .parse()
+                .ok()
+                .filter(|&cpus: &NonZeroU8| cpus <= MAX_CPUS)
+                .map(|cpus| self.max_cpus = cpus)
                 .is_some(),
             "validate" => {
                 self.validate = true;
@@ -278,6 +290,8 @@ mod tests {
             "tick_ms=0",
             "tick_ms=1001",
             "loglevel=9",
+            "maxcpus=0",
+            "maxcpus=17",
             "fault_around_kib=2",
             "fault_around_kib=48",
             "fault_around_kib=4096",

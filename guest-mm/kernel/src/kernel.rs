@@ -5,7 +5,7 @@
 
 use crate::boot::Machine;
 use crate::log::log;
-use crate::machine::apic::{GSI_VECTOR, LocalApic, TIMER_VECTOR};
+use crate::machine::apic::{GSI_VECTOR, LocalApics, TIMER_VECTOR};
 use crate::machine::clock::Clock;
 use crate::machine::direct_map::{DirectMap, TableFrames};
 use crate::machine::frames::{DirectFrames, OneCpu};
@@ -62,7 +62,9 @@ pub(crate) struct Kernel {
     pub(crate) tick_ns: u64,
     validates: bool,
     acpi: Acpi,
-    local_apic: LocalApic,
+    local_apics: LocalApics,
+    /// Of the boot CPU, which gets the devices' interrupts.
+    apic_id: u32,
     io_apics: Vec<IoApic>,
     handlers: RefCell<Vec<(u8, Handler)>>,
 }
@@ -90,7 +92,8 @@ impl Kernel {
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
             acpi: machine.acpi,
-            local_apic: machine.local_apic,
+            local_apics: machine.local_apics,
+            apic_id: machine.apic_id,
             io_apics: machine.io_apics,
             handlers: RefCell::new(Vec::new()),
         }))
@@ -119,7 +122,7 @@ impl Kernel {
     /// The timer for running or sleeping until `end` or the next deadline, whichever comes first.
     pub(crate) fn timer_until(&self, end: Option<u64>) -> TimerCount {
         let next = end.into_iter().chain(self.timers.next_deadline()).min()?;
-        self.local_apic.count(next.saturating_sub(self.clock.now()))
+        self.local_apics.count(next.saturating_sub(self.clock.now()))
     }
 
     /// Serves an interrupt: wakes whoever waits for it.
@@ -145,10 +148,14 @@ impl Kernel {
         let Some(vector) = vector.filter(|&vector| vector < u8::MAX) else {
             return false;
         };
+        // An I/O APIC knows the first 256 CPUs only.
+        let Ok(apic_id) = u8::try_from(self.apic_id) else {
+            return false;
+        };
         self.handlers.borrow_mut().push((vector, Rc::new(handler)));
         self.io_apics
             .iter()
-            .any(|io_apic| io_apic.route(gsi, vector, self.local_apic.id()))
+            .any(|io_apic| io_apic.route(gsi, vector, apic_id))
     }
 
     /// Gives the heap frames until `bytes` can be allocated in one piece and half as much is left. False when there

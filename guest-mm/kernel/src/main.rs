@@ -17,18 +17,25 @@ mod machine;
 mod panic;
 mod process;
 mod resize;
+mod smp;
 mod syscall;
 
 use crate::kernel::Kernel;
 
-/// Where the nucleus enters the manager, with the physical address of the PVH `hvm_start_info`.
+/// Where the nucleus enters the manager, on each CPU; CPU 0 has the physical address of the PVH `hvm_start_info`.
 #[expect(unsafe_code, reason = "the nucleus finds it by its name")]
 #[unsafe(no_mangle)]
-extern "C" fn manager_main(start_info: u64) -> ! {
-    // SAFETY: the nucleus calls this function once.
-    let machine = unsafe { boot::boot(start_info) };
+extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
+    if cpu != 0 {
+        smp::arrive();
+    }
+    // SAFETY: the nucleus calls this function once on the boot CPU.
+    let mut machine = unsafe { boot::boot(start_info) };
     let (options, found) = (machine.options.clone(), machine.devices.clone());
+    let others = core::mem::take(&mut machine.others);
     let kernel = Kernel::new(machine);
+    let cpus = smp::start(kernel.clock, others);
+    log::log!(Info, "{cpus} CPUs");
     devices::start(kernel, found);
     if let Some(test) = options.panic_test {
         panic::provoke(test);

@@ -1,4 +1,4 @@
-//! The end of a guest that cannot go on: the message on the serial line and through the console's emergency
+//! The end of a guest that cannot go on, whichever CPU finds that out: the message, with the CPU's number, on the serial line and through the console's emergency
 //! register, then the pvpanic device, then a reset.
 //!
 //! Nothing here allocates, waits, or trusts what the manager was doing.
@@ -8,10 +8,11 @@
     reason = "the nucleus enters here by name; writes the pvpanic port"
 )]
 
-use crate::machine::{image, ports, power, registers::MmioRegisters, serial};
+use crate::machine::cpu::{this_cpu, this_guard};
+use crate::machine::{nucleus, ports, power, registers::MmioRegisters, serial};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use guest_kernel::cmdline::PanicTest;
 use guest_virtio::console::EmergencyConsole;
 
@@ -22,7 +23,9 @@ const PVPANIC_PANICKED: u8 = 1;
 static CONSOLE: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(0));
 /// The pvpanic port; 0 while none is known.
 static PORT: AtomicU16 = AtomicU16::new(0);
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// Number of the CPU that panics, or [`NOBODY`].
+static PANICKING: AtomicU8 = AtomicU8::new(NOBODY);
+const NOBODY: u8 = u8::MAX;
 
 /// Panics are reported through this console too.
 pub(crate) fn report_to_console(registers: MmioRegisters) {
@@ -66,7 +69,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 extern "C" fn manager_fault_entry(vector: u64, error: u64, rip: u64, address: u64, rsp: u64) -> ! {
     let at = format_args!("at {rip:#x}, stack {rsp:#x}");
     match vector {
-        14 if image::stack_guard().contains(&address) => end(format_args!("stack overflow {at}")),
+        14 if this_guard().contains(&address) => end(format_args!("stack overflow {at}")),
         14 => end(format_args!(
             "access to {address:#x}, error code {error:#x}, {at}"
         )),
@@ -79,12 +82,21 @@ extern "C" fn manager_fault_entry(vector: u64, error: u64, rip: u64, address: u6
 }
 
 fn end(message: fmt::Arguments<'_>) -> ! {
-    if !PANICKING.swap(true, Ordering::AcqRel) {
-        // Writing to these two cannot fail.
-        let _ = writeln!(Serial, "guest panic: {message}");
-        if let Some(mut console) = emergency_console() {
-            let _ = writeln!(console, "{message}");
+    let cpu = this_cpu().id();
+    match PANICKING.compare_exchange(NOBODY, cpu.number(), Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            // Writing to these two cannot fail.
+            let _ = writeln!(Serial, "guest panic: {message} (CPU {cpu})");
+            if let Some(mut console) = emergency_console() {
+                let _ = writeln!(console, "{message} (CPU {cpu})");
+            }
         }
+        // Reporting it failed: without a word, then.
+        Err(first) if first == cpu.number() => {}
+        // Another CPU is about to end the machine, and is not to be hurried.
+        Err(_) => loop {
+            nucleus::idle(None);
+        },
     }
     match PORT.load(Ordering::Acquire) {
         0 => {}

@@ -47,6 +47,11 @@ fn image() -> Image {
     put(244, &[1, 8, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0]);
     let mut madt = std::vec![0, 0, 0xe0, 0xfe, 0, 0, 0, 0];
     madt.extend([0, 8, 0, 0, 1, 0, 0, 0]);
+    // CPU 1 is not enabled; CPU 2 comes twice, as x2APIC too; CPU 3 as x2APIC only.
+    madt.extend([0, 8, 1, 1, 0, 0, 0, 0]);
+    madt.extend([0, 8, 2, 2, 1, 0, 0, 0]);
+    madt.extend([9, 16, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+    madt.extend([9, 16, 0, 0, 3, 1, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
     madt.extend([1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 24, 0, 0, 0]);
     let mut xsdt = (BASE + 0x100).to_le_bytes().to_vec();
     xsdt.extend((BASE + 0x300).to_le_bytes());
@@ -71,6 +76,7 @@ fn every_fact_is_found() {
     assert_eq!(
         Acpi::read(&image(), BASE),
         Ok(Acpi {
+            cpus: [0, 2, 0x103].map(|id| LocalApic { id }).to_vec(),
             io_apics: std::vec![IoApic {
                 address: 0xfec0_0000,
                 gsi_base: 24

@@ -1,7 +1,7 @@
-//! The local APIC in x2APIC mode (Intel SDM volume 3, chapter 11): the timer, and what sends interrupts on.
+//! The local APIC in x2APIC mode (Intel SDM volume 3, chapter 11): the timer, and interrupts from CPU to CPU.
 //!
 //! The end of an interrupt is signalled by the nucleus; the timer is armed by it on the way into a process or to
-//! sleep ([`TimerCount`]). What is here happens once, at the start.
+//! sleep ([`TimerCount`]).
 
 #![expect(unsafe_code, reason = "writes the local APIC's registers")]
 
@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::nucleus::{self, TimerCount};
 use super::ports;
 use core::num::NonZeroU32;
+use core::sync::atomic::{Ordering, fence};
 
 /// The timer's vector.
 pub(crate) const TIMER_VECTOR: u8 = 32;
@@ -24,6 +25,9 @@ const ID: u32 = 0x802;
 const TASK_PRIORITY: u32 = 0x808;
 const SPURIOUS: u32 = 0x80f;
 const SPURIOUS_ENABLE: u64 = 1 << 8;
+const COMMAND: u32 = 0x830;
+const COMMAND_INIT: u64 = 5 << 8 | 1 << 14;
+const COMMAND_STARTUP: u64 = 6 << 8 | 1 << 14;
 const LVT_TIMER: u32 = 0x832;
 const LVT_LINT0: u32 = 0x835;
 const LVT_LINT1: u32 = 0x836;
@@ -39,21 +43,27 @@ const CPUID_ECX_X2APIC: u32 = 1 << 21;
 /// How long the timer's speed is measured.
 const CALIBRATION_NS: u64 = 1_000_000;
 
-/// The local APIC of this CPU.
+/// The local APICs, all of which are alike.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalApic {
-    id: u8,
+pub(crate) struct LocalApics {
     counts_per_ms: u64,
 }
 
-impl LocalApic {
-    /// Switches it on, with the timer in one-shot mode, and measures the timer's speed. Returns `None` on a machine
-    /// without x2APIC.
+impl LocalApics {
+    /// Switches the boot CPU's on and measures the timer's speed. Returns `None` on a machine without x2APIC.
     pub(crate) fn start(clock: &Clock) -> Option<Self> {
         if nucleus::cpuid(CPUID_FEATURES, 0).ecx & CPUID_ECX_X2APIC == 0 {
             return None;
         }
         mask_legacy_controllers();
+        Self::join();
+        Some(Self {
+            counts_per_ms: measure(clock),
+        })
+    }
+
+    /// Switches this CPU's on, with the timer in one-shot mode.
+    pub(crate) fn join() {
         let base = nucleus::read_msr(APIC_BASE) | APIC_BASE_ENABLED;
         for (register, value) in [
             (APIC_BASE, base), // x2APIC mode can only be entered from an enabled APIC.
@@ -70,16 +80,6 @@ impl LocalApic {
             // SAFETY: these registers decide only which interrupts come in, and the nucleus has a gate for each.
             unsafe { nucleus::write_msr(register, value) };
         }
-        let id = u8::try_from(nucleus::read_msr(ID)).ok()?;
-        Some(Self {
-            id,
-            counts_per_ms: measure(clock),
-        })
-    }
-
-    /// The number by which interrupts are sent to this CPU.
-    pub(crate) fn id(&self) -> u8 {
-        self.id
     }
 
     /// The count that lets the timer interrupt in `ns` nanoseconds, or as late as it can.
@@ -88,6 +88,28 @@ impl LocalApic {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         Some(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))
     }
+}
+
+/// The number by which interrupts are sent to this CPU.
+pub(crate) fn this_id() -> u32 {
+    u32::try_from(nucleus::read_msr(ID)).unwrap_or(u32::MAX)
+}
+
+/// Lets the CPU with this APIC id start at `page`, in real mode (Intel SDM volume 3, 9.4.4). No pause is needed between
+/// the two steps where APICs are software, as they are where this guest runs.
+///
+/// # Safety
+/// At `page`, below 1 MiB, must be code that brings the CPU up.
+pub(crate) unsafe fn start_cpu(apic_id: u32, page: u64) {
+    command(apic_id, COMMAND_INIT);
+    command(apic_id, COMMAND_STARTUP | page >> 12);
+}
+
+fn command(apic_id: u32, command: u64) {
+    // Writing this register orders nothing (10.12.3).
+    fence(Ordering::SeqCst);
+    // SAFETY: an interrupt only makes its target look at memory; starting a CPU is vouched for by the caller.
+    unsafe { nucleus::write_msr(COMMAND, u64::from(apic_id) << 32 | command) };
 }
 
 /// Lets the timer run for a while and returns its counts in a millisecond. Interrupts are off: should it run down,

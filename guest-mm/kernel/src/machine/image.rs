@@ -9,12 +9,9 @@ unsafe extern "C" {
     safe static image_start: u8;
     safe static rodata_start: u8;
     safe static data_start: u8;
-    safe static fault_stack_guard: u8;
-    safe static manager_stack_guard: u8;
+    safe static boot_stacks: u8;
     safe static image_end: u8;
 }
-
-const PAGE: u64 = 4096;
 
 macro_rules! address_of {
     ($symbol:ident) => {
@@ -37,20 +34,14 @@ pub(crate) fn rodata() -> Range<u64> {
     address_of!(rodata_start)..address_of!(data_start)
 }
 
-/// Everything that is written to, without the pages that guard the stacks.
-pub(crate) fn data() -> [Range<u64>; 3] {
-    let (fault, manager) = (address_of!(fault_stack_guard), address_of!(manager_stack_guard));
-    [
-        address_of!(data_start)..fault,
-        fault + PAGE..manager,
-        manager + PAGE..end(),
-    ]
+/// Everything that is written to, with the boot CPU's stacks at its end.
+pub(crate) fn data() -> Range<u64> {
+    address_of!(data_start)..end()
 }
 
-/// The page below the manager's stack: touching it means that the stack has overflowed.
-pub(crate) fn stack_guard() -> Range<u64> {
-    let start = address_of!(manager_stack_guard);
-    start..start + PAGE
+/// Where the boot CPU's stacks start.
+pub(crate) fn stacks() -> u64 {
+    address_of!(boot_stacks)
 }
 
 /// The first byte behind the image; page-aligned.

@@ -1,4 +1,4 @@
-//! The I/O APIC (Intel 82093AA): delivers the devices' interrupts to this CPU.
+//! The I/O APIC (Intel 82093AA): delivers the devices' interrupts to a CPU.
 
 use super::registers::MmioRegisters;
 use guest_virtio::transport::Registers;

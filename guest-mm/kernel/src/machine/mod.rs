@@ -3,6 +3,7 @@
 
 pub(crate) mod apic;
 pub(crate) mod clock;
+pub(crate) mod cpu;
 pub(crate) mod direct_map;
 pub(crate) mod dma;
 pub(crate) mod frames;

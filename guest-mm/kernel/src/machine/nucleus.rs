@@ -1,7 +1,7 @@
 //! The manager's side of the nucleus: one function for each of its calls.
 //!
 //! A call is `int3` with its number in rax. The nucleus itself is nucleus.s, which is also where the order of the
-//! words in [`Context`] comes from.
+//! words in [`Context`] comes from, and start.s, which brings CPUs up. A call concerns the CPU that makes it.
 
 #![expect(
     unsafe_code,
@@ -11,7 +11,7 @@
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
-global_asm!(include_str!("nucleus.s"));
+global_asm!(include_str!("nucleus.s"), include_str!("start.s"));
 
 /// The numbers of the nucleus's calls: positions in its table `calls`.
 #[derive(Clone, Copy)]
@@ -159,11 +159,12 @@ pub(crate) fn run(context: &mut Context, timer: TimerCount) -> Trap {
 /// Sleeps until an interrupt comes in and returns its vector.
 pub(crate) fn idle(timer: TimerCount) -> u8 {
     let count = timer.map_or(0, |count| u64::from(count.get()));
-    let vector = call(Call::Idle, count, 0, 0);
+    let vector = call(Call::Idle, 0, count, 0);
     u8::try_from(vector).unwrap_or(u8::MAX)
 }
 
-/// Makes the page tables rooted at the physical address `root` the manager's, and forgets cached translations.
+/// Makes the page tables rooted at the physical address `root`, below 4 GiB, the manager's, and forgets the
+/// translations that this CPU has cached. (Other CPUs load a new root when they come out of their process.)
 ///
 /// # Safety
 /// They must map the nucleus supervisor-only at its place, and all of the manager that is in use as it is now.
