@@ -29,7 +29,7 @@ fn file(home: &Home, name: &str, content: &str) -> PathBuf {
 #[test]
 fn options_that_contradict_each_other_are_refused_before_anything_is_made() {
     let home = Home::new();
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(&[&str], &[&str]); 10] = [
         (&["--block-size", "2M"], &["--block-size without --hotplug"]),
         (&["--initrd", "i"], &["--initrd without --kernel"]),
         (
@@ -43,6 +43,15 @@ fn options_that_contradict_each_other_are_refused_before_anything_is_made() {
             &["--serial \"tty\"", "terminal, stdout, file=PATH, discard"],
         ),
         (&["--serial", "file="], &["--serial", "not empty"]),
+        (
+            &["--memory", "256M", "--node", "memory=64M", "--node", "memory=64M"],
+            &["--memory 256 MiB", "the nodes have 128 MiB together"],
+        ),
+        (
+            &["--node", "memory=64M,cpus=1"],
+            &["--node 0 cpus=\"1\"", "CPUs are 0 to 0"],
+        ),
+        (&["--hotplug", "1G,node=1"], &["--hotplug node=\"1\"", "0 to 0"]),
     ];
     for (options, parts) in cases {
         let outcome = home.run(["run"].iter().chain(options));

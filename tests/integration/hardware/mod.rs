@@ -4,3 +4,4 @@ mod builtin;
 mod host;
 mod linux;
 mod linux_memory;
+mod linux_nodes;

@@ -1,7 +1,12 @@
 //! The ACPI tables: a hardware-reduced platform (ACPI 6.5, section 4.1) with its CPUs, its interrupt controllers and
 //! the few devices that are not found otherwise.
 //!
-//! RSDP, XSDT, FADT, MADT, DSDT, one behind the other from the start of [`ACPI_TABLES`] on.
+//! RSDP, XSDT, FADT, MADT, DSDT, and for a machine with nodes SRAT and SLIT ([`Affinity`]), one behind the other from
+//! the start of [`ACPI_TABLES`] on.
+
+mod affinity;
+
+pub use affinity::Affinity;
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -30,14 +35,16 @@ const ALIGNMENT: u64 = 64;
 
 /// What the tables describe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Platform {
+pub struct Platform<'a> {
     /// CPUs, whose APIC ids are 0, 1, 2, …
     pub cpus: u8,
     /// virtio-mmio devices, the first ones of the layout.
     pub virtio_devices: u32,
+    /// The nodes, if the guest is to know of any.
+    pub affinity: Option<Affinity<'a>>,
 }
 
-impl Platform {
+impl Platform<'_> {
     /// Writes the tables and returns the address of the RSDP.
     ///
     /// # Errors
@@ -63,9 +70,13 @@ impl Platform {
         let dsdt = area.append(&self.dsdt());
         let fadt = area.append(&bytes_of(&fadt(dsdt)));
         let madt = area.append(&bytes_of(&self.madt()));
+        let affinity = self.affinity.map(|affinity| [affinity.srat(), affinity.slit()]);
         let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
         xsdt.add_entry(fadt);
         xsdt.add_entry(madt);
+        for table in affinity.into_iter().flatten() {
+            xsdt.add_entry(area.append(&table));
+        }
         let xsdt = area.append(&bytes_of(&xsdt));
         let rsdp = bytes_of(&Rsdp::new(OEM_ID, xsdt));
         area.bytes[..rsdp.len()].copy_from_slice(&rsdp);

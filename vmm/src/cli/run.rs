@@ -32,6 +32,7 @@ Examples:
   ballast run --name a --memory 512M --hotplug 4G --program 'hog fill=70%'
   ballast run --kernel bzImage --initrd initrd.img --cmdline console=ttyS0 --hotplug 4G
   ballast run --config resources/vm/built-in.toml --cpus 2
+  ballast run --cpus 2 --node memory=192M,cpus=0,distance=10:25 --node memory=64M --hotplug 1G,node=1
 
 On a terminal, Ctrl-A x stops the VM and Ctrl-A h shows the other keys.
 

@@ -6,7 +6,7 @@ use super::ps::state;
 use super::table::{Table, size, span};
 use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
-use crate::control::report::VmStatus;
+use crate::control::report::{NodeReport, VmStatus};
 
 /// Show the state and the counters of a VM
 #[derive(Debug, Args)]
@@ -87,6 +87,9 @@ fn in_table(status: &VmStatus) -> String {
     for (name, value) in lines {
         table.row(vec![name.to_owned(), value]);
     }
+    for (number, node) in status.nodes.iter().enumerate() {
+        table.row(vec![format!("node {number}"), in_line(node)]);
+    }
     if let Some(message) = &status.panic_message {
         table.row(vec![
             "guest panicked".to_owned(),
@@ -94,6 +97,25 @@ fn in_table(status: &VmStatus) -> String {
         ]);
     }
     table.render()
+}
+
+/// A node in one line.
+fn in_line(node: &NodeReport) -> String {
+    let list = |numbers: &[u8]| {
+        let numbers: Vec<String> = numbers.iter().map(u8::to_string).collect();
+        numbers.join(" ")
+    };
+    let cpus = match node.cpus[..] {
+        [] => "no CPU".to_owned(),
+        [cpu] => format!("CPU {cpu}"),
+        _ => format!("CPUs {}", list(&node.cpus)),
+    };
+    let region = if node.has_region { " + hot-plug region" } else { "" };
+    format!(
+        "{}{region}, {cpus}, distances {}",
+        size(node.boot_memory),
+        list(&node.distances)
+    )
 }
 
 #[cfg(test)]
@@ -109,6 +131,20 @@ mod tests {
             state: crate::control::report::VmState::Paused,
             uptime_seconds: 2,
             boot_memory: 3 << 20,
+            nodes: vec![
+                NodeReport {
+                    boot_memory: 14 << 20,
+                    cpus: vec![0, 2],
+                    distances: vec![10, 77],
+                    has_region: false,
+                },
+                NodeReport {
+                    boot_memory: 15 << 20,
+                    cpus: vec![1],
+                    distances: vec![77, 10],
+                    has_region: true,
+                },
+            ],
             region_size: 4 << 20,
             block_size: 5 << 20,
             usable_region_size: 6 << 20,
@@ -140,6 +176,8 @@ mod tests {
             "ready",
             "0xabc000",
             "out of luck",
+            "14 MiB, CPUs 0 2, distances 10 77",
+            "15 MiB + hot-plug region, CPU 1, distances 77 10",
         ]
         .map(String::from);
         for value in sizes.chain(numbers).chain(words) {

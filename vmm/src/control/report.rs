@@ -1,4 +1,4 @@
-//! What a VM says of itself, as it goes over the control socket. Flat; all sizes are bytes.
+//! What a VM says of itself, as it goes over the control socket. Flat but for its nodes; all sizes are bytes.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ pub struct VmStatus {
     pub uptime_seconds: u64,
     /// Memory it booted with.
     pub boot_memory: u64,
+    /// Its NUMA nodes, by number; empty if the guest was told of none.
+    #[serde(default)]
+    pub nodes: Vec<NodeReport>,
     /// Size of the hot-plug region; 0 without one.
     pub region_size: u64,
     /// Size of a block; 0 without a region.
@@ -55,6 +58,19 @@ pub struct VmStatus {
     pub vmm_overhead_bytes: u64,
     /// What the guest said when it panicked.
     pub panic_message: Option<String>,
+}
+
+/// One NUMA node, as the guest was told of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Its share of the boot memory.
+    pub boot_memory: u64,
+    /// Its CPUs.
+    pub cpus: Vec<u8>,
+    /// How far each node is, itself included, by their numbers.
+    pub distances: Vec<u8>,
+    /// Whether the hot-plug region is its.
+    pub has_region: bool,
 }
 
 /// What a VM is doing.

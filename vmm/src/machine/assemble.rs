@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, MmioWindow};
 use super::channel::Channel;
-use super::layout::{ram_ranges, region_start};
+use super::layout::{RamRange, ram_ranges, region_start};
 use super::lifecycle::Lifecycle;
 use super::progress::ResizeProgress;
 use super::serial::SerialPort;
@@ -19,7 +19,7 @@ use super::shared::Shared;
 use super::violation::ViolationWatch;
 use super::virtio::VirtioShell;
 use super::{Vm, VmError, VmHandle};
-use crate::boot::acpi::Platform;
+use crate::boot::acpi::{Affinity, Platform};
 use crate::boot::{self, CommandLine, InitrdFile, KernelImage};
 use crate::hv::{Hypervisor, Partition, Vcpu, kick_signal};
 use crate::memory::{GuestRam, MemoryError, RegionBackend, RegionLayout};
@@ -53,6 +53,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let rsdp = Platform {
         cpus: spec.cpus.get(),
         virtio_devices,
+        affinity: affinity(spec, region),
     }
     .write_tables(ram.boot_view())?;
     let boot_state = payload.load(ram.boot_view(), spec.memory, rsdp)?;
@@ -137,6 +138,18 @@ fn place_region(spec: &VmSpec, hotplug: HotplugSpec) -> Result<RegionLayout, VmE
     })
 }
 
+/// What the guest is told of nodes: nothing unless the user named some.
+fn affinity(spec: &VmSpec, region: Option<RegionLayout>) -> Option<Affinity<'_>> {
+    let region = spec.hotplug.zip(region).map(|(hotplug, region)| {
+        let (gpa, size) = (region.start, region.size);
+        (RamRange { gpa, size }, hotplug.node)
+    });
+    (!spec.nodes.is_empty()).then_some(Affinity {
+        nodes: &spec.nodes,
+        region,
+    })
+}
+
 fn no_address_space(spec: &VmSpec) -> VmError {
     MemoryError::AddressSpace {
         gpa: 0,
@@ -209,7 +222,10 @@ impl Devices {
                     region_size: region.size,
                     block_size: region.block_size,
                     requested_size: spec.hotplug.map_or(0, |hotplug| hotplug.requested_size),
-                    node_id: None,
+                    node_id: spec
+                        .hotplug
+                        .filter(|_| !spec.nodes.is_empty())
+                        .map(|hotplug| hotplug.node.into()),
                 },
                 backend,
             )?;

@@ -129,6 +129,32 @@ pub fn ram_ranges(memory: u64) -> Option<Vec<RamRange>> {
     Some(ranges)
 }
 
+/// Where each of several pieces of boot memory is when they follow one another: for each, in order, its ranges, of
+/// which there are none for an empty piece and two for one that lies around the devices. `None` if they would end
+/// beyond 64 bits.
+#[must_use]
+pub fn ram_slices(sizes: &[u64]) -> Option<Vec<Vec<RamRange>>> {
+    let total = sizes.iter().try_fold(0_u64, |sum, size| sum.checked_add(*size))?;
+    let mut ram = ram_ranges(total)?.into_iter();
+    let mut rest = ram.next();
+    let mut slices = Vec::with_capacity(sizes.len());
+    for &size in sizes {
+        let (mut left, mut slice) = (size, Vec::new());
+        while let Some(range) = rest.as_mut().filter(|_| left > 0) {
+            let size = left.min(range.size);
+            slice.push(RamRange { gpa: range.gpa, size });
+            left -= size;
+            range.gpa += size;
+            range.size -= size;
+            if range.size == 0 {
+                rest = ram.next();
+            }
+        }
+        slices.push(slice);
+    }
+    Some(slices)
+}
+
 /// Where the hot-plug region begins behind `memory` bytes of boot memory, for blocks of `block_size` bytes (a power
 /// of two). `None` if that is beyond 64 bits.
 #[must_use]
@@ -198,6 +224,25 @@ mod tests {
         assert_eq!(region_start(512 * MIB, 2 * MIB), Some(4 * GIB));
         assert_eq!(region_start(3 * GIB + 2 * MIB, 2 * MIB), Some(5 * GIB));
         assert_eq!(region_start(3 * GIB + 2 * MIB, 4 * GIB), Some(8 * GIB));
+    }
+
+    #[test]
+    fn pieces_of_ram_follow_one_another_around_the_devices() {
+        let range = |gpa, size| RamRange { gpa, size };
+        assert_eq!(
+            ram_slices(&[GIB, 0, 3 * GIB, GIB]),
+            Some(vec![
+                vec![range(0, GIB)],
+                vec![],
+                vec![range(GIB, 2 * GIB), range(4 * GIB, GIB)],
+                vec![range(5 * GIB, GIB)],
+            ])
+        );
+        assert_eq!(
+            ram_slices(&[3 * GIB, MIB]),
+            Some(vec![vec![range(0, 3 * GIB)], vec![range(4 * GIB, MIB)]])
+        );
+        assert_eq!(ram_slices(&[u64::MAX, 1]), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::progress::{Refusals, ResizeProgress, Standing};
 use super::violation::ViolationWatch;
 use super::virtio::VirtioShell;
 use super::{GuestCommandError, ResizeError, ResizeOutcome, VmExit};
-use crate::control::report::VmStatus;
+use crate::control::report::{NodeReport, VmStatus};
 use crate::hv::Partition;
 use crate::memory::{GuestRam, RegionBackend, Resident};
 use crate::spec::{Payload, VmSpec};
@@ -194,6 +194,7 @@ impl Shared {
             state: self.lifecycle.phase(),
             uptime_seconds: self.built.elapsed().as_secs(),
             boot_memory,
+            nodes: self.node_reports(),
             total_requested: boot_memory,
             total_plugged: boot_memory,
             violations: self.violations.count(),
@@ -224,6 +225,19 @@ impl Shared {
             });
         }
         status
+    }
+
+    fn node_reports(&self) -> Vec<NodeReport> {
+        let region_node = self.spec.hotplug.map(|hotplug| hotplug.node);
+        let nodes = (0..).zip(&self.spec.nodes);
+        nodes
+            .map(|(number, node)| NodeReport {
+                boot_memory: node.memory,
+                cpus: node.cpus.clone(),
+                distances: node.distances.clone(),
+                has_region: region_node == Some(number),
+            })
+            .collect()
     }
 
     /// What the guest wrote to its emergency console.

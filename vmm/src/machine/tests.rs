@@ -133,6 +133,7 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
         memory: 32 * MIB,
         hotplug: None,
         cpus: NonZeroU8::MIN,
+        nodes: Vec::new(),
         on_violation: OnViolation::Kill,
         serial: SerialMode::File(serial.path().into()),
     };
@@ -148,6 +149,7 @@ fn with_region(spec: &mut VmSpec) {
         region_size: 64 * BLOCK,
         block_size: BLOCK,
         requested_size: 0,
+        node: 0,
     });
 }
 
@@ -408,8 +410,10 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
             region_size,
             block_size: BLOCK,
             requested_size: 0,
+            node: 0,
         }),
         cpus: NonZeroU8::MIN,
+        nodes: Vec::new(),
         on_violation: OnViolation::Kill,
         serial: SerialMode::Discard,
     };

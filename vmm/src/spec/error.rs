@@ -1,8 +1,11 @@
 //! What can be wrong with what the user asked for. Each message names the option, the value and the rule that it breaks.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use super::name::NameError;
+use super::node::NodeError;
 use super::size::{ByteSize, SizeError};
 
 /// Why options are not a [`super::VmSpec`]. The command line reports it with exit status 2.
@@ -19,32 +22,19 @@ pub enum SpecError {
         /// What is wrong with the text.
         source: SizeError,
     },
-    /// A size below the smallest that makes sense.
-    #[error("{option} {bytes}: the smallest is {least}")]
-    TooSmall {
+    /// A size that the option does not take.
+    #[error("{option} {bytes}: {rule}")]
+    Amount {
         /// The option.
         option: &'static str,
         /// What was asked for.
         bytes: ByteSize,
-        /// The smallest size allowed.
-        least: ByteSize,
+        /// The rule that it breaks.
+        rule: SizeRule,
     },
-    /// A size that is not made of whole units.
-    #[error("{option} {bytes}: not a multiple of {unit}")]
-    NotMultiple {
-        /// The option.
-        option: &'static str,
-        /// What was asked for.
-        bytes: ByteSize,
-        /// What it has to be a multiple of.
-        unit: ByteSize,
-    },
-    /// A block size that is not a power of two (virtio 1.3, 5.15.4).
-    #[error("--block-size {bytes}: not a power of two")]
-    NotPowerOfTwo {
-        /// What was asked for.
-        bytes: ByteSize,
-    },
+    /// Nodes that do not fit together.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// More than the region holds.
     #[error("{option} {bytes}: more than the hot-plug region of {region}")]
     BeyondRegion {
@@ -115,4 +105,37 @@ pub enum SpecError {
         /// Why it is needed.
         rule: &'static str,
     },
+}
+
+/// What a size has to be. Written as what is wrong with one that is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SizeRule {
+    /// At least so many bytes.
+    AtLeast(u64),
+    /// Whole units of so many bytes.
+    MultipleOf(u64),
+    /// A power of two, as virtio-mem's blocks (virtio 1.3, 5.15.4).
+    PowerOfTwo,
+}
+
+impl SizeRule {
+    /// Whether a size of `bytes` keeps the rule.
+    #[must_use]
+    pub const fn allows(self, bytes: u64) -> bool {
+        match self {
+            Self::AtLeast(least) => bytes >= least,
+            Self::MultipleOf(unit) => bytes.is_multiple_of(unit),
+            Self::PowerOfTwo => bytes.is_power_of_two(),
+        }
+    }
+}
+
+impl fmt::Display for SizeRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::AtLeast(least) => write!(f, "the smallest is {}", ByteSize(least)),
+            Self::MultipleOf(unit) => write!(f, "not a multiple of {}", ByteSize(unit)),
+            Self::PowerOfTwo => f.write_str("not a power of two"),
+        }
+    }
 }

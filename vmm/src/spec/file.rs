@@ -119,19 +119,21 @@ mod tests {
             hotplug = 4294967296
             block-size = "2M"
             cpus = 2
+            node = ["memory=512M", "cpus=1"]
             program = ["hog fill=70%", "hog size=64M"]
             on-violation = "pause"
             serial = "stdout"
             cmdline = "quiet"
         "#;
         let json = r#"{"name": "a", "memory": "1G", "hotplug": 4294967296, "block-size": "2M", "cpus": 2,
+            "node": ["memory=512M", "cpus=1"],
             "program": ["hog fill=70%", "hog size=64M"], "on-violation": "pause", "serial": "stdout",
             "cmdline": "quiet"}"#;
         let options = parse(toml, Format::Toml).expect("valid");
         assert_eq!(options, parse(json, Format::Json).expect("valid"));
         assert_eq!(options.hotplug.as_deref(), Some("4294967296"));
         assert_eq!(options.cpus.as_deref(), Some("2"));
-        assert_eq!(options.program.len(), 2);
+        assert_eq!((options.program.len(), options.node.len()), (2, 2));
     }
 
     #[test]

@@ -3,13 +3,15 @@
 mod error;
 mod file;
 mod name;
+mod node;
 mod options;
 mod size;
 mod validate;
 
-pub use error::SpecError;
+pub use error::{SizeRule, SpecError};
 pub use file::FileError;
 pub use name::{MAX_NAME_LENGTH, NameError, VmName};
+pub use node::{LOCAL_DISTANCE, MAX_NODES, NodeError, NodeSpec, REMOTE_DISTANCE};
 pub use options::VmOptions;
 pub use size::{ByteSize, GIB, MIB, SizeError, parse_size};
 pub use validate::{
@@ -32,6 +34,8 @@ pub struct VmSpec {
     pub hotplug: Option<HotplugSpec>,
     /// Virtual CPUs, 1 to 16.
     pub cpus: NonZeroU8,
+    /// NUMA nodes, at most 8, whose memory adds up to `memory`. Empty: the guest is told nothing of nodes.
+    pub nodes: Vec<NodeSpec>,
     /// What to do when the guest touches an unplugged block.
     pub on_violation: OnViolation,
     /// Where the guest's serial port goes.
@@ -68,6 +72,8 @@ pub struct HotplugSpec {
     pub block_size: u64,
     /// How much of it the guest is asked to take at boot.
     pub requested_size: u64,
+    /// The node that its memory belongs to; 0 without nodes.
+    pub node: u8,
 }
 
 /// What to do when the guest touches an unplugged block.

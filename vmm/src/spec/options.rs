@@ -28,13 +28,15 @@ pub struct VmOptions {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
 
-    /// Memory the guest boots with and always keeps: a multiple of 2M, at least 32M [default: 512M]
+    /// Memory the guest boots with and always keeps: a multiple of 2M, at least 32M [default: 512M, or what the nodes
+    /// have]
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "text_or_number")]
     pub memory: Option<String>,
 
-    /// Region in which memory comes and goes, such as 4G, or 4G,requested=1G to ask for 1G of it at boot
-    #[arg(long, value_name = "SIZE[,requested=SIZE]")]
+    /// Region in which memory comes and goes, such as 4G; 4G,requested=1G asks for 1G of it at boot, 4G,node=1 makes
+    /// it node 1's
+    #[arg(long, value_name = "SIZE[,requested=SIZE][,node=NUMBER]")]
     #[serde(deserialize_with = "text_or_number")]
     pub hotplug: Option<String>,
 
@@ -47,6 +49,11 @@ pub struct VmOptions {
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     #[serde(deserialize_with = "text_or_number")]
     pub cpus: Option<String>,
+
+    /// A NUMA node, such as memory=128M,cpus=0-1:3,distance=10:20; may be repeated, up to 8 times. What is left out:
+    /// an even share of the memory and CPUs left, distance 10 to itself and 20 to others
+    #[arg(long, value_name = "[memory=SIZE][,cpus=LIST][,distance=LIST]")]
+    pub node: Vec<String>,
 
     /// Program for the built-in guest to run, with its arguments, such as "hog fill=70%"; may be repeated
     #[arg(long, value_name = "\"NAME ARGS\"")]
@@ -75,6 +82,11 @@ impl VmOptions {
             hotplug: self.hotplug.or(others.hotplug),
             block_size: self.block_size.or(others.block_size),
             cpus: self.cpus.or(others.cpus),
+            node: if self.node.is_empty() {
+                others.node
+            } else {
+                self.node
+            },
             program: if self.program.is_empty() {
                 others.program
             } else {

@@ -3,7 +3,9 @@
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 
+use super::error::SizeRule::{self, AtLeast, MultipleOf, PowerOfTwo};
 use super::error::SpecError;
+use super::node::{node_number, nodes};
 use super::options::VmOptions;
 use super::size::{ByteSize, GIB, MIB, parse_size};
 use crate::machine::layout::CMDLINE_MAX;
@@ -39,8 +41,9 @@ impl VmOptions {
             .name
             .as_deref()
             .map_or_else(|| Ok(default_name.clone()), VmName::new)?;
-        let memory = boot_memory(self.memory.as_deref())?;
-        let hotplug = hotplug(self.hotplug.as_deref(), self.block_size.as_deref())?;
+        let cpus = cpus(self.cpus.as_deref())?;
+        let (nodes, memory) = nodes(&self.node, boot_memory(self.memory.as_deref())?, cpus)?;
+        let hotplug = hotplug(self.hotplug.as_deref(), self.block_size.as_deref(), nodes.len())?;
         let region = hotplug.map_or(0, |hotplug| hotplug.region_size);
         if memory
             .checked_add(region)
@@ -57,7 +60,8 @@ impl VmOptions {
             payload: self.payload()?,
             memory,
             hotplug,
-            cpus: cpus(self.cpus.as_deref())?,
+            cpus,
+            nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
             serial: serial(self.serial.as_deref())?,
         })
@@ -109,47 +113,65 @@ fn size(option: &'static str, text: &str) -> Result<u64, SpecError> {
     parse_size(text).map_err(|source| SpecError::Size { option, source })
 }
 
-/// Refuses what is not a whole number of units.
-fn multiple(option: &'static str, bytes: u64, unit: u64) -> Result<(), SpecError> {
-    if bytes.is_multiple_of(unit) {
-        return Ok(());
-    }
-    Err(SpecError::NotMultiple {
-        option,
-        bytes: ByteSize(bytes),
-        unit: ByteSize(unit),
+/// Refuses a size that breaks one of the rules.
+fn check(option: &'static str, bytes: u64, rules: &[SizeRule]) -> Result<(), SpecError> {
+    let broken = rules.iter().find(|rule| !rule.allows(bytes));
+    broken.map_or(Ok(()), |&rule| {
+        let bytes = ByteSize(bytes);
+        Err(SpecError::Amount { option, bytes, rule })
     })
 }
 
-/// Refuses what is below the smallest size.
-fn at_least(option: &'static str, bytes: u64, least: u64) -> Result<(), SpecError> {
-    if bytes >= least {
-        return Ok(());
+/// Boot memory in bytes, if anything is said.
+fn boot_memory(text: Option<&str>) -> Result<Option<u64>, SpecError> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes = size("--memory", text)?;
+    check("--memory", bytes, &[AtLeast(MIN_MEMORY), MultipleOf(MEMORY_UNIT)])?;
+    Ok(Some(bytes))
+}
+
+/// What `--hotplug` says, in its parts.
+struct Region<'a> {
+    size: &'a str,
+    requested: Option<&'a str>,
+    node: Option<&'a str>,
+}
+
+impl<'a> Region<'a> {
+    /// Reads `SIZE[,requested=SIZE][,node=NUMBER]`.
+    fn parse(text: &'a str) -> Result<Self, SpecError> {
+        let mut parts = text.split(',');
+        let mut region = Self {
+            size: parts.next().unwrap_or_default(),
+            requested: None,
+            node: None,
+        };
+        for part in parts {
+            let is_new = match part.split_once('=') {
+                Some(("requested", size)) => region.requested.replace(size).is_none(),
+                Some(("node", node)) => region.node.replace(node).is_none(),
+                _ => false,
+            };
+            if !is_new {
+                return Err(SpecError::Choice {
+                    option: "--hotplug",
+                    value: text.to_owned(),
+                    allowed: "SIZE and SIZE[,requested=SIZE][,node=NUMBER]",
+                });
+            }
+        }
+        Ok(region)
     }
-    Err(SpecError::TooSmall {
-        option,
-        bytes: ByteSize(bytes),
-        least: ByteSize(least),
-    })
 }
 
-/// Boot memory in bytes.
-fn boot_memory(text: Option<&str>) -> Result<u64, SpecError> {
-    let bytes = text.map_or(Ok(DEFAULT_MEMORY), |text| size("--memory", text))?;
-    at_least("--memory", bytes, MIN_MEMORY)?;
-    multiple("--memory", bytes, MEMORY_UNIT)?;
-    Ok(bytes)
-}
-
-/// The hot-plug region from `SIZE[,requested=SIZE]` and the block size.
-fn hotplug(region: Option<&str>, block: Option<&str>) -> Result<Option<HotplugSpec>, SpecError> {
+/// The hot-plug region, the block size, and the node among `nodes` of them (0 where there are none).
+fn hotplug(
+    region: Option<&str>,
+    block: Option<&str>,
+    nodes: usize,
+) -> Result<Option<HotplugSpec>, SpecError> {
     let block_size = block.map_or(Ok(MIN_BLOCK_SIZE), |text| size("--block-size", text))?;
-    at_least("--block-size", block_size, MIN_BLOCK_SIZE)?;
-    if !block_size.is_power_of_two() {
-        return Err(SpecError::NotPowerOfTwo {
-            bytes: ByteSize(block_size),
-        });
-    }
+    check("--block-size", block_size, &[AtLeast(MIN_BLOCK_SIZE), PowerOfTwo])?;
     let Some(text) = region else {
         if block.is_some() {
             let rule = "blocks belong to the hot-plug region";
@@ -161,32 +183,29 @@ fn hotplug(region: Option<&str>, block: Option<&str>) -> Result<Option<HotplugSp
         }
         return Ok(None);
     };
-    let (region, requested) = match text.split_once(',') {
-        Some((region, rest)) => {
-            let requested = rest.strip_prefix("requested=").ok_or_else(|| SpecError::Choice {
-                option: "--hotplug",
-                value: text.to_owned(),
-                allowed: "SIZE and SIZE,requested=SIZE",
-            })?;
-            (region, size("--hotplug requested", requested)?)
-        }
-        None => (text, 0),
-    };
-    let region_size = size("--hotplug", region)?;
-    at_least("--hotplug", region_size, block_size)?;
-    multiple("--hotplug", region_size, block_size)?;
-    multiple("--hotplug requested", requested, block_size)?;
-    if requested > region_size {
+    let region = Region::parse(text)?;
+    let requested_size = region
+        .requested
+        .map_or(Ok(0), |text| size("--hotplug requested", text))?;
+    let region_size = size("--hotplug", region.size)?;
+    check(
+        "--hotplug",
+        region_size,
+        &[AtLeast(block_size), MultipleOf(block_size)],
+    )?;
+    check("--hotplug requested", requested_size, &[MultipleOf(block_size)])?;
+    if requested_size > region_size {
         return Err(SpecError::BeyondRegion {
             option: "--hotplug requested",
-            bytes: ByteSize(requested),
+            bytes: ByteSize(requested_size),
             region: ByteSize(region_size),
         });
     }
     Ok(Some(HotplugSpec {
         region_size,
         block_size,
-        requested_size: requested,
+        requested_size,
+        node: region.node.map_or(Ok(0), |text| node_number(text, nodes))?,
     }))
 }
 
@@ -351,9 +370,10 @@ mod tests {
             initrd: Some("i".into()),
             cmdline: Some("quiet x=\"a b\"".into()),
             memory: Some("1G".into()),
-            hotplug: Some("4G,requested=1G".into()),
+            hotplug: Some("4G,requested=1G,node=1".into()),
             block_size: Some("4M".into()),
             cpus: Some("16".into()),
+            node: vec!["memory=512M".into(), "distance=15:10".into()],
             program: Vec::new(),
             on_violation: Some("pause".into()),
             serial: Some("file=/tmp/serial".into()),
@@ -371,11 +391,19 @@ mod tests {
             region_size: 4 * GIB,
             block_size: 4 * MIB,
             requested_size: GIB,
+            node: 1,
         };
         assert_eq!(
             (spec.memory, spec.hotplug, spec.cpus.get()),
             (GIB, Some(hotplug), 16)
         );
+        let nodes: Vec<_> = spec
+            .nodes
+            .iter()
+            .map(|node| (node.memory, node.cpus.len()))
+            .collect();
+        assert_eq!(nodes, [(512 * MIB, 8), (512 * MIB, 8)]);
+        assert_eq!(spec.nodes[1].distances, [15, 10]);
         assert_eq!(spec.on_violation, OnViolation::Pause);
         assert_eq!(spec.serial, SerialMode::File("/tmp/serial".into()));
     }
@@ -431,8 +459,10 @@ mod tests {
             (
                 "1G,wanted=1G",
                 None,
-                "--hotplug \"1G,wanted=1G\": one of SIZE and SIZE,requested=SIZE",
+                "--hotplug \"1G,wanted=1G\": one of SIZE and SIZE[,requested=SIZE][,node=NUMBER]",
             ),
+            ("1G,node=0,node=0", None, "--hotplug \"1G,node=0,node=0\": one of"),
+            ("1G,node=1", None, "--hotplug node=\"1\": the nodes are 0 to 0"),
             ("4T", None, "together more than 4 TiB"),
             ("16777215T", None, "together more than 4 TiB"),
         ] {

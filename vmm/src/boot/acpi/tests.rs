@@ -1,10 +1,13 @@
 //! The tables as a guest reads them: found from the RSDP on, each with a right checksum, describing what is there.
 
 use super::*;
+use crate::machine::layout::{GIB, MIB, RamRange, VIRTIO_MMIO_MAX};
+use crate::spec::NodeSpec;
 
-const TWO_CPUS_TWO_DEVICES: Platform = Platform {
+const TWO_CPUS_TWO_DEVICES: Platform<'_> = Platform {
     cpus: 2,
     virtio_devices: 2,
+    affinity: None,
 };
 
 fn sum(bytes: &[u8]) -> u8 {
@@ -108,10 +111,95 @@ fn the_dsdt_gives_each_device_its_window_and_line() {
 
 #[test]
 fn the_largest_machine_fits() {
-    use crate::machine::layout::VIRTIO_MMIO_MAX;
+    let cpus = |node: u8| (node * 2..node * 2 + 2).collect();
+    let nodes: Vec<NodeSpec> = (0..8).map(|number| node(GIB, cpus(number), &[20; 8])).collect();
     let largest = Platform {
         cpus: 16,
         virtio_devices: VIRTIO_MMIO_MAX,
+        affinity: Some(Affinity {
+            nodes: &nodes,
+            region: Some((
+                RamRange {
+                    gpa: 16 * GIB,
+                    size: GIB,
+                },
+                7,
+            )),
+        }),
     };
     assert!(largest.tables().len() as u64 <= ACPI_TABLES.end - ACPI_TABLES.start);
+}
+
+fn node(memory: u64, cpus: Vec<u8>, distances: &[u8]) -> NodeSpec {
+    NodeSpec {
+        memory,
+        cpus,
+        distances: distances.to_vec(),
+    }
+}
+
+#[test]
+fn without_nodes_there_is_no_affinity_table() {
+    assert_eq!(root(&TWO_CPUS_TWO_DEVICES.tables()).len(), 2);
+}
+
+/// The bytes of the SRAT, structure by structure, as ACPI 6.5, section 5.2.16, has them: node 0 with CPUs 0 and 2 and
+/// memory on both sides of the hole, node 1 with CPU 1, node 2 with nothing but the hot-plug region.
+#[test]
+fn the_srat_says_whose_each_cpu_and_each_piece_of_memory_is() {
+    let nodes = [
+        node(3 * GIB + 512 * MIB, vec![0, 2], &[10, 21, 31]),
+        node(256 * MIB, vec![1], &[21, 10, 41]),
+        node(0, vec![], &[31, 41, 10]),
+    ];
+    let region = RamRange {
+        gpa: 5 * GIB,
+        size: 2 * GIB,
+    };
+    let platform = Platform {
+        cpus: 3,
+        affinity: Some(Affinity {
+            nodes: &nodes,
+            region: Some((region, 2)),
+        }),
+        ..TWO_CPUS_TWO_DEVICES
+    };
+    let area = platform.tables();
+    let srat = table(&area, root(&area)[2], b"SRAT");
+    assert_eq!(srat[8], 3, "revision");
+    assert_eq!(srat[36..48], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "reserved");
+    let cpu = |domain, apic_id| [0, 16, domain, apic_id, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (at, domain, apic_id) in [(48, 0, 0), (64, 0, 2), (80, 1, 1)] {
+        assert_eq!(srat[at..at + 16], cpu(domain, apic_id), "CPU {apic_id}");
+    }
+    #[rustfmt::skip]
+    let memory: [[u8; 40]; 4] = [
+        // Type, length, domain (4), reserved (2), base (8), length (8), reserved (4), flags (4), reserved (8).
+        [1, 40, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0xC0, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 40, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0,  0, 0, 0, 0x20, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 40, 1, 0, 0, 0, 0, 0,  0, 0, 0, 0x20, 1, 0, 0, 0,  0, 0, 0, 0x10, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        // Enabled and hot-pluggable.
+        [1, 40, 2, 0, 0, 0, 0, 0,  0, 0, 0, 0x40, 1, 0, 0, 0,  0, 0, 0, 0x80, 0, 0, 0, 0,  0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    assert_eq!(srat[96..], *memory.as_flattened());
+}
+
+#[test]
+fn the_slit_is_the_matrix_of_distances_row_by_row() {
+    let nodes = [
+        node(GIB, vec![0], &[10, 21, 31]),
+        node(GIB, vec![1], &[21, 10, 41]),
+        node(GIB, vec![], &[31, 41, 10]),
+    ];
+    let platform = Platform {
+        affinity: Some(Affinity {
+            nodes: &nodes,
+            region: None,
+        }),
+        ..TWO_CPUS_TWO_DEVICES
+    };
+    let area = platform.tables();
+    let slit = table(&area, root(&area)[3], b"SLIT");
+    assert_eq!(slit[36..44], [3, 0, 0, 0, 0, 0, 0, 0], "localities");
+    assert_eq!(slit[44..], [10, 21, 31, 21, 10, 41, 31, 41, 10]);
 }
