@@ -1,14 +1,16 @@
 //! The few facts this guest takes from ACPI (ACPI 6.5): CPUs and interrupt controllers (MADT), how to switch the machine off
-//! and reset it (FADT and `\_S5`), and where to report a panic (device `QEMU0001` in the DSDT).
+//! and reset it (FADT and `\_S5`), which memory and CPUs are near to each other (SRAT and SLIT), and where to report a panic (device `QEMU0001` in the DSDT).
 //!
 //! There is no AML interpreter: the two facts of the DSDT are found by their encoding, which is constant data in
 //! every table this guest is likely to meet. What is not found is absent, never guessed.
 
+pub mod affinity;
 mod aml;
 #[cfg(test)]
 mod tests;
 
 use crate::physical::{PhysicalBytes, Unreadable};
+use affinity::{Affinity, AffinityError};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -67,6 +69,10 @@ pub struct Acpi {
     pub reset: Option<PortWrite>,
     /// The port of the pvpanic device.
     pub pvpanic_port: Option<u16>,
+    /// The nodes of memory and CPUs; one if nothing is said of any.
+    pub affinity: Affinity,
+    /// Why the SRAT is not believed, and everything is of one node.
+    pub affinity_error: Option<AffinityError>,
 }
 
 impl Acpi {
@@ -85,6 +91,7 @@ impl Acpi {
         };
         let root = read_table(memory, root)?;
         let mut acpi = Self::default();
+        let (mut srat, mut slit) = (None, None);
         let entries = root.get(HEADER..).unwrap_or_default().chunks_exact(entry_size);
         for entry in entries.take(MAX_TABLES) {
             let mut address = [0; 8];
@@ -93,8 +100,14 @@ impl Acpi {
             match &memory.read_array(address)? {
                 b"APIC" => acpi.add_madt(&read_table(memory, address)?),
                 b"FACP" => acpi.add_fadt(memory, &read_table(memory, address)?)?,
+                b"SRAT" => srat = Some(read_table(memory, address)?),
+                b"SLIT" => slit = Some(read_table(memory, address)?),
                 _ => {}
             }
+        }
+        match Affinity::read(srat.as_deref(), slit.as_deref()) {
+            Ok(affinity) => acpi.affinity = affinity,
+            Err(error) => acpi.affinity_error = Some(error),
         }
         Ok(acpi)
     }

@@ -94,6 +94,7 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     );
     options.errors.iter().for_each(|error| log!(Warning, "{error}"));
     acpi_error.inspect(|error| log!(Warning, "{error}"));
+    acpi.affinity_error.inspect(|error| log!(Warning, "{error}"));
     Machine {
         devices: devices(&options),
         io_apics: io_apics.into_iter().map(start_io_apic).collect(),

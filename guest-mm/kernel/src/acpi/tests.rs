@@ -90,6 +90,8 @@ fn every_fact_is_found() {
                 value: 6
             }),
             pvpanic_port: Some(0x505),
+            affinity: Affinity::default(),
+            affinity_error: None,
         })
     );
 }
@@ -138,4 +140,24 @@ fn a_dsdt_without_the_device_has_no_port() {
     assert_eq!(aml::port_of_device(&dsdt_body(), b"QEMU0002"), None);
     assert_eq!(aml::port_of_device(&[], b"QEMU0001"), None);
     assert_eq!(aml::sleep_type(b"\x08_S5_\x12"), None);
+}
+
+#[test]
+fn a_wrong_srat_costs_the_nodes_and_nothing_else() {
+    let mut image = image();
+    // In the DSDT's place in the list of tables a CPU of two nodes; the DSDT itself is found through the FADT.
+    let mut srat = std::vec![0; 12];
+    for domain in [0, 1] {
+        srat.extend([0, 16, domain, 7, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    let srat = table(b"SRAT", &srat);
+    image.bytes[0x580..0x580 + srat.len()].copy_from_slice(&srat);
+    let tables = [0x100, 0x300, 0x580].map(|at| (BASE + at).to_le_bytes());
+    let xsdt = table(b"XSDT", tables.as_flattened());
+    image.bytes[0x80..0x80 + xsdt.len()].copy_from_slice(&xsdt);
+    let acpi = Acpi::read(&image, BASE).unwrap();
+    assert_eq!(acpi.affinity_error, Some(AffinityError::CpuTwice(7)));
+    assert_eq!(acpi.affinity, Affinity::default());
+    assert_eq!(acpi.pvpanic_port, Some(0x505));
+    assert_eq!(acpi.io_apics.len(), 1);
 }
