@@ -13,6 +13,7 @@ mod fill;
 pub mod frames;
 pub mod gfp;
 pub mod host;
+pub mod kernel_map;
 mod mem_map;
 pub mod migrate;
 pub mod mm;

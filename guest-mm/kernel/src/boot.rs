@@ -7,18 +7,22 @@ use crate::log::{self, log};
 use crate::machine::apic::{self, LocalApics};
 use crate::machine::clock::Clock;
 use crate::machine::cpu;
-use crate::machine::direct_map::{Access, DirectMap, OutOfTables, TableFrames};
+use crate::machine::direct_map::{Access, DirectMap};
+use crate::machine::frames::DirectFrames;
 use crate::machine::io_apic::{self, IoApic};
 use crate::machine::registers::MmioRegisters;
 use crate::machine::{heap, image, physical::FirstTables, serial};
 use crate::panic;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Range;
 use guest_kernel::acpi::{self, Acpi};
 use guest_kernel::cmdline::Options;
+use guest_kernel::layout::{DIRECT_MAP_END, VMEMMAP_BASE};
 use guest_kernel::physical::to_usize;
 use guest_kernel::pvh::{BootInfo, MemoryKind};
-use guest_mm::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
+use guest_mm::kernel_map::{DESCRIPTOR_BYTES, FrameSource, OutOfFrames, Vmemmap};
+use guest_mm::pfn::{Order, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, PfnRange};
 use guest_mm::phys::{BootRegion, Descriptors, PhysicalMemory};
 use guest_sync::CpuId;
 
@@ -39,6 +43,7 @@ pub(crate) struct Machine {
     pub(crate) acpi: Acpi,
     pub(crate) memory: PhysicalMemory,
     pub(crate) direct_map: DirectMap,
+    pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
     pub(crate) local_apics: LocalApics,
     /// APIC id of the boot CPU.
@@ -78,10 +83,11 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     }
     let ram = ram_ranges(&info);
     let claimed = claim(&ram, other_cpus(&acpi, &options, &ram));
+    let limit = direct_map_limit(&options, &claimed);
     let io_apics = io_apic_addresses(&acpi);
     // SAFETY: the claimed range is RAM behind the image, which nobody uses yet.
-    let direct_map = unsafe { map_memory(&ram, &claimed, &options, &io_apics) };
-    let memory = add_frames(&ram, &claimed);
+    let (direct_map, vmemmap) = unsafe { map_memory((&ram, limit), &claimed, &options, &io_apics) };
+    let memory = add_frames((&ram, limit), &claimed);
     let clock = Clock::start().unwrap_or_else(|| panic!("the hypervisor offers no kvmclock"));
     let local_apics = LocalApics::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
     let apic_id = apic::this_id();
@@ -104,6 +110,7 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
         acpi,
         memory,
         direct_map,
+        vmemmap,
         clock,
         local_apics,
     }
@@ -136,6 +143,8 @@ struct Claim {
     /// Stacks of all CPUs but the boot CPU, one behind the other.
     stacks: Range<u64>,
     tables: Range<u64>,
+    /// Memory of the descriptors, for each span.
+    descriptors: Vec<(PfnRange, Pfn)>,
     heap: Range<u64>,
     end: u64,
 }
@@ -184,7 +193,22 @@ fn claim(ram: &[Range<u64>], other_cpus: u64) -> Claim {
     // The image ends with stacks, so this is aligned as stacks must be.
     let stacks = image::end()..image::end() + other_cpus * cpu::STACKS_SIZE;
     let tables = stacks.end..stacks.end + FIRST_TABLES;
-    let end = (tables.end + bookkeeping + FIRST_HEAP).next_multiple_of(PAGEBLOCK_SIZE);
+    let mut descriptors = Vec::new();
+    let mut start = tables.end;
+    for span in spans(ram).filter_map(|span| PfnRange::inside(span.start, span.end - span.start)) {
+        let bytes = u64::from(span.nr_pages()) * DESCRIPTOR_BYTES;
+        // Descriptors of 256 MiB are 2 MiB, and mapped as one page.
+        let align = if bytes >= PAGEBLOCK_SIZE {
+            PAGEBLOCK_SIZE
+        } else {
+            PAGE_SIZE
+        };
+        start = start.next_multiple_of(align);
+        descriptors.extend(Pfn::containing(start).map(|first| (span, first)));
+        start += bytes;
+    }
+    let heap_start = start;
+    let end = (heap_start + bookkeeping + FIRST_HEAP).next_multiple_of(PAGEBLOCK_SIZE);
     assert!(
         end <= around.end,
         "{} KiB of RAM are too little",
@@ -192,91 +216,90 @@ fn claim(ram: &[Range<u64>], other_cpus: u64) -> Claim {
     );
     Claim {
         stacks,
-        heap: tables.end..end,
+        heap: heap_start..end,
         tables,
+        descriptors,
         end,
     }
 }
 
-/// Table frames out of the claimed range.
-struct FirstFrames(Range<u64>);
-
-impl TableFrames for FirstFrames {
-    fn take(&mut self) -> Option<u64> {
-        let frame = self.0.start;
-        self.0.start += PAGE_SIZE;
-        (frame < self.0.end).then_some(frame)
-    }
+/// Where the direct map of boot memory ends: at `highmem=`, but what is claimed is in it.
+fn direct_map_limit(options: &Options, claimed: &Claim) -> u64 {
+    options.highmem.map_or(DIRECT_MAP_END, |limit| {
+        limit.get().next_multiple_of(PAGEBLOCK_SIZE).max(claimed.end)
+    })
 }
 
-/// Maps all RAM, the image with the rights that its parts need, and the registers of devices, and makes these the
-/// manager's page tables; then the heap gets its memory.
+/// Table frames out of the claimed range.
+struct FirstFrames {
+    next: Cell<u64>,
+    end: u64,
+}
+
+impl FrameSource for FirstFrames {
+    fn take(&self, order: Order) -> Option<Pfn> {
+        let frame = self.next.get();
+        self.next.set(frame + PAGE_SIZE);
+        Pfn::containing(frame).filter(|_| order == Order::ZERO && frame < self.end)
+    }
+
+    /// Whatever fails at boot ends the guest.
+    fn give(&self, _: Pfn, _: Order) {}
+}
+
+/// Maps RAM up to the limit, the image with the rights that its parts need, the registers of devices, and the
+/// descriptors, and makes these the manager's page tables; then the heap gets its memory.
 ///
 /// # Safety
 /// Nobody else may use the claimed ranges.
 unsafe fn map_memory(
-    ram: &[Range<u64>],
+    (ram, limit): (&[Range<u64>], u64),
     claimed: &Claim,
     options: &Options,
     io_apics: &[acpi::IoApic],
-) -> DirectMap {
-    let mut frames = FirstFrames(claimed.tables.clone());
-    let map = || -> Result<DirectMap, OutOfTables> {
-        let mut map = DirectMap::new(&mut frames)?;
-        map.map(
-            image::nucleus()..image::text().start,
-            Access::Nucleus,
-            &mut frames,
-        )?;
-        map.map(image::text(), Access::Execute, &mut frames)?;
-        map.map(image::rodata(), Access::Read, &mut frames)?;
+) -> (DirectMap, Vmemmap) {
+    let frames = FirstFrames {
+        next: Cell::new(claimed.tables.start),
+        end: claimed.tables.end,
+    };
+    let map = || -> Result<(DirectMap, Vmemmap), OutOfFrames> {
+        let map = DirectMap::new(&frames)?;
+        map.map(image::nucleus()..image::text().start, Access::Nucleus, &frames)?;
+        map.map(image::text(), Access::Execute, &frames)?;
+        map.map(image::rodata(), Access::Read, &frames)?;
         let guards: Vec<Range<u64>> = core::iter::once(image::stacks())
             .chain(claimed.each_stacks())
             .map(cpu::guard)
             .collect();
         for range in without(image::data(), &guards) {
-            map.map(range, Access::Write, &mut frames)?;
+            map.map(range, Access::Write, &frames)?;
         }
         for range in ram {
             // Page 0 stays unmapped, so that null pointers fault.
             let below = range.start.max(PAGE_SIZE)..range.end.min(image::nucleus());
-            let above = range.start.max(image::end())..range.end;
+            let above = range.start.max(image::end())..range.end.min(limit);
             for part in [below, above].into_iter().flat_map(|part| without(part, &guards)) {
-                map.map(part, Access::Write, &mut frames)?;
+                map.map(part, Access::Write, &frames)?;
             }
         }
-        let windows = options
-            .devices
-            .iter()
-            .map(|device| (device.base, device.size.get()));
-        let windows = windows.chain(
-            io_apics
-                .iter()
-                .map(|io_apic| (u64::from(io_apic.address), io_apic::SIZE)),
-        );
-        let mut pages: Vec<u64> = windows
-            .flat_map(|(base, size)| (base / PAGE_SIZE..(base + size).div_ceil(PAGE_SIZE)).take(16))
-            .collect();
-        pages.sort_unstable();
-        pages.dedup();
-        for page in pages {
-            map.map(
-                page * PAGE_SIZE..(page + 1) * PAGE_SIZE,
-                Access::Device,
-                &mut frames,
-            )?;
+        for page in device_pages(options, io_apics) {
+            map.map(page * PAGE_SIZE..(page + 1) * PAGE_SIZE, Access::Device, &frames)?;
         }
-        Ok(map)
+        let vmemmap = Vmemmap::new(map.tables(), &DirectFrames, &frames, VMEMMAP_BASE)?;
+        for &(span, first) in &claimed.descriptors {
+            vmemmap.back_with(&DirectFrames, &frames, span, first)?;
+        }
+        Ok((map, vmemmap))
     };
-    let map = match { map }() {
-        Ok(map) => map,
+    let (map, vmemmap) = match map() {
+        Ok(maps) => maps,
         Err(error) => panic!("{error}"),
     };
     // SAFETY: nucleus, image, stacks and RAM are mapped where they were; the start information is not used again.
     unsafe { map.activate() };
     // SAFETY: the range is mapped for good and, by this function's own condition, ours.
     unsafe { heap::add(claimed.heap.start, claimed.heap.end - claimed.heap.start) };
-    map
+    (map, vmemmap)
 }
 
 /// `range` less those `holes` that lie in it; they are in order.
@@ -294,6 +317,24 @@ fn without(range: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
     parts
 }
 
+/// Numbers of the pages with registers of devices.
+fn device_pages(options: &Options, io_apics: &[acpi::IoApic]) -> Vec<u64> {
+    let devices = options
+        .devices
+        .iter()
+        .map(|device| (device.base, device.size.get()));
+    let io_apics = io_apics
+        .iter()
+        .map(|io_apic| (u64::from(io_apic.address), io_apic::SIZE));
+    let mut pages: Vec<u64> = devices
+        .chain(io_apics)
+        .flat_map(|(base, size)| (base / PAGE_SIZE..(base + size).div_ceil(PAGE_SIZE)).take(16))
+        .collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
 /// Stretches of RAM, each with its small holes, aligned to pageblocks.
 fn spans(ram: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
     let groups = ram.chunk_by(|lower, upper| upper.start - lower.end <= LARGE_HOLE);
@@ -303,10 +344,11 @@ fn spans(ram: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Hands all RAM to the frame allocator, with what is taken already marked as reserved.
-fn add_frames(ram: &[Range<u64>], claimed: &Claim) -> PhysicalMemory {
+/// Hands all RAM below the limit to the frame allocator, with what is taken already marked as reserved.
+fn add_frames((ram, limit): (&[Range<u64>], u64), claimed: &Claim) -> PhysicalMemory {
     let pfns = |range: &Range<u64>| PfnRange::inside(range.start, range.end - range.start);
-    let usable: Vec<PfnRange> = ram.iter().filter_map(pfns).collect();
+    let below = |range: &Range<u64>| range.start.min(limit)..range.end.min(limit);
+    let usable: Vec<PfnRange> = ram.iter().filter_map(|range| pfns(&below(range))).collect();
     let reserved: Vec<PfnRange> = [0..LOW_MEMORY, image::nucleus()..claimed.end]
         .iter()
         .filter_map(pfns)

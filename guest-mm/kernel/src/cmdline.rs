@@ -90,6 +90,9 @@ pub struct Options {
     /// `fault_around_kib=`: how much one page fault maps where no huge page is possible, 4 to 2048, a power of two.
     /// Default 256: a fault costs several times what mapping a page does.
     pub fault_around_kib: u32,
+    /// `highmem=`: boot memory from this physical address on (rounded up to 2 MiB) is not in the direct map. At least 1
+    /// byte; the default is no limit. (Linux' parameter of that name gives the size of the rest instead.)
+    pub highmem: Option<NonZeroU64>,
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
@@ -110,6 +113,7 @@ impl Options {
             tick_ms: NonZeroU32::MIN.saturating_add(9),
             loglevel: 7,
             fault_around_kib: 256,
+            highmem: None,
             validate: false,
             max_cpus: MAX_CPUS,
             panic_test: None,
@@ -163,6 +167,10 @@ impl Options {
                 .filter(|&cpus: &NonZeroU8| cpus <= MAX_CPUS)
                 .map(|cpus| self.max_cpus = cpus)
                 .is_some(),
+            "highmem" => {
+                self.highmem = parse_size(value).and_then(NonZeroU64::new);
+                self.highmem.is_some()
+            }
             "validate" => {
                 self.validate = true;
                 value.is_empty()
@@ -295,6 +303,8 @@ mod tests {
             "fault_around_kib=2",
             "fault_around_kib=48",
             "fault_around_kib=4096",
+            "highmem=0",
+            "highmem=much",
             "panic_test=never",
         ] {
             let options = Options::parse(bad);

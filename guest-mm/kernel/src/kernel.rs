@@ -7,7 +7,7 @@ use crate::boot::Machine;
 use crate::log::log;
 use crate::machine::apic::{GSI_VECTOR, LocalApics, TIMER_VECTOR};
 use crate::machine::clock::Clock;
-use crate::machine::direct_map::{DirectMap, TableFrames};
+use crate::machine::direct_map::DirectMap;
 use crate::machine::frames::{DirectFrames, OneCpu};
 use crate::machine::heap::KernelChunk;
 use crate::machine::io_apic::IoApic;
@@ -22,8 +22,9 @@ use guest_kernel::acpi::Acpi;
 use guest_kernel::executor::Executor;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
+use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::phys::PhysicalMemory;
-use guest_mm::{Gfp, Mm, Order};
+use guest_mm::{Gfp, Mm, Order, Pfn};
 use guest_virtio::plan::StallReason;
 
 /// Physical and virtual memory, on this machine.
@@ -46,7 +47,12 @@ pub(crate) struct ResizeStatus {
 /// See the module.
 pub(crate) struct Kernel {
     pub(crate) mm: RefCell<Memory>,
-    pub(crate) direct_map: RefCell<DirectMap>,
+    pub(crate) direct_map: DirectMap,
+    #[expect(
+        dead_code,
+        reason = "descriptors are still the heap's; the array takes over with zones that share them"
+    )]
+    pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
     pub(crate) executor: Executor,
     pub(crate) timers: Timers,
@@ -80,7 +86,8 @@ impl Kernel {
         mm.set_fault_around(fault_around.unwrap_or(Order::PAGEBLOCK));
         Box::leak(Box::new(Self {
             mm: RefCell::new(mm),
-            direct_map: RefCell::new(machine.direct_map),
+            direct_map: machine.direct_map,
+            vmemmap: machine.vmemmap,
             clock: machine.clock,
             executor: Executor::new(),
             timers: Timers::new(),
@@ -194,13 +201,23 @@ impl Kernel {
 }
 
 /// Frames for the manager's page tables, out of those for the kernel's own data.
-pub(crate) struct KernelFrames<'a>(pub(crate) &'a mut PhysicalMemory);
+pub(crate) struct KernelFrames<'a>(RefCell<&'a mut PhysicalMemory>);
 
-impl TableFrames for KernelFrames<'_> {
-    fn take(&mut self) -> Option<u64> {
-        self.0
-            .alloc_pages(Gfp::Kernel, Order::ZERO)
-            .ok()
-            .map(|pfn| pfn.gpa())
+impl<'a> KernelFrames<'a> {
+    /// Frames of this memory.
+    pub(crate) fn of(memory: &'a mut PhysicalMemory) -> Self {
+        Self(RefCell::new(memory))
+    }
+}
+
+impl FrameSource for KernelFrames<'_> {
+    fn take(&self, order: Order) -> Option<Pfn> {
+        self.0.borrow_mut().alloc_pages(Gfp::Kernel, order).ok()
+    }
+
+    fn give(&self, pfn: Pfn, order: Order) {
+        if let Err(error) = self.0.borrow_mut().free_pages(pfn, order) {
+            panic!("the kernel's own frames: {error}");
+        }
     }
 }

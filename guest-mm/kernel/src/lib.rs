@@ -10,6 +10,7 @@ pub mod cmdline;
 pub mod elf;
 pub mod executor;
 pub mod heap;
+pub mod layout;
 pub mod physical;
 pub mod pvh;
 pub mod sync;

@@ -37,6 +37,9 @@ impl Entry {
     /// Software, in entries without P: the page is being migrated. All other bits are those that the mapping had,
     /// so that taking the entry back is setting P again.
     pub const MIGRATION: u64 = 1 << 10;
+    /// Software, in present entries of the kernel's upper tables: the table behind also belongs to other entries, and
+    /// is copied before anything in it changes.
+    pub const SHARED: u64 = 1 << 11;
 
     const ADDRESS: u64 = 0xffff_ffff << PAGE_SHIFT;
 

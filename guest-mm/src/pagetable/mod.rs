@@ -110,8 +110,12 @@ impl Level {
         ((va >> (PAGE_SHIFT + 9 * (self.0 - 1))) & 511) as usize
     }
 
-    const fn below(self) -> Self {
+    pub(crate) const fn below(self) -> Self {
         Self(self.0 - 1)
+    }
+
+    pub(crate) const fn above(self) -> Self {
+        Self(self.0 + 1)
     }
 }
 

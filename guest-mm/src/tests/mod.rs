@@ -2,8 +2,10 @@
 
 mod failures;
 pub(crate) mod inject;
+mod kernel_frames;
 mod machine;
 mod migration;
 mod paging;
 pub(crate) mod phys_model;
+mod vmemmap;
 mod world;

@@ -59,14 +59,8 @@ impl Worker {
             };
             let addresses = self.addresses(block);
             let mut mm = self.kernel.mm.borrow_mut();
-            let mut frames = KernelFrames(&mut mm.phys);
-            if self
-                .kernel
-                .direct_map
-                .borrow_mut()
-                .prepare(addresses, &mut frames)
-                .is_err()
-            {
+            let frames = KernelFrames::of(&mut mm.phys);
+            if self.kernel.direct_map.prepare(addresses, &frames).is_err() {
                 break;
             }
             drop(mm);
@@ -94,12 +88,11 @@ impl Worker {
             return;
         };
         let mut mm = self.kernel.mm.borrow_mut();
-        let mut frames = KernelFrames(&mut mm.phys);
-        let mapped =
-            self.kernel
-                .direct_map
-                .borrow_mut()
-                .map(self.addresses(block), Access::Write, &mut frames);
+        let frames = KernelFrames::of(&mut mm.phys);
+        let mapped = self
+            .kernel
+            .direct_map
+            .map(self.addresses(block), Access::Write, &frames);
         if let Err(error) = mapped {
             log!(Error, "block {}: {error}", block.0);
             return;

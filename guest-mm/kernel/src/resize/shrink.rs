@@ -248,7 +248,7 @@ impl Worker {
             .first()
             .map_or(0, |first| self.addresses(first.block).start)
             ..blocks.last().map_or(0, |last| self.addresses(last.block).end);
-        self.kernel.direct_map.borrow_mut().unmap_huge(addresses);
+        self.kernel.direct_map.unmap_huge(addresses);
         let failure = match self.device.unplug(run).await {
             Ok(()) => {
                 self.planner.unplugged(run);
