@@ -59,8 +59,12 @@ impl<T> SpinLock<T> {
     /// Takes the lock if nobody has it.
     #[inline]
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
-        // Acquire: what the last holder wrote is seen.
-        (!self.taken.swap(true, Ordering::Acquire)).then(|| SpinGuard {
+        // Acquire: what the last holder wrote is seen. An exchange that fails must not write: loom would allow the
+        // holder's release to come before it in the lock's history, and nobody would ever get in.
+        let free = self
+            .taken
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        free.is_ok().then(|| SpinGuard {
             taken: &self.taken,
             value: self.value.access(),
             lock: PhantomData,
