@@ -1,6 +1,6 @@
-//! The atomics that everything here and in `guest-mm` uses: the processor's, or loom's in a model.
+//! The atomics that everything here and in `guest-mm` uses: the processor's, or those of loom or shuttle in a model.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
@@ -8,12 +8,18 @@ pub use core::sync::atomic::{
 pub use loom::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
+#[cfg(shuttle)]
+pub use shuttle::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 
 /// Tells the processor (or the model) that this is a loop that waits for another CPU.
 #[inline]
 pub fn relax() {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     core::hint::spin_loop();
     #[cfg(loom)]
     loom::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
 }

@@ -1,10 +1,10 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(not(loom), no_std)]
+#![cfg_attr(not(any(loom, shuttle)), no_std)]
 
 extern crate alloc;
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 extern crate std;
 
 pub mod atomic;

@@ -139,7 +139,7 @@ impl<T: fmt::Debug> fmt::Debug for SpinGuard<'_, T> {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
     use std::thread;

@@ -211,7 +211,7 @@ impl<const N: usize> fmt::Debug for CpuStack<N> {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
     use crate::{CpuId, CpuSet, PerCpu};

@@ -1,7 +1,7 @@
 //! Every interleaving, and every order of memory that the language permits, of small cases.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p guest-sync --release --test loom --target-dir target/loom` runs them;
-//! `LOOM_MAX_PREEMPTIONS` bounds the search (`tests/README.md`). Without `--cfg loom` there is nothing here.
+//! `RUSTFLAGS="--cfg loom" cargo test -p guest-sync --release --test loom --target-dir target/loom` runs them. Without
+//! `--cfg loom` there is nothing here.
 
 #![cfg(loom)]
 #![expect(unsafe_code, reason = "loom watches cells through raw pointers")]
@@ -14,13 +14,9 @@ use loom::thread;
 
 type Stacks = PerCpu<CpuStack<2>>;
 
-/// Explores the model, with the bound that `LOOM_MAX_PREEMPTIONS` gives, or none.
-fn explore(model: impl Fn() + Sync + Send + 'static) {
-    loom::model::Builder::new().check(model);
-}
-
 fn one_cpu() -> (guest_sync::Cpu, Arc<Stacks>) {
-    let cpu = CpuSet::new(1).unwrap().claim(CpuId::ZERO).unwrap();
+    let cpus = CpuSet::new(1).expect("one is a number of CPUs");
+    let cpu = cpus.claim(CpuId::ZERO).expect("nobody else is CPU 0");
     (cpu, Arc::new(PerCpu::new(1, |_| CpuStack::new())))
 }
 
@@ -33,7 +29,7 @@ fn steal_all(stacks: &Stacks) -> Vec<u64> {
     stolen
 }
 
-fn assert_each_once(taken: [Vec<u64>; 3], expected: &[u64]) {
+fn assert_each_once(taken: &[Vec<u64>; 3], expected: &[u64]) {
     let mut all = taken.concat();
     all.sort_unstable();
     assert_eq!(all, expected);
@@ -41,7 +37,7 @@ fn assert_each_once(taken: [Vec<u64>; 3], expected: &[u64]) {
 
 #[test]
 fn a_lock_lets_one_in_at_a_time_and_shows_what_the_last_one_wrote() {
-    explore(|| {
+    loom::model(|| {
         let lock = Arc::new(SpinLock::new(0));
         let other = {
             let lock = Arc::clone(&lock);
@@ -55,7 +51,7 @@ fn a_lock_lets_one_in_at_a_time_and_shows_what_the_last_one_wrote() {
 
 #[test]
 fn a_lock_that_is_tried_is_taken_or_not_but_never_shared() {
-    explore(|| {
+    loom::model(|| {
         let lock = Arc::new(SpinLock::new(0));
         let other = {
             let lock = Arc::clone(&lock);
@@ -70,7 +66,7 @@ fn a_lock_that_is_tried_is_taken_or_not_but_never_shared() {
 
 #[test]
 fn the_owner_and_a_thief_get_each_number_once() {
-    explore(|| {
+    loom::model(|| {
         let (cpu, stacks) = one_cpu();
         stacks.this(&cpu).push(1).unwrap();
         stacks.this(&cpu).push(2).unwrap();
@@ -80,13 +76,13 @@ fn the_owner_and_a_thief_get_each_number_once() {
         };
         let own = stacks.this(&cpu);
         let popped: Vec<u64> = [own.pop(), own.pop_cold()].into_iter().flatten().collect();
-        assert_each_once([popped, thief.join().unwrap(), steal_all(&stacks)], &[1, 2]);
+        assert_each_once(&[popped, thief.join().unwrap(), steal_all(&stacks)], &[1, 2]);
     });
 }
 
 #[test]
 fn a_number_that_comes_back_into_the_same_slot_is_still_taken_once() {
-    explore(|| {
+    loom::model(|| {
         let (cpu, stacks) = one_cpu();
         stacks.this(&cpu).push(1).unwrap();
         let thief = {
@@ -99,13 +95,13 @@ fn a_number_that_comes_back_into_the_same_slot_is_still_taken_once() {
             own.push(number).unwrap();
         }
         let popped = own.pop().into_iter().collect();
-        assert_each_once([popped, thief.join().unwrap(), steal_all(&stacks)], &[1]);
+        assert_each_once(&[popped, thief.join().unwrap(), steal_all(&stacks)], &[1]);
     });
 }
 
 #[test]
 fn two_thieves_get_each_number_once_while_the_owner_pushes() {
-    explore(|| {
+    loom::model(|| {
         let (cpu, stacks) = one_cpu();
         stacks.this(&cpu).push(1).unwrap();
         let thief = {
@@ -118,13 +114,13 @@ fn two_thieves_get_each_number_once_while_the_owner_pushes() {
         };
         stacks.this(&cpu).push(2).unwrap();
         let (first, second) = (thief.join().unwrap(), other.join().unwrap());
-        assert_each_once([first, second, steal_all(&stacks)], &[1, 2]);
+        assert_each_once(&[first, second, steal_all(&stacks)], &[1, 2]);
     });
 }
 
 #[test]
 fn a_thief_sees_what_the_owner_wrote_about_a_number_before_it_pushed_it() {
-    explore(|| {
+    loom::model(|| {
         let (cpu, stacks) = one_cpu();
         let about = Arc::new(UnsafeCell::new(0));
         let thief = {
@@ -143,7 +139,7 @@ fn a_thief_sees_what_the_owner_wrote_about_a_number_before_it_pushed_it() {
 
 #[test]
 fn the_same_holds_at_the_cold_end() {
-    explore(|| {
+    loom::model(|| {
         let (cpu, stacks) = one_cpu();
         let about = Arc::new(UnsafeCell::new(0));
         let thief = {
@@ -164,7 +160,7 @@ fn the_same_holds_at_the_cold_end() {
 /// good; whoever raised the flag has, or sees, every other number.
 #[test]
 fn a_number_popped_before_the_flag_was_seen_is_missed_by_the_thief_and_no_other_is() {
-    explore(|| {
+    loom::model(|| {
         let (cpu, stacks) = one_cpu();
         let closed = Arc::new(AtomicBool::new(false));
         stacks.this(&cpu).push(1).unwrap();
@@ -185,7 +181,7 @@ fn a_number_popped_before_the_flag_was_seen_is_missed_by_the_thief_and_no_other_
 
 #[test]
 fn the_next_owner_of_a_cpu_sees_what_the_last_one_did_as_that_cpu() {
-    explore(|| {
+    loom::model(|| {
         let cpus = Arc::new(CpuSet::new(1).unwrap());
         let own = Arc::new(UnsafeCell::new(0));
         let work = |cpus: &CpuSet, own: &UnsafeCell<u32>| {
