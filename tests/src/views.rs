@@ -1,5 +1,7 @@
 //! Reads what the built-in guest says about itself: the answers of `ballast guest NAME ...`.
 
+pub mod physical;
+
 use std::collections::BTreeMap;
 
 /// Named numbers: `meminfo` (KiB) and `vmstat` (counts).
@@ -111,26 +113,6 @@ pub fn ps(text: &str) -> Vec<Process> {
     })
 }
 
-/// Parses `buddyinfo`: the free pages of each zone by name, summed over the orders.
-///
-/// # Panics
-/// When a line has another form than `Node 0, zone   Normal  1 2 3 ...` with 11 counts.
-pub fn buddyinfo_free_pages(text: &str) -> Numbers {
-    parse_lines(text, |line| {
-        let mut words = line.strip_prefix("Node 0, zone")?.split_whitespace();
-        let zone = words.next()?.to_owned();
-        let counts = words
-            .map(|word| word.parse::<u64>().ok())
-            .collect::<Option<Vec<_>>>()?;
-        let pages = counts
-            .iter()
-            .enumerate()
-            .map(|(order, count)| count << order)
-            .sum();
-        (counts.len() == 11).then_some((zone, pages))
-    })
-}
-
 fn below_header(text: &str) -> &str {
     text.split_once('\n').map_or("", |(_, rest)| rest)
 }
@@ -151,8 +133,6 @@ mod tests {
         assert_eq!(meminfo("MemTotal:      917504 kB\n")["MemTotal"], 917_504);
         let counts = vmstat("pgfault 12\nresize_stall_reason none\n");
         assert_eq!((counts["pgfault"], counts.len()), (12, 1));
-        let pages = buddyinfo_free_pages("Node 0, zone   Normal  1 2 3 0 0 0 0 0 0 0 1\n");
-        assert_eq!(pages["Normal"], 1 + 4 + 12 + 1024);
         let read =
             blocks("INDEX GPA STATE ZONE FREE_PAGES USED_PAGES\n3 0x100600000 online Movable 500 12\n");
         assert_eq!(

@@ -1,6 +1,9 @@
 //! A stock Debian kernel sees the nodes that `--node` describes: their memory, CPUs and distances, and that what is
 //! plugged arrives on the node of the hot-plug region.
 
+use std::collections::BTreeSet;
+
+use integration_tests::views::{self, physical};
 use integration_tests::{Home, LinuxGuest, needs_hardware_kvm};
 
 const MIB: u64 = 1 << 20;
@@ -71,5 +74,45 @@ fn without_nodes_linux_sees_one() {
         assert!(guest.shell("ls /sys/firmware/acpi/tables").contains("APIC"));
         let tables = guest.shell("ls /sys/firmware/acpi/tables");
         assert!(!tables.contains("SRAT") && !tables.contains("SLIT"), "{tables}");
+    });
+}
+
+/// What the tests of the built-in guest read its texts with reads those of a stock kernel too: the formats agree.
+#[test]
+fn the_readers_of_the_guests_texts_read_those_of_linux() {
+    needs_hardware_kvm(|| {
+        let home = Home::new();
+        let mut guest = LinuxGuest::boot(&home, "lin", &TWO_NODES, "");
+        let mut file = |name: &str| guest.shell(&format!("cat /proc/{name}")).replace('\r', "");
+        let zones = physical::zoneinfo(&file("zoneinfo"));
+        let nodes: BTreeSet<u32> = zones.iter().map(|zone| zone.name.node).collect();
+        assert_eq!(nodes, BTreeSet::from([0, 1]));
+        let populated: Vec<_> = zones.iter().filter(|zone| zone.number("managed") > 0).collect();
+        assert!(
+            populated.iter().all(|zone| zone.pagesets.len() == 2),
+            "{populated:#?}"
+        );
+        assert!(
+            populated
+                .iter()
+                .all(|zone| zone.number("min") <= zone.number("low")),
+            "{populated:#?}"
+        );
+        let lists = physical::buddyinfo(&file("buddyinfo"));
+        assert_eq!(lists.len(), populated.len());
+        let types = physical::pagetypeinfo(&file("pagetypeinfo"));
+        assert_eq!(types.blocks.len(), lists.len());
+        let caches = physical::slabinfo(&file("slabinfo"));
+        assert!(
+            caches
+                .iter()
+                .any(|cache| cache.name == "kmalloc-64" && cache.object_size == 64)
+        );
+        let areas = physical::vmallocinfo(&file("vmallocinfo"));
+        assert!(areas.iter().any(|area| {
+            area.number("pages")
+                .is_some_and(|pages| pages * 4096 < area.bytes)
+        }));
+        assert!(views::vmstat(&file("vmstat")).contains_key("nr_free_pages"));
     });
 }
