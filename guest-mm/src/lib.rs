@@ -26,6 +26,7 @@ pub mod report;
 mod section;
 pub mod stats;
 pub mod validate;
+pub mod vmalloc;
 pub mod zone;
 
 #[cfg(test)]

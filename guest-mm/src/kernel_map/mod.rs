@@ -29,8 +29,24 @@ pub trait FrameSource {
     /// A chunk that is nobody else's, contents unknown; `None` if there is none.
     fn take(&self, order: Order) -> Option<Pfn>;
 
+    /// A frame for contents, which may lie outside the direct map.
+    fn take_page(&self) -> Option<Pfn> {
+        self.take(Order::ZERO)
+    }
+
     /// Takes back a chunk of `order` that [`take`](Self::take) gave and that no translation cache holds any more.
     fn give(&self, pfn: Pfn, order: Order);
+}
+
+/// What all CPUs have cached of the kernel's page tables.
+pub trait KernelTlb {
+    /// Makes every CPU forget the translations of a range. When this returns, none uses one that was taken out of the
+    /// tables before. Nothing of this crate calls it with a lock taken, so it may wait for other CPUs; while it waits it
+    /// must itself answer those that wait for this one.
+    fn flush(&self, range: KernelRange);
+
+    /// Makes the CPU that calls it forget them.
+    fn flush_local(&self, range: KernelRange);
 }
 
 /// No frame was left for a page table, or for what was to be mapped. Nothing was changed but that tables already
@@ -151,6 +167,31 @@ impl KernelTables {
         let is_table = found.is_present() && !found.has(Entry::HUGE);
         let is_ours = end.level == Level::HUGE && !end.is_shared && !is_table;
         is_ours.then(|| end.set(frames, entry))
+    }
+
+    /// Shows `change` the entry of each page of `range`, lowest first, and writes the one it returns instead. Where there
+    /// is no table for 4 KiB pages it sees an empty entry.
+    ///
+    /// # Panics
+    /// If it returns an entry where there is no table.
+    pub fn change_pages(
+        self,
+        frames: &impl Frames,
+        range: KernelRange,
+        mut change: impl FnMut(u64, Entry) -> Option<Entry>,
+    ) {
+        let mut table = None;
+        for va in range.pages() {
+            if va == range.start() || va.is_multiple_of(PAGEBLOCK_SIZE) {
+                table = self.page_table(frames, va);
+            }
+            let index = Level::PAGE.index(va);
+            let old = table.map_or(Entry::EMPTY, |table| Entry::from_bits(frames.read(table, index)));
+            if let Some(entry) = change(va, old) {
+                let table = table.expect("pages are prepared before they are mapped");
+                frames.write(table, index, entry.bits());
+            }
+        }
     }
 
     /// Makes sure that every page of `range` can be mapped with [`set_page`](Self::set_page).

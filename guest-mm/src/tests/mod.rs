@@ -2,7 +2,8 @@
 
 mod failures;
 pub(crate) mod inject;
-mod kernel_frames;
+pub(crate) mod kernel_cpus;
+pub(crate) mod kernel_frames;
 mod machine;
 mod migration;
 mod paging;

@@ -125,7 +125,7 @@ fn descriptors_cannot_be_backed_twice() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// Blocks of 16 MiB beside each other and in different page tables come and go in any order: each has frames of its
     /// own, filled with zeroes and writable, exactly while it is backed.
