@@ -1,11 +1,12 @@
 //! The control channel: what the guest answers to the host's questions, one a line, over the console.
 
 use crate::devices::{Console, restart};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Memory};
 use crate::log::log;
-use crate::machine::heap;
+use crate::machine::{activity, heap};
 use alloc::string::String;
 use core::fmt::{self, Write};
+use core::sync::atomic::Ordering;
 use guest_mm::{PAGE_SIZE, report};
 use guest_virtio::control::{self, Command, Reply};
 
@@ -14,7 +15,8 @@ help       this list
 meminfo    memory by use, as /proc/meminfo
 buddyinfo  free chunks of each order, as /proc/buddyinfo
 blocks     every block of the hot-plug region: state, zone, free and used pages
-ps         every program: state, memory, checks of its own data, faults
+ps         every program: state, memory, checks of its own data, faults, CPU
+cpus       every CPU: programs, and counters of what it has done
 vmstat     counters of the memory manager and of the resize, as /proc/vmstat
 ";
 
@@ -36,14 +38,16 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         ));
     }
     let mut text = String::new();
-    let phys = &kernel.mm.borrow().phys;
+    let mm = kernel.mm.lock();
+    let phys = &mm.phys;
     let written = match command.name() {
         "help" => text.write_str(HELP),
         "meminfo" => report::meminfo(&mut text, phys).and_then(|()| kernel_heap(&mut text)),
         "buddyinfo" => report::buddyinfo(&mut text, phys),
         "blocks" => report::blocks(&mut text, phys),
-        "ps" => ps(&mut text, kernel),
+        "ps" => ps(&mut text, kernel, &mm),
         "vmstat" => report::vmstat(&mut text, phys).and_then(|()| resize(&mut text, kernel)),
+        "cpus" => cpus(&mut text, kernel),
         name => return Reply::Err(alloc::format!("unknown command {name}, try help")),
     };
     match written {
@@ -59,21 +63,25 @@ fn kernel_heap(out: &mut String) -> fmt::Result {
     writeln!(out, "{:<16}{:>8} kB", "KernelHeapFree:", free / 1024)
 }
 
-fn ps(out: &mut String, kernel: &Kernel) -> fmt::Result {
-    writeln!(out, "PID NAME STATE RSS_KIB CHECKS_OK CHECKS_FAILED FAULTS ARGS")?;
-    let mm = kernel.mm.borrow();
-    for program in kernel.programs.borrow().iter() {
-        let space = program.space.get().and_then(|space| mm.space(space));
+fn ps(out: &mut String, kernel: &Kernel, mm: &Memory) -> fmt::Result {
+    writeln!(
+        out,
+        "PID NAME STATE RSS_KIB CHECKS_OK CHECKS_FAILED FAULTS CPU ARGS"
+    )?;
+    for program in kernel.programs.lock().iter() {
+        let status = *program.status.lock();
+        let space = status.space.and_then(|space| mm.space(space));
         let rss_kib = space.map_or(0, |space| space.rss_pages() * PAGE_SIZE / 1024);
         write!(
             out,
-            "{} {} {} {rss_kib} {} {} {}",
+            "{} {} {} {rss_kib} {} {} {} {}",
             program.pid,
             program.name(),
-            program.state.get(),
-            program.checks_ok.get(),
-            program.checks_failed.get(),
-            program.faults.get(),
+            status.state,
+            program.checks_ok.load(Ordering::Relaxed),
+            program.checks_failed.load(Ordering::Relaxed),
+            program.faults.load(Ordering::Relaxed),
+            program.cpu,
         )?;
         for word in program.words.iter().skip(1) {
             write!(out, " {word}")?;
@@ -84,9 +92,28 @@ fn ps(out: &mut String, kernel: &Kernel) -> fmt::Result {
 }
 
 fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
-    let status = &kernel.resize;
-    writeln!(out, "resize_requested_bytes {}", status.requested.get())?;
-    writeln!(out, "resize_plugged_bytes {}", status.plugged.get())?;
-    let reason = status.stall.get().map_or("none", |reason| reason.as_str());
+    let status = *kernel.resize.lock();
+    writeln!(out, "resize_requested_bytes {}", status.requested)?;
+    writeln!(out, "resize_plugged_bytes {}", status.plugged)?;
+    let reason = status.stall.map_or("none", |reason| reason.as_str());
     writeln!(out, "resize_stall_reason {reason}")
+}
+
+fn cpus(out: &mut String, kernel: &Kernel) -> fmt::Result {
+    writeln!(out, "CPU PROGRAMS RUNS INTERRUPTS CALLS FLUSH_CALLS IDLE_MS")?;
+    for (id, nr_programs) in kernel.programs_by_cpu() {
+        let Some(counters) = activity::counters(id) else {
+            continue;
+        };
+        writeln!(
+            out,
+            "{id} {nr_programs} {} {} {} {} {}",
+            counters.runs.load(Ordering::Relaxed),
+            counters.interrupts.load(Ordering::Relaxed),
+            counters.calls.load(Ordering::Relaxed),
+            counters.flush_calls.load(Ordering::Relaxed),
+            counters.idle_ns.load(Ordering::Relaxed) / 1_000_000,
+        )?;
+    }
+    Ok(())
 }

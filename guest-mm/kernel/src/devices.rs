@@ -1,7 +1,7 @@
 //! The virtio devices of the command line: found, started, and given a task each.
 
 use crate::control;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, spawn};
 use crate::log::log;
 use crate::machine::dma::KernelDma;
 use crate::machine::registers::MmioRegisters;
@@ -9,6 +9,7 @@ use crate::panic;
 use crate::resize;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use guest_kernel::executor::Executor;
 use guest_virtio::StartError;
 use guest_virtio::console::ConsoleDriver;
 use guest_virtio::mem::MemDriver;
@@ -23,15 +24,15 @@ pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
 /// The console of this machine.
 pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
 
-/// Starts a driver for every device that has one.
-pub(crate) fn start(kernel: &'static Kernel, devices: Vec<(MmioRegisters, u32)>) {
+/// Starts a driver for every device that has one. Drivers, and the tasks that use them, belong to this CPU.
+pub(crate) fn start(kernel: &'static Kernel, executor: &Executor, devices: Vec<(MmioRegisters, u32)>) {
     for (registers, gsi) in devices {
         let memory = KernelDma(kernel);
         match Memory::start(registers, &memory) {
             Ok(driver) => {
                 let driver: &'static Memory = Box::leak(Box::new(driver));
                 connect(kernel, gsi, || driver.on_interrupt());
-                kernel.spawn(resize::work(kernel, driver));
+                spawn(executor, resize::work(kernel, driver));
                 continue;
             }
             Err(StartError::Transport(TransportError::OtherDevice { .. })) => {}
@@ -45,7 +46,7 @@ pub(crate) fn start(kernel: &'static Kernel, devices: Vec<(MmioRegisters, u32)>)
                 panic::report_to_console(registers);
                 let driver: &'static Console = Box::leak(Box::new(driver));
                 connect(kernel, gsi, || driver.on_interrupt());
-                kernel.spawn(control::work(kernel, driver));
+                spawn(executor, control::work(kernel, driver));
             }
             Err(error) => log!(Error, "virtio device at {:#x}: {error}", registers.base()),
         }
@@ -56,7 +57,7 @@ pub(crate) fn start(kernel: &'static Kernel, devices: Vec<(MmioRegisters, u32)>)
 pub(crate) async fn restart(kernel: &'static Kernel, again: impl Fn() -> Result<(), StartError>) {
     let mut pause = FIRST_PAUSE_NS;
     loop {
-        kernel.timers.sleep(pause).await;
+        kernel.timers().sleep(pause).await;
         match again() {
             Ok(()) => return,
             Err(error) => log!(Error, "virtio device: {error}"),

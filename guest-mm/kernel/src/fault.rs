@@ -35,7 +35,7 @@ pub(crate) async fn serve(
     let mut waiting = Waiting::default();
     loop {
         let seen = Seen::now(kernel);
-        let outcome = kernel.mm.borrow_mut().fault(space, address, access);
+        let outcome = kernel.mm.lock().fault(space, address, access);
         match outcome {
             Ok(FaultOutcome::Migrating) => waiting.for_page(kernel, program, seen).await,
             Ok(_) => return Ok(()),
@@ -59,7 +59,7 @@ pub(crate) async fn copy<T>(
     let mut waiting = Waiting::default();
     loop {
         let seen = Seen::now(kernel);
-        let outcome = copy(&mut kernel.mm.borrow_mut());
+        let outcome = copy(&mut kernel.mm.lock());
         match outcome {
             Err(CopyError::Migrating { .. }) => waiting.for_page(kernel, program, seen).await,
             Err(CopyError::Fault {
@@ -103,7 +103,7 @@ impl Waiting {
     }
 
     async fn for_memory(&self, kernel: &'static Kernel, program: &Program, seen: Seen) {
-        let again = kernel.timers.sleep(LOOK_AGAIN_NS);
+        let again = kernel.timers().sleep(LOOK_AGAIN_NS);
         program
             .wait_for(race(kernel.memory_came.after(seen.memory), again))
             .await;

@@ -1,52 +1,70 @@
-//! The manager's state, and its main loop: polls tasks while there are any to poll, and sleeps when there are not.
+//! The manager's state, and the main loop of each CPU: polls its tasks while there are any to poll, and sleeps when
+//! there are not.
 //!
-//! There is one of it, it lives for ever, and everything in it is used by one CPU with interrupts off. No borrow of
-//! a cell is held across an `await`, so none can fail.
+//! There is one of it, it lives for ever, and all CPUs use it, with interrupts off. Locks are taken in the order of
+//! [`Kernel`]'s documentation and never held across an `await`: clippy refuses it (`await-holding-invalid-types`), and so
+//! does the compiler in a task that may come from another CPU.
 
 use crate::boot::Machine;
 use crate::log::log;
-use crate::machine::apic::{GSI_VECTOR, LocalApics, TIMER_VECTOR};
+use crate::machine::activity::{self, AllCpus, CpuBell};
+use crate::machine::apic::{CALL_VECTOR, GSI_VECTOR, LocalApics, TIMER_VECTOR};
 use crate::machine::clock::Clock;
+use crate::machine::cpu::{BootCpuOnly, this_cpu};
 use crate::machine::direct_map::DirectMap;
-use crate::machine::frames::{DirectFrames, OneCpu};
+use crate::machine::frames::DirectFrames;
 use crate::machine::heap::KernelChunk;
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
-use crate::machine::{heap, nucleus, power};
+use crate::machine::{heap, power};
 use crate::process::Program;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use guest_kernel::acpi::Acpi;
-use guest_kernel::executor::Executor;
+use guest_kernel::executor::{Executor, Remote};
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::phys::PhysicalMemory;
 use guest_mm::{Gfp, Mm, Order, Pfn};
+use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
 
 /// Physical and virtual memory, on this machine.
-pub(crate) type Memory = Mm<DirectFrames, OneCpu>;
+pub(crate) type Memory = Mm<DirectFrames, AllCpus>;
 
 /// The heap is filled up when less than this is free.
 const HEAP_RESERVE: usize = 512 << 10;
 
 /// What the resize worker tells the world.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ResizeStatus {
     /// Bytes that the host wants plugged.
-    pub(crate) requested: Cell<u64>,
+    pub(crate) requested: u64,
     /// Bytes that are plugged.
-    pub(crate) plugged: Cell<u64>,
+    pub(crate) plugged: u64,
     /// Why it does not go on; `None` while it does, and when there is nothing to do.
-    pub(crate) stall: Cell<Option<StallReason>>,
+    pub(crate) stall: Option<StallReason>,
+}
+
+/// What belongs to one CPU: its tasks, and what they wait for.
+struct Work {
+    tasks: Arc<Remote>,
+    timers: Timers,
+    nr_programs: AtomicU32,
 }
 
 /// See the module.
+///
+/// Lock order: `mm`, then `programs`, then a program's `status`, then `resize`; then any one of those that guard a single
+/// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
+/// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
-    pub(crate) mm: RefCell<Memory>,
+    pub(crate) mm: SpinLock<Memory>,
     pub(crate) direct_map: DirectMap,
     #[expect(
         dead_code,
@@ -54,8 +72,9 @@ pub(crate) struct Kernel {
     )]
     pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
-    pub(crate) executor: Executor,
-    pub(crate) timers: Timers,
+    /// For each CPU that there is; `nr_cpus` of them are in use, which are the first ones.
+    work: PerCpu<Work>,
+    nr_cpus: AtomicU8,
     /// Frames became free, or came with a block: who waits for memory looks again.
     pub(crate) memory_came: Signal,
     /// Pages that were under migration can be used again.
@@ -63,8 +82,8 @@ pub(crate) struct Kernel {
     /// A program ended.
     pub(crate) program_ended: Signal,
     /// All programs that were ever started, by number; the first is 1.
-    pub(crate) programs: RefCell<Vec<Rc<Program>>>,
-    pub(crate) resize: ResizeStatus,
+    pub(crate) programs: SpinLock<Vec<Arc<Program>>>,
+    pub(crate) resize: SpinLock<ResizeStatus>,
     pub(crate) tick_ns: u64,
     validates: bool,
     acpi: Acpi,
@@ -72,75 +91,140 @@ pub(crate) struct Kernel {
     /// Of the boot CPU, which gets the devices' interrupts.
     apic_id: u32,
     io_apics: Vec<IoApic>,
-    handlers: RefCell<Vec<(u8, Handler)>>,
+    handlers: BootCpuOnly<RefCell<Vec<(u8, Handler)>>>,
 }
 
 /// What to do when an interrupt comes in: takes note and wakes, and never waits.
 type Handler = Rc<dyn Fn()>;
 
 impl Kernel {
-    /// The kernel of a machine that has booted.
-    pub(crate) fn new(machine: Machine) -> &'static Self {
-        let mut mm = Mm::new(machine.memory, DirectFrames, OneCpu);
+    /// The kernel of a machine that has booted, with `nr_others` CPUs yet to be started.
+    pub(crate) fn new(machine: Machine, nr_others: u8) -> &'static Self {
+        let mut mm = Mm::new(machine.memory, DirectFrames, AllCpus);
         let fault_around = Order::holding(u64::from(machine.options.fault_around_kib) << 10);
         mm.set_fault_around(fault_around.unwrap_or(Order::PAGEBLOCK));
+        let work = |id| Work {
+            tasks: Remote::new(CpuBell(id)),
+            timers: Timers::new(),
+            nr_programs: AtomicU32::new(0),
+        };
         Box::leak(Box::new(Self {
-            mm: RefCell::new(mm),
+            mm: SpinLock::new(mm),
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
             clock: machine.clock,
-            executor: Executor::new(),
-            timers: Timers::new(),
+            work: PerCpu::new(1 + nr_others, work),
+            nr_cpus: AtomicU8::new(1),
             memory_came: Signal::new(),
             migrated: Signal::new(),
             program_ended: Signal::new(),
-            programs: RefCell::new(Vec::new()),
-            resize: ResizeStatus::default(),
+            programs: SpinLock::new(Vec::new()),
+            resize: SpinLock::default(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
             acpi: machine.acpi,
             local_apics: machine.local_apics,
             apic_id: machine.apic_id,
             io_apics: machine.io_apics,
-            handlers: RefCell::new(Vec::new()),
+            handlers: BootCpuOnly::new(RefCell::new(Vec::new())),
         }))
     }
 
-    /// Runs tasks for ever.
-    pub(crate) fn run(&self) -> ! {
+    /// Runs the tasks of this CPU for ever.
+    pub(crate) fn run(&self, executor: &Executor) -> ! {
         loop {
-            self.timers.advance(self.clock.now());
-            self.executor.run_ready();
+            self.timers().advance(self.clock.now());
+            executor.run_ready();
             self.fill_heap(HEAP_RESERVE);
-            if !self.executor.has_ready() {
-                let vector = nucleus::idle(self.timer_until(None));
+            if !executor.has_ready()
+                && let Some(vector) = activity::sleep(|| executor.has_ready(), self.timer_until(None))
+            {
                 self.interrupt(vector);
             }
         }
     }
 
-    /// Adds a task.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        if let Err(error) = self.executor.spawn(task) {
-            log!(Error, "cannot start a task: {error}");
+    /// The executor of this CPU. To be called once on each.
+    pub(crate) fn executor(&self) -> Executor {
+        Executor::new(self.this_work().tasks.clone())
+    }
+
+    /// From now on this many CPUs run programs.
+    pub(crate) fn use_cpus(&self, nr_cpus: u8) {
+        self.nr_cpus.store(nr_cpus, Ordering::Relaxed);
+    }
+
+    fn this_work(&self) -> &Work {
+        let id = this_cpu().id();
+        self.work
+            .of(id)
+            .expect("there is work for every CPU that was started")
+    }
+
+    /// The deadlines that this CPU's tasks wait for.
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.this_work().timers
+    }
+
+    /// Whether another task waits for this CPU.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.this_work().tasks.has_ready()
+    }
+
+    /// The CPUs in use, with the number of programs on each.
+    pub(crate) fn programs_by_cpu(&self) -> impl Iterator<Item = (CpuId, u32)> {
+        let nr_cpus = usize::from(self.nr_cpus.load(Ordering::Relaxed));
+        let in_use = self.work.iter().take(nr_cpus);
+        in_use.map(|(id, work)| (id, work.nr_programs.load(Ordering::Relaxed)))
+    }
+
+    /// The CPU with the fewest programs; among those the boot CPU last, as it has the devices to look after.
+    pub(crate) fn least_loaded_cpu(&self) -> CpuId {
+        let load = |&(id, nr_programs): &(CpuId, u32)| (nr_programs, id == CpuId::ZERO);
+        self.programs_by_cpu()
+            .min_by_key(load)
+            .map_or(CpuId::ZERO, |(id, _)| id)
+    }
+
+    /// Adds a program's task to a CPU, on which it stays.
+    pub(crate) fn start_program(&self, cpu: CpuId, task: impl Future<Output = ()> + Send + 'static) {
+        let Some(work) = self.work.of(cpu) else {
+            return;
+        };
+        work.nr_programs.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = work.tasks.spawn(task) {
+            work.nr_programs.fetch_sub(1, Ordering::Relaxed);
+            log!(Error, "cannot start a program: {error}");
         }
+    }
+
+    /// A program on this CPU has ended.
+    pub(crate) fn program_left(&self) {
+        self.this_work().nr_programs.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The timer for running or sleeping until `end` or the next deadline, whichever comes first.
     pub(crate) fn timer_until(&self, end: Option<u64>) -> TimerCount {
-        let next = end.into_iter().chain(self.timers.next_deadline()).min()?;
+        let next = end.into_iter().chain(self.timers().next_deadline()).min()?;
         self.local_apics.count(next.saturating_sub(self.clock.now()))
     }
 
     /// Serves an interrupt: wakes whoever waits for it.
     pub(crate) fn interrupt(&self, vector: u8) {
-        if vector == TIMER_VECTOR {
-            self.timers.advance(self.clock.now());
-            return;
+        match vector {
+            TIMER_VECTOR => self.timers().advance(self.clock.now()),
+            // What it is for was seen on the way back from where it came in, or is seen next by the main loop.
+            CALL_VECTOR => {}
+            _ => self.device_interrupt(vector),
         }
+    }
+
+    fn device_interrupt(&self, vector: u8) {
+        let Some(all) = self.handlers.get() else {
+            return;
+        };
         // Not borrowed while a handler runs: handlers may start devices.
-        let handlers: Vec<Handler> = self
-            .handlers
+        let handlers: Vec<Handler> = all
             .borrow()
             .iter()
             .filter(|(of, _)| *of == vector)
@@ -159,21 +243,24 @@ impl Kernel {
         let Ok(apic_id) = u8::try_from(self.apic_id) else {
             return false;
         };
-        self.handlers.borrow_mut().push((vector, Rc::new(handler)));
+        let Some(handlers) = self.handlers.get() else {
+            return false;
+        };
+        handlers.borrow_mut().push((vector, Rc::new(handler)));
         self.io_apics
             .iter()
             .any(|io_apic| io_apic.route(gsi, vector, apic_id))
     }
 
     /// Gives the heap frames until `bytes` can be allocated in one piece and half as much is left. False when there
-    /// are none. To be called when nothing is borrowed: the heap itself never asks for frames.
+    /// are none. To be called with no lock held: the heap itself never asks for frames.
     pub(crate) fn fill_heap(&self, bytes: usize) -> bool {
         while !heap::has_room_for(bytes + bytes / 2) {
             let wanted = (bytes + bytes / 2 + 64) as u64;
             let Some(order) = Order::holding(wanted) else {
                 return heap::has_room_for(bytes);
             };
-            let Some(chunk) = KernelChunk::allocate(&mut self.mm.borrow_mut().phys, order) else {
+            let Some(chunk) = KernelChunk::allocate(&mut self.mm.lock().phys, order) else {
                 return heap::has_room_for(bytes);
             };
             chunk.add();
@@ -187,7 +274,7 @@ impl Kernel {
     /// If any of it is wrong.
     pub(crate) fn validate(&self) {
         if self.validates
-            && let Err(error) = self.mm.borrow_mut().validate()
+            && let Err(error) = self.mm.lock().validate()
         {
             panic!("memory manager: {error}");
         }
@@ -197,6 +284,13 @@ impl Kernel {
     pub(crate) fn power_off(&self) -> ! {
         log!(Info, "switching off");
         power::off(&self.acpi)
+    }
+}
+
+/// Adds a task to this CPU. It need not be `Send`: it is never anywhere else.
+pub(crate) fn spawn(executor: &Executor, task: impl Future<Output = ()> + 'static) {
+    if let Err(error) = executor.spawn(task) {
+        log!(Error, "cannot start a task: {error}");
     }
 }
 

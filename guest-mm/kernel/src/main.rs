@@ -33,10 +33,10 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     let mut machine = unsafe { boot::boot(start_info) };
     let (options, found) = (machine.options.clone(), machine.devices.clone());
     let others = core::mem::take(&mut machine.others);
-    let kernel = Kernel::new(machine);
-    let cpus = smp::start(kernel.clock, others);
-    log::log!(Info, "{cpus} CPUs");
-    devices::start(kernel, found);
+    let kernel = Kernel::new(machine, others.last().map_or(0, |last| last.id.number()));
+    smp::start(kernel, others);
+    let executor = kernel.executor();
+    devices::start(kernel, &executor, found);
     if let Some(test) = options.panic_test {
         panic::provoke(test);
     }
@@ -45,16 +45,16 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
         process::start(kernel, words);
     }
     if has_programs {
-        kernel.spawn(end_after_programs(kernel));
+        kernel::spawn(&executor, end_after_programs(kernel));
     }
-    kernel.run()
+    kernel.run(&executor)
 }
 
 /// Switches the machine off when all programs have ended.
 async fn end_after_programs(kernel: &'static Kernel) {
     loop {
         let seen = kernel.program_ended.count();
-        if kernel.programs.borrow().iter().all(|program| program.has_ended()) {
+        if kernel.programs.lock().iter().all(|program| program.has_ended()) {
             kernel.power_off();
         }
         kernel.program_ended.after(seen).await;

@@ -121,7 +121,7 @@ struct Serial;
 
 impl Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        serial::write(text.as_bytes());
+        serial::write_last(text.as_bytes());
         Ok(())
     }
 }

@@ -4,20 +4,22 @@
 use crate::fault;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
+use crate::machine::activity;
 use crate::machine::image;
-use crate::machine::nucleus::{self, Context, Trap};
+use crate::machine::nucleus::{Context, Trap};
 use crate::syscall::{self, Outcome};
 use alloc::boxed::Box;
-use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use guest_kernel::elf::{ElfError, Executable, SegmentKind};
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{CopyError, MmapError};
 use guest_mm::pagetable::MapError;
 use guest_mm::{Backing, Entry, FixedMapping, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
+use guest_sync::{CpuId, SpinLock};
 
 /// All programs (package guest-programs), built by build.rs.
 static PROGRAMS: &[u8] = include_bytes!(env!("GUEST_PROGRAMS"));
@@ -33,13 +35,22 @@ pub(crate) struct Program {
     pub(crate) pid: u32,
     /// Its name and arguments.
     pub(crate) words: Vec<String>,
-    pub(crate) state: Cell<State>,
-    pub(crate) space: Cell<Option<SpaceId>>,
+    /// The CPU on which it runs, from start to end.
+    pub(crate) cpu: CpuId,
+    pub(crate) status: SpinLock<Status>,
     /// Checks of its own data that it reported.
-    pub(crate) checks_ok: Cell<u64>,
-    pub(crate) checks_failed: Cell<u64>,
+    pub(crate) checks_ok: AtomicU64,
+    pub(crate) checks_failed: AtomicU64,
     /// Page faults served for it.
-    pub(crate) faults: Cell<u64>,
+    pub(crate) faults: AtomicU64,
+}
+
+/// What changes while a program lives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    pub(crate) state: State,
+    /// Its address space, as long as it has one.
+    pub(crate) space: Option<SpaceId>,
 }
 
 /// What a program is doing.
@@ -74,59 +85,68 @@ impl Program {
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.state.get(), State::Exited(_) | State::Killed)
+        matches!(self.status.lock().state, State::Exited(_) | State::Killed)
     }
 
     /// Waits for something, visibly so.
     pub(crate) async fn wait_for<T>(&self, what: impl Future<Output = T>) -> T {
-        self.state.set(State::Waiting);
+        self.status.lock().state = State::Waiting;
         let result = what.await;
-        self.state.set(State::Running);
+        self.status.lock().state = State::Running;
         result
     }
 }
 
-/// Loads a program, `words` being its name and arguments, and starts it.
+/// Loads a program, `words` being its name and arguments, and starts it on the CPU that has the fewest.
 pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
-    let pid = u32::try_from(kernel.programs.borrow().len() + 1).unwrap_or(u32::MAX);
-    let program = Rc::new(Program {
+    let cpu = kernel.least_loaded_cpu();
+    let mut programs = kernel.programs.lock();
+    let pid = u32::try_from(programs.len() + 1).unwrap_or(u32::MAX);
+    let program = Arc::new(Program {
         pid,
         words,
-        state: Cell::new(State::Running),
-        space: Cell::new(None),
-        checks_ok: Cell::new(0),
-        checks_failed: Cell::new(0),
-        faults: Cell::new(0),
+        cpu,
+        status: SpinLock::new(Status {
+            state: State::Running,
+            space: None,
+        }),
+        checks_ok: AtomicU64::new(0),
+        checks_failed: AtomicU64::new(0),
+        faults: AtomicU64::new(0),
     });
-    kernel.programs.borrow_mut().push(program.clone());
-    let loaded = load(&mut kernel.mm.borrow_mut());
+    programs.push(program.clone());
+    drop(programs);
+    let loaded = load(&mut kernel.mm.lock());
     match loaded {
         Ok((space, context)) => {
-            program.space.set(Some(space));
-            kernel.spawn(live(kernel, program, space, context));
+            program.status.lock().space = Some(space);
+            kernel.start_program(cpu, live(kernel, program, space, context));
         }
         Err(error) => {
             log!(Error, "{}[{pid}]: cannot be loaded: {error}", program.name());
-            program.state.set(State::Killed);
+            program.status.lock().state = State::Killed;
             kernel.program_ended.raise();
         }
     }
 }
 
 /// A program's whole life.
-async fn live(kernel: &'static Kernel, program: Rc<Program>, space: SpaceId, mut context: Box<Context>) {
+async fn live(kernel: &'static Kernel, program: Arc<Program>, space: SpaceId, mut context: Box<Context>) {
     let end = serve(kernel, &program, space, &mut context).await;
     // A page under migration holds the address space until it has arrived.
     loop {
         let seen = kernel.migrated.count();
-        if kernel.mm.borrow_mut().destroy_space(space).is_ok() {
+        if kernel.mm.lock().destroy_space(space).is_ok() {
             break;
         }
         kernel.migrated.after(seen).await;
     }
-    program.space.set(None);
-    program.state.set(end);
+    *program.status.lock() = Status {
+        state: end,
+        space: None,
+    };
     log!(Info, "{}[{}]: {end}", program.name(), program.pid);
+    kernel.program_left();
     kernel.memory_came.raise();
     kernel.program_ended.raise();
 }
@@ -136,14 +156,14 @@ async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, conte
     let mut slice_end = kernel.clock.now() + kernel.tick_ns;
     loop {
         // Alone, it needs no time limit: whatever makes another task ready is an interrupt.
-        let limit = kernel.executor.has_ready().then_some(slice_end);
-        match nucleus::run(context, kernel.timer_until(limit)) {
+        let timer = || kernel.timer_until(kernel.has_ready().then_some(slice_end));
+        match activity::run(context, timer) {
             Trap::SystemCall => match syscall::serve(kernel, program, space, context).await {
                 Outcome::Result(result) => context.rax = result,
                 Outcome::Exit(status) => return State::Exited(status),
             },
             Trap::PageFault { address, error } => {
-                program.faults.set(program.faults.get() + 1);
+                program.faults.fetch_add(1, Ordering::Relaxed);
                 if let Err(why) = fault::serve(kernel, program, space, address, error).await {
                     return kill(program, context, format_args!("{why}"));
                 }
@@ -159,7 +179,7 @@ async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, conte
         }
         // Others had their turn while it waited; at the end of its time they have it now.
         let now = kernel.clock.now();
-        if now >= slice_end || kernel.executor.has_ready() {
+        if now >= slice_end || kernel.has_ready() {
             yield_now().await;
             slice_end = kernel.clock.now() + kernel.tick_ns;
         }

@@ -53,12 +53,7 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         log!(Error, "memory device: region beyond the addresses of this guest");
         return;
     };
-    if let Err(error) = kernel
-        .mm
-        .borrow_mut()
-        .phys
-        .set_hotplug_region(blocks, block_nr_pages)
-    {
+    if let Err(error) = kernel.mm.lock().phys.set_hotplug_region(blocks, block_nr_pages) {
         log!(Error, "memory device: {error}");
         return;
     }
@@ -106,7 +101,7 @@ impl Worker {
             return Ok(Some(StallReason::Busy));
         };
         let target = self.device.region().target(&config);
-        self.kernel.resize.requested.set(config.requested_size);
+        self.kernel.resize.lock().requested = config.requested_size;
         log!(
             Debug,
             "memory device: {} MiB requested, {} MiB plugged",
@@ -130,7 +125,8 @@ impl Worker {
                 Step::Plug(run) => self.grow(run).await,
                 Step::Unplug(count) => self.shrink(count).await,
             };
-            self.publish(self.kernel.resize.stall.get());
+            let stall = self.kernel.resize.lock().stall;
+            self.publish(stall);
             self.kernel.validate();
             result?;
             self.interrupted().await?;
@@ -156,7 +152,7 @@ impl Worker {
     /// After a stall: waits for a new target, for memory, or for the pause to end. Returns the next pause.
     async fn wait_for_luck(&self, pause: u64) -> u64 {
         let memory = self.kernel.memory_came.after(self.memory_seen);
-        let luck = race(memory, self.kernel.timers.sleep(pause));
+        let luck = race(memory, self.kernel.timers().sleep(pause));
         match race(self.device.config_changed(), luck).await {
             Winner::Second(Winner::Second(())) => (pause * 2).min(LONGEST_PAUSE_NS),
             Winner::First(_) | Winner::Second(Winner::First(())) => FIRST_PAUSE_NS,
@@ -190,7 +186,7 @@ impl Worker {
     }
 
     fn reconcile(&self, block: BlockIndex, state: RunState) {
-        let mut mm = self.kernel.mm.borrow_mut();
+        let mut mm = self.kernel.mm.lock();
         let phys = &mut mm.phys;
         let known = phys.hotplug_region().state(block);
         let result = match (state, known) {
@@ -222,13 +218,13 @@ impl Worker {
     }
 
     fn publish(&self, stall: Option<StallReason>) {
-        let status = &self.kernel.resize;
-        if stall.is_some() && status.stall.get() != stall {
+        let mut status = self.kernel.resize.lock();
+        if stall.is_some() && status.stall != stall {
             let reason = stall.map_or("", |reason| reason.as_str());
             log!(Info, "resize stalled: {reason}");
         }
-        status.stall.set(stall);
+        status.stall = stall;
         let plugged = u64::from(self.planner.plugged_blocks()) * self.device.region().block_size();
-        status.plugged.set(plugged);
+        status.plugged = plugged;
     }
 }

@@ -1,10 +1,11 @@
 //! What tasks wait for: each other ([`Signal`]), their turn ([`yield_now`]), or the first of two things ([`race`]).
 
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::pin::pin;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Poll, Waker};
+use guest_sync::SpinLock;
 
 /// Lets all other ready tasks run once.
 pub async fn yield_now() {
@@ -20,32 +21,35 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Something that happens again and again. Waiters name what they have seen already, so nothing is missed between
-/// looking and waiting.
+/// Something that happens again and again, on any CPU. Waiters name what they have seen already, so nothing is missed
+/// between looking and waiting.
 #[derive(Default, Debug)]
 pub struct Signal {
-    count: Cell<u64>,
-    wakers: RefCell<Vec<Waker>>,
+    count: AtomicU64,
+    /// Nothing else is locked, allocated or woken under this lock.
+    wakers: SpinLock<Vec<Waker>>,
 }
 
 impl Signal {
     /// A signal that was never raised.
     pub const fn new() -> Self {
         Self {
-            count: Cell::new(0),
-            wakers: RefCell::new(Vec::new()),
+            count: AtomicU64::new(0),
+            wakers: SpinLock::new(Vec::new()),
         }
     }
 
     /// How often it was raised: take this before looking at what it stands for.
     pub fn count(&self) -> u64 {
-        self.count.get()
+        self.count.load(Ordering::Acquire)
     }
 
-    /// It happened (again): wakes everybody who waits.
+    /// It happened (again): wakes everybody who waits. What was done before is seen by them.
     pub fn raise(&self) {
-        self.count.set(self.count.get() + 1);
-        for waker in self.wakers.take() {
+        self.count.fetch_add(1, Ordering::Release);
+        // Whoever is not among these took the lock later, and so sees the new count.
+        let wakers = core::mem::take(&mut *self.wakers.lock());
+        for waker in wakers {
             waker.wake();
         }
     }
@@ -53,16 +57,39 @@ impl Signal {
     /// Waits until it was raised more than `seen` times.
     pub async fn after(&self, seen: u64) {
         poll_fn(|context| {
-            if self.count.get() > seen {
+            if self.count() > seen {
                 return Poll::Ready(());
             }
-            let mut wakers = self.wakers.borrow_mut();
-            if !wakers.iter().any(|known| known.will_wake(context.waker())) {
-                wakers.push(context.waker().clone());
-            }
-            Poll::Pending
+            self.wait(context.waker(), seen)
         })
         .await;
+    }
+
+    /// Adds a waker unless it is too late for that.
+    fn wait(&self, waker: &Waker, seen: u64) -> Poll<()> {
+        let mut waker = Some(waker.clone());
+        let mut spare = Vec::new();
+        loop {
+            let mut wakers = self.wakers.lock();
+            if self.count() > seen {
+                return Poll::Ready(());
+            }
+            if spare.capacity() > wakers.len() {
+                spare.append(&mut wakers);
+                core::mem::swap(&mut spare, &mut wakers);
+            }
+            let is_known = |waker: &Waker| wakers.iter().any(|known| known.will_wake(waker));
+            if waker.as_ref().is_none_or(is_known) {
+                return Poll::Pending;
+            }
+            let needed = wakers.len() + 1;
+            if needed <= wakers.capacity() {
+                wakers.extend(waker.take());
+                return Poll::Pending;
+            }
+            drop(wakers);
+            spare = Vec::with_capacity(needed.next_power_of_two());
+        }
     }
 }
 
@@ -89,12 +116,13 @@ pub async fn race<A, B>(first: impl Future<Output = A>, second: impl Future<Outp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::Executor;
+    use crate::executor::alone;
     use alloc::rc::Rc;
+    use core::cell::Cell;
 
     #[test]
     fn a_signal_raised_before_the_wait_is_not_missed() {
-        let executor = Executor::new();
+        let executor = alone();
         let signal = Rc::new(Signal::new());
         let done = Rc::new(Cell::new(false));
         let (waited, flag) = (signal.clone(), done.clone());
@@ -112,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_signal_wakes_everybody_who_waits() {
-        let executor = Executor::new();
+        let executor = alone();
         let signal = Rc::new(Signal::new());
         let woken = Rc::new(Cell::new(0));
         for _ in 0..3 {
@@ -133,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_first_future_wins_a_draw() {
-        let executor = Executor::new();
+        let executor = alone();
         let winner = Rc::new(Cell::new(None));
         let result = winner.clone();
         executor

@@ -6,6 +6,7 @@ use crate::log::log;
 use crate::machine::nucleus::Context;
 use crate::process::Program;
 use alloc::string::String;
+use core::sync::atomic::Ordering;
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{CopyError, FaultError, MmapError};
@@ -43,7 +44,7 @@ pub(crate) async fn serve(
             Ok(0)
         }
         Some(Call::SleepUntil) => {
-            program.wait_for(kernel.timers.sleep_until(first)).await;
+            program.wait_for(kernel.timers().sleep_until(first)).await;
             Ok(0)
         }
         Some(Call::Clock) => Ok(kernel.clock.now()),
@@ -95,7 +96,7 @@ fn map(kernel: &Kernel, space: SpaceId, len: u64, flags: u64, gpa: u64) -> Resul
         prot: Prot::READ.with(Prot::WRITE),
         backing,
     };
-    kernel.mm.borrow_mut().mmap(space, &request).map_err(map_error)
+    kernel.mm.lock().mmap(space, &request).map_err(map_error)
 }
 
 async fn unmap(
@@ -108,7 +109,7 @@ async fn unmap(
     let waiting = Waiting::default();
     loop {
         let seen = Seen::now(kernel);
-        let outcome = kernel.mm.borrow_mut().munmap(space, address, len);
+        let outcome = kernel.mm.lock().munmap(space, address, len);
         match outcome {
             Ok(()) => {
                 kernel.memory_came.raise();
@@ -121,7 +122,7 @@ async fn unmap(
 }
 
 fn system_info(kernel: &Kernel) -> SystemInfo {
-    let mm = kernel.mm.borrow();
+    let mm = kernel.mm.lock();
     let stats = mm.phys.memory_stats();
     let region = mm.phys.hotplug_region();
     let total = stats.total_pages * PAGE_SIZE;
@@ -131,7 +132,7 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
     let unplugged = region.iter().find(|&(_, state)| state == BlockState::Unplugged);
     SystemInfo {
         total,
-        future_total: total - online + kernel.resize.requested.get(),
+        future_total: total - online + kernel.resize.lock().requested,
         available: stats.available_pages * PAGE_SIZE,
         first_unplugged: unplugged
             .and_then(|(block, _)| region.block_range(block))
@@ -140,10 +141,8 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
 }
 
 fn report(program: &Program, ok: u64, failed: u64) {
-    program.checks_ok.set(program.checks_ok.get().saturating_add(ok));
-    program
-        .checks_failed
-        .set(program.checks_failed.get().saturating_add(failed));
+    program.checks_ok.fetch_add(ok, Ordering::Relaxed);
+    program.checks_failed.fetch_add(failed, Ordering::Relaxed);
 }
 
 async fn arguments(

@@ -1,33 +1,43 @@
 //! Tasks that wait for a point in time. Times are nanoseconds since the machine started.
+//!
+//! Each CPU has its own: its timer is set for them, and its tasks wait for them. The lock is for the type's sake only
+//! (a task that may come from another CPU must be `Send`), and is never contended.
 
 use alloc::collections::BTreeMap;
-use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Poll, Waker};
+use guest_sync::SpinLock;
 
-/// The deadlines that tasks wait for.
+/// The deadlines that the tasks of one CPU wait for.
 #[derive(Default, Debug)]
 pub struct Timers {
-    now: Cell<u64>,
-    next_id: Cell<u64>,
-    /// Ordered by deadline; the second part tells equal deadlines apart.
-    waiting: RefCell<BTreeMap<(u64, u64), Waker>>,
+    now: AtomicU64,
+    next_id: AtomicU64,
+    /// Ordered by deadline; the second part tells equal deadlines apart. The heap is used under this lock.
+    waiting: SpinLock<BTreeMap<(u64, u64), Waker>>,
 }
 
 impl Timers {
     /// No deadlines; the time is 0.
     pub const fn new() -> Self {
         Self {
-            now: Cell::new(0),
-            next_id: Cell::new(0),
-            waiting: RefCell::new(BTreeMap::new()),
+            now: AtomicU64::new(0),
+            next_id: AtomicU64::new(0),
+            waiting: SpinLock::new(BTreeMap::new()),
         }
     }
 
     /// It is `now`: wakes those whose time has come.
     pub fn advance(&self, now: u64) {
-        self.now.set(now);
-        let mut waiting = self.waiting.borrow_mut();
+        self.now.store(now, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock();
+        if waiting
+            .first_key_value()
+            .is_none_or(|((deadline, _), _)| *deadline > now)
+        {
+            return;
+        }
         let later = waiting.split_off(&(now.saturating_add(1), 0));
         let due = core::mem::replace(&mut *waiting, later);
         drop(waiting);
@@ -38,32 +48,27 @@ impl Timers {
 
     /// The time of the last [`advance`](Self::advance).
     pub fn now(&self) -> u64 {
-        self.now.get()
+        self.now.load(Ordering::Relaxed)
     }
 
     /// The next point in time somebody waits for.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.waiting
-            .borrow()
-            .first_key_value()
-            .map(|((deadline, _), _)| *deadline)
+        let waiting = self.waiting.lock();
+        waiting.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
     /// Waits until `deadline` or later.
     pub async fn sleep_until(&self, deadline: u64) {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {
             timers: self,
             key: (deadline, id),
         };
         poll_fn(|context| {
-            if self.now.get() >= deadline {
+            if self.now() >= deadline {
                 return Poll::Ready(());
             }
-            self.waiting
-                .borrow_mut()
-                .insert(entry.key, context.waker().clone());
+            self.waiting.lock().insert(entry.key, context.waker().clone());
             Poll::Pending
         })
         .await;
@@ -71,7 +76,7 @@ impl Timers {
 
     /// Waits for `duration` nanoseconds from now on.
     pub async fn sleep(&self, duration: u64) {
-        self.sleep_until(self.now.get().saturating_add(duration)).await;
+        self.sleep_until(self.now().saturating_add(duration)).await;
     }
 }
 
@@ -83,21 +88,22 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.timers.waiting.borrow_mut().remove(&self.key);
+        self.timers.waiting.lock().remove(&self.key);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::Executor;
+    use crate::executor::alone;
     use crate::sync::race;
     use alloc::rc::Rc;
     use alloc::vec::Vec;
+    use core::cell::RefCell;
 
     #[test]
     fn sleepers_wake_in_the_order_of_their_deadlines() {
-        let executor = Executor::new();
+        let executor = alone();
         let timers = Rc::new(Timers::new());
         let log = Rc::new(RefCell::new(Vec::new()));
         for deadline in [30, 10, 20, 10] {
@@ -120,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_dropped_sleep_leaves_no_deadline_behind() {
-        let executor = Executor::new();
+        let executor = alone();
         let timers = Rc::new(Timers::new());
         let inner = timers.clone();
         executor

@@ -13,6 +13,8 @@ use core::sync::atomic::{Ordering, fence};
 
 /// The timer's vector.
 pub(crate) const TIMER_VECTOR: u8 = 32;
+/// The vector by which a CPU gets another one's attention. What for, memory says.
+pub(crate) const CALL_VECTOR: u8 = 33;
 /// The vector of the global system interrupt 0; the others follow.
 pub(crate) const GSI_VECTOR: u8 = 48;
 /// The vector of interrupts that were withdrawn before they were delivered.
@@ -93,6 +95,11 @@ impl LocalApics {
 /// The number by which interrupts are sent to this CPU.
 pub(crate) fn this_id() -> u32 {
     u32::try_from(nucleus::read_msr(ID)).unwrap_or(u32::MAX)
+}
+
+/// Interrupts the CPU with this APIC id. What was written to memory before is seen by it after.
+pub(crate) fn call(apic_id: u32) {
+    command(apic_id, u64::from(CALL_VECTOR));
 }
 
 /// Lets the CPU with this APIC id start at `page`, in real mode (Intel SDM volume 3, 9.4.4). No pause is needed between

@@ -123,3 +123,23 @@ impl Start {
         unsafe { apic::start_cpu(self.apic_id, self.page) };
     }
 }
+
+/// A value that the boot CPU alone uses: the devices interrupt no other one.
+pub(crate) struct BootCpuOnly<T>(T);
+
+// SAFETY: `get` gives a reference to nobody but the boot CPU, where `new` got the value from. It is part of the kernel,
+// which is never dropped.
+unsafe impl<T> Sync for BootCpuOnly<T> {}
+
+impl<T> BootCpuOnly<T> {
+    /// Keeps `value`, of this CPU, which must be the boot CPU.
+    pub(crate) fn new(value: T) -> Self {
+        assert!(this_cpu().id() == CpuId::ZERO, "made by CPU {}", this_cpu().id());
+        Self(value)
+    }
+
+    /// The value; `None` on other CPUs.
+    pub(crate) fn get(&self) -> Option<&T> {
+        (this_cpu().id() == CpuId::ZERO).then_some(&self.0)
+    }
+}

@@ -7,13 +7,14 @@
 
 #![expect(unsafe_code, reason = "makes page tables the manager's own")]
 
+use super::activity::forget_manager_translations;
 use super::frames::DirectFrames;
 use super::nucleus;
 use core::ops::Range;
 use guest_kernel::layout::DIRECT_MAP_END;
 use guest_mm::Entry;
 use guest_mm::kernel_map::{FrameSource, KernelRange, KernelTables, OutOfFrames};
-use guest_mm::pfn::{PAGEBLOCK_SIZE, Pfn};
+use guest_mm::pfn::Pfn;
 
 /// What may be done with a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,18 +102,13 @@ impl DirectMap {
     }
 
     /// Unmaps a hot-plugged block: `range` is a multiple of 2 MiB that was mapped as such. When this returns, no
-    /// access to it is possible any more.
+    /// access to it is possible any more, from any CPU.
     pub(crate) fn unmap_huge(&self, range: Range<u64>) {
         let Some(range) = addresses(&range) else {
             return;
         };
         self.tables.unmap(&DirectFrames, range);
-        if range.bytes() <= PAGEBLOCK_SIZE {
-            nucleus::invalidate(range.start());
-        } else {
-            // SAFETY: the tables in use, less a block that nobody uses.
-            unsafe { self.activate() };
-        }
+        forget_manager_translations();
     }
 }
 

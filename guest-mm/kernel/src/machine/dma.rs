@@ -22,7 +22,7 @@ fn pointer<T>(at: Gpa) -> *mut T {
 impl DmaMemory for KernelDma {
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa> {
         let order = Order::holding((nr_pages.get() * PAGE_SIZE) as u64)?;
-        let mut mm = self.0.mm.borrow_mut();
+        let mut mm = self.0.mm.lock();
         let pfn = mm.phys.alloc_pages(Gfp::Kernel, order).ok()?;
         mm.frames.zero(pfn, order);
         Some(Gpa::new(pfn.gpa()))

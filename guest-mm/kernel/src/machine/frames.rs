@@ -1,11 +1,11 @@
-//! The memory manager's view of the hardware: contents of frames through the direct map, and the TLB.
+//! The memory manager's view of the hardware: contents of frames through the direct map.
 
 #![expect(unsafe_code, reason = "reads and writes page frames through the direct map")]
 
 use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest_kernel::physical::to_usize;
-use guest_mm::frames::{FlushBatch, Frames, Mmu};
+use guest_mm::frames::Frames;
 use guest_mm::pfn::{Order, PAGE_SIZE, Pfn, WORDS_PER_PAGE};
 
 /// Frames at their physical addresses. A frame that is not mapped (unplugged, or the nucleus's) faults.
@@ -49,8 +49,8 @@ impl Frames for DirectFrames {
     }
 
     fn copy(&self, from: Pfn, to: Pfn, order: Order) {
-        // SAFETY: both chunks are mapped, do not overlap, and nobody writes to them: the process they belong to
-        // does not run while the manager does.
+        // SAFETY: both chunks are mapped, do not overlap, and nobody writes to them: processes were kept from the one
+        // before (its mapping is gone and was flushed), and do not know the other yet.
         unsafe { pointer(from).copy_to_nonoverlapping(pointer(to), to_usize(order.bytes())) };
     }
 
@@ -67,14 +67,4 @@ impl Frames for DirectFrames {
         // SAFETY: as for `read_bytes`.
         unsafe { start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
-}
-
-/// The TLB of the one CPU there is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OneCpu;
-
-impl Mmu for OneCpu {
-    /// Nothing to do: the manager changes page tables of processes only while none of them runs, and entering one
-    /// loads CR3, which drops every cached translation (no page is global, and PCIDs are off).
-    fn flush(&mut self, _: &FlushBatch) {}
 }

@@ -1,4 +1,4 @@
-//! The global allocator: the library's heap behind a cell.
+//! The global allocator: the library's heap behind a lock.
 
 #![expect(unsafe_code, reason = "implements the global allocator")]
 
@@ -8,13 +8,14 @@ use core::ptr::{NonNull, null_mut};
 use guest_kernel::heap::Heap;
 use guest_kernel::physical::to_usize;
 use guest_mm::{Gfp, Order, PhysicalMemory};
+use guest_sync::SpinLock;
 
 /// Memory that is there before the memory map is known: enough to read it.
 const FIRST_BYTES: usize = 64 << 10;
 
 #[global_allocator]
 static HEAP: GuestHeap = GuestHeap {
-    heap: UnsafeCell::new(Heap::new()),
+    heap: SpinLock::new(Owned(Heap::new())),
 };
 
 #[repr(align(16))]
@@ -22,20 +23,22 @@ struct FirstMemory(UnsafeCell<[u8; FIRST_BYTES]>);
 
 static FIRST: FirstMemory = FirstMemory(UnsafeCell::new([0; FIRST_BYTES]));
 
+/// The lock is the last of all: nothing is called under it. Nor is it ever wanted by an interrupt, as there are none
+/// in the manager.
 struct GuestHeap {
-    heap: UnsafeCell<Heap>,
+    heap: SpinLock<Owned>,
 }
 
-// SAFETY: the manager runs on one CPU with interrupts off, and nothing below uses the heap recursively: an
-// allocation is never interrupted by another.
-unsafe impl Sync for GuestHeap {}
+struct Owned(Heap);
+
+// SAFETY: the heap points to memory that is its own and that every CPU sees at the same addresses.
+unsafe impl Send for Owned {}
 
 // SAFETY: handed over to the heap once, at the start, and touched by nobody else.
 unsafe impl Sync for FirstMemory {}
 
 fn with_heap<R>(use_it: impl FnOnce(&mut Heap) -> R) -> R {
-    // SAFETY: the only reference, as the comment at `Sync` explains: `use_it` is one of the closures below.
-    use_it(unsafe { &mut *HEAP.heap.get() })
+    use_it(&mut HEAP.heap.lock().0)
 }
 
 // SAFETY: the heap hands out disjoint, aligned memory and takes back what it handed out.

@@ -1,6 +1,7 @@
 //! The machine under the manager: the nucleus's calls, I/O ports, the serial line, clocks, interrupt controllers,
 //! and physical memory. Almost everything that needs `unsafe`, and nothing that decides.
 
+pub(crate) mod activity;
 pub(crate) mod apic;
 pub(crate) mod clock;
 pub(crate) mod cpu;

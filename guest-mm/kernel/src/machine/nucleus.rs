@@ -10,6 +10,7 @@
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 global_asm!(include_str!("nucleus.s"), include_str!("start.s"));
 
@@ -20,7 +21,6 @@ enum Call {
     Run,
     Idle,
     SetRoot,
-    Invalidate,
     ReadMsr,
     WriteMsr,
     Cpuid,
@@ -109,6 +109,13 @@ impl Context {
     }
 }
 
+impl Context {
+    /// The root table of its address space.
+    pub(crate) fn root(&self) -> u64 {
+        self.cr3
+    }
+}
+
 /// Why a process stopped running. "A fault is a value": whoever called [`run`] serves it and runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trap {
@@ -163,18 +170,25 @@ pub(crate) fn idle(timer: TimerCount) -> u8 {
     u8::try_from(vector).unwrap_or(u8::MAX)
 }
 
+/// Root of the manager's page tables; 0 while the first ones are in use.
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
 /// Makes the page tables rooted at the physical address `root`, below 4 GiB, the manager's, and forgets the
 /// translations that this CPU has cached. (Other CPUs load a new root when they come out of their process.)
 ///
 /// # Safety
 /// They must map the nucleus supervisor-only at its place, and all of the manager that is in use as it is now.
 pub(crate) unsafe fn set_root(root: u64) {
+    ROOT.store(root, Ordering::Release);
     call(Call::SetRoot, root, 0, 0);
 }
 
-/// Forgets the cached translation of `address` in the manager's address space.
-pub(crate) fn invalidate(address: u64) {
-    call(Call::Invalidate, address, 0, 0);
+/// Forgets all translations that this CPU has cached.
+pub(crate) fn flush() {
+    let root = ROOT.load(Ordering::Acquire);
+    if root != 0 {
+        call(Call::SetRoot, root, 0, 0);
+    }
 }
 
 /// Reads a model-specific register. One that does not exist is a fault of the manager.

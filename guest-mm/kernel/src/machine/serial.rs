@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "drives the serial port")]
 
 use super::{nucleus, ports};
+use guest_sync::SpinLock;
 
 /// The transmitter's data register; the other registers follow it.
 const COM1: u16 = 0x3f8;
@@ -29,8 +30,25 @@ pub(crate) fn start() {
     }
 }
 
+/// Whoever writes has this: lines of several CPUs do not mix. Nothing else is locked under it.
+static WRITER: SpinLock<()> = SpinLock::new(());
+
 /// Writes `bytes`, each newline as carriage return and newline.
 pub(crate) fn write(bytes: &[u8]) {
+    let _writer = WRITER.lock();
+    write_lines(bytes);
+}
+
+/// As [`write`], for the end of the guest: does not wait long for a writer, who may never come to an end.
+pub(crate) fn write_last(bytes: &[u8]) {
+    let _writer = (0..PATIENCE).find_map(|_| {
+        core::hint::spin_loop();
+        WRITER.try_lock()
+    });
+    write_lines(bytes);
+}
+
+fn write_lines(bytes: &[u8]) {
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         match line.strip_suffix(b"\n") {
             Some(text) => {

@@ -58,7 +58,7 @@ impl Worker {
                 break;
             };
             let addresses = self.addresses(block);
-            let mut mm = self.kernel.mm.borrow_mut();
+            let mut mm = self.kernel.mm.lock();
             let frames = KernelFrames::of(&mut mm.phys);
             if self.kernel.direct_map.prepare(addresses, &frames).is_err() {
                 break;
@@ -87,7 +87,7 @@ impl Worker {
             log!(Warning, "block {}: no memory for its descriptors", block.0);
             return;
         };
-        let mut mm = self.kernel.mm.borrow_mut();
+        let mut mm = self.kernel.mm.lock();
         let frames = KernelFrames::of(&mut mm.phys);
         let mapped = self
             .kernel
@@ -103,7 +103,7 @@ impl Worker {
     }
 
     fn note(&self, block: BlockIndex, step: PlugStep) {
-        let phys = &mut self.kernel.mm.borrow_mut().phys;
+        let phys = &mut self.kernel.mm.lock().phys;
         let result = match step {
             PlugStep::Begun => phys.begin_plug(block),
             PlugStep::Done => phys.plugged(block),

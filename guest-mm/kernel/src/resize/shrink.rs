@@ -105,7 +105,7 @@ impl Worker {
 
     /// Plugged blocks that could not be brought online.
     fn never_used(&self, count: usize) -> Leaving {
-        let phys = &self.kernel.mm.borrow().phys;
+        let phys = &self.kernel.mm.lock().phys;
         let state = |block| phys.hotplug_region().state(block);
         let blocks = self.planner.candidates().map(|block| BlockIndex(block.raw()));
         let offline = blocks
@@ -131,14 +131,14 @@ impl Worker {
 
     /// Memory that programs can do without.
     fn spare_bytes(&self) -> u64 {
-        let stats = self.kernel.mm.borrow().phys.memory_stats();
+        let stats = self.kernel.mm.lock().phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
         (stats.available_pages * PAGE_SIZE).saturating_sub(keep)
     }
 
     fn isolate(&mut self, count: usize, leaving: &mut Leaving) {
-        let phys = &mut self.kernel.mm.borrow_mut().phys;
+        let phys = &mut self.kernel.mm.lock().phys;
         let mut left = count;
         for cost in phys.rank_blocks() {
             let number = DeviceBlock::new(cost.block.0);
@@ -173,20 +173,20 @@ impl Worker {
         let mut passes = 0;
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
-            let used_pages = self.kernel.mm.borrow().phys.used_pages(&block);
+            let used_pages = self.kernel.mm.lock().phys.used_pages(&block);
             if self.spare_bytes() < u64::from(used_pages) * PAGE_SIZE {
                 return Emptied::No(block, StuckReason::NoMemory);
             }
             let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
             while self.kernel.clock.now() < turn_end {
-                let report = self.kernel.mm.borrow_mut().migrate_batch(&mut block, BATCH_PAGES);
+                let report = self.kernel.mm.lock().migrate_batch(&mut block, BATCH_PAGES);
                 reason = report.refused.last().map_or(reason, refusal_reason);
                 match report.end {
                     BatchEnd::Budget => {}
                     BatchEnd::NoMemory => return Emptied::No(block, StuckReason::NoMemory),
                     BatchEnd::PassDone => {
                         let index = block.block();
-                        let offline = self.kernel.mm.borrow_mut().phys.offline(block);
+                        let offline = self.kernel.mm.lock().phys.offline(block);
                         match offline {
                             Ok(descriptors) => {
                                 let descriptors = Some(descriptors);
@@ -218,7 +218,7 @@ impl Worker {
         if let Some(reason) = stuck {
             self.planner.stuck(DeviceBlock::new(block.block().0), reason);
         }
-        self.kernel.mm.borrow_mut().phys.undo(block);
+        self.kernel.mm.lock().phys.undo(block);
         self.kernel.migrated.raise();
     }
 
@@ -253,7 +253,7 @@ impl Worker {
             Ok(()) => {
                 self.planner.unplugged(run);
                 for OfflineBlock { block, .. } in blocks {
-                    if let Err(error) = self.kernel.mm.borrow_mut().phys.unplugged(block) {
+                    if let Err(error) = self.kernel.mm.lock().phys.unplugged(block) {
                         panic!("memory manager and resize planner disagree: {error}");
                     }
                 }
