@@ -24,6 +24,7 @@ pub mod pfn;
 pub mod phys;
 pub mod report;
 mod section;
+pub mod slab;
 pub mod stats;
 pub mod validate;
 pub mod vmalloc;

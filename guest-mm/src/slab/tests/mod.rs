@@ -1,0 +1,8 @@
+//! The slab allocator against memory in a map: layout, lists, local caches, misuse, failures, and a naive model.
+
+mod basics;
+mod failures;
+mod misuse;
+mod model;
+mod threads;
+mod world;
