@@ -14,6 +14,7 @@ pub mod frames;
 pub mod gfp;
 pub mod host;
 pub mod kernel_map;
+pub mod kmap;
 mod mem_map;
 pub mod migrate;
 pub mod mm;
@@ -28,6 +29,7 @@ pub mod slab;
 pub mod stats;
 pub mod validate;
 pub mod vmalloc;
+pub mod wait;
 pub mod zone;
 
 #[cfg(test)]
