@@ -16,6 +16,7 @@ pub mod host;
 pub mod kernel_map;
 pub mod kmap;
 mod mem_map;
+pub mod mempool;
 pub mod migrate;
 pub mod mm;
 pub mod page;

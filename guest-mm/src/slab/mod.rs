@@ -28,7 +28,7 @@ mod track;
 mod validate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -5,4 +5,4 @@ mod failures;
 mod misuse;
 mod model;
 mod threads;
-mod world;
+pub(crate) mod world;
