@@ -8,6 +8,7 @@ mod bad_input;
 mod builtin_memory;
 mod builtin_panic;
 mod builtin_run;
+mod builtin_smp;
 mod builtin_views;
 mod cli;
 mod cli_running;

@@ -41,6 +41,29 @@ pub struct Process {
     pub checks_failed: u64,
     /// Page faults served.
     pub faults: u64,
+    /// Number of the CPU it runs on.
+    pub cpu: u64,
+}
+
+/// One line of `cpus`: a CPU in use, and what it has done since the guest started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its number.
+    pub number: u64,
+    /// Programs that live on it.
+    pub programs: u64,
+    /// Times it entered a program.
+    pub runs: u64,
+    /// Interrupts that came in.
+    pub interrupts: u64,
+    /// Those of them that other CPUs sent.
+    pub calls: u64,
+    /// Calls it sent so that other CPUs leave a program whose pages change.
+    pub leave_calls: u64,
+    /// Calls it sent so that other CPUs forget translations of the guest's manager.
+    pub forget_calls: u64,
+    /// Milliseconds it slept.
+    pub idle_ms: u64,
 }
 
 impl Process {
@@ -109,7 +132,30 @@ pub fn ps(text: &str) -> Vec<Process> {
             checks_ok: words.next()?.parse().ok()?,
             checks_failed: words.next()?.parse().ok()?,
             faults: words.next()?.parse().ok()?,
+            cpu: words.next()?.parse().ok()?,
         })
+    })
+}
+
+/// Parses `cpus`, one line a CPU below a header.
+///
+/// # Panics
+/// When a line has another form.
+pub fn cpus(text: &str) -> Vec<Cpu> {
+    parse_lines(below_header(text), |line| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+        let mut next = || numbers.next().flatten();
+        let cpu = Cpu {
+            number: next()?,
+            programs: next()?,
+            runs: next()?,
+            interrupts: next()?,
+            calls: next()?,
+            leave_calls: next()?,
+            forget_calls: next()?,
+            idle_ms: next()?,
+        };
+        numbers.next().is_none().then_some(cpu)
     })
 }
 
@@ -140,11 +186,32 @@ mod tests {
             (3, 0x1_0060_0000, 12)
         );
         let read = ps(
-            "PID NAME STATE RSS_KIB CHECKS_OK CHECKS_FAILED FAULTS ARGS\n1 hog running 64 5 0 9 hog size=64K\n",
+            "PID NAME STATE RSS_KIB CHECKS_OK CHECKS_FAILED FAULTS CPU ARGS\n1 hog running 64 5 0 9 3 hog size=64K\n",
         );
         assert_eq!(
-            (read[0].name.as_str(), read[0].checks_ok, read[0].faults),
-            ("hog", 5, 9)
+            (
+                read[0].name.as_str(),
+                read[0].checks_ok,
+                read[0].faults,
+                read[0].cpu
+            ),
+            ("hog", 5, 9, 3)
+        );
+    }
+
+    #[test]
+    fn the_cpus_are_read() {
+        let read = cpus(
+            "CPU PROGRAMS RUNS INTERRUPTS CALLS LEAVE_CALLS FORGET_CALLS IDLE_MS\n0 1 8 7 6 5 4 3\n1 0 0 0 0 0 0 9\n",
+        );
+        assert_eq!(
+            (
+                read[0].runs,
+                read[0].forget_calls,
+                read[1].number,
+                read[1].idle_ms
+            ),
+            (8, 4, 1, 9)
         );
     }
 

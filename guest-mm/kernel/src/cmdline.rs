@@ -98,8 +98,8 @@ pub struct Options {
     pub validate: bool,
     /// `maxcpus=`: most CPUs that are used, 1 to 16. Default: all there are.
     pub max_cpus: NonZeroU8,
-    /// `panic_test=`.
-    pub panic_test: Option<PanicTest>,
+    /// `panic_test=`, and the CPU on which that is to happen: `manager`, `fault@1`.
+    pub panic_test: Option<(PanicTest, u8)>,
     /// What was wrong with the command line.
     pub errors: Vec<OptionError>,
 }
@@ -176,12 +176,7 @@ impl Options {
                 value.is_empty()
             }
             "panic_test" => {
-                self.panic_test = match value {
-                    "manager" => Some(PanicTest::Manager),
-                    "fault" => Some(PanicTest::Fault),
-                    "stack" => Some(PanicTest::Stack),
-                    _ => None,
-                };
+                self.panic_test = parse_panic_test(value);
                 self.panic_test.is_some()
             }
             _ => true,
@@ -206,6 +201,18 @@ impl fmt::Display for OptionError {
             self.name, self.value
         )
     }
+}
+
+fn parse_panic_test(text: &str) -> Option<(PanicTest, u8)> {
+    let (name, cpu) = text.split_once('@').unwrap_or((text, "0"));
+    let test = match name {
+        "manager" => PanicTest::Manager,
+        "fault" => PanicTest::Fault,
+        "stack" => PanicTest::Stack,
+        _ => return None,
+    };
+    let cpu = cpu.parse().ok().filter(|&cpu: &u8| cpu < MAX_CPUS.get())?;
+    Some((test, cpu))
 }
 
 fn parse_device(text: &str) -> Option<MmioDevice> {
@@ -300,6 +307,8 @@ mod tests {
             "loglevel=9",
             "maxcpus=0",
             "maxcpus=17",
+            "panic_test=fault@16",
+            "panic_test=@1",
             "fault_around_kib=2",
             "fault_around_kib=48",
             "fault_around_kib=4096",

@@ -100,18 +100,22 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
 }
 
 fn cpus(out: &mut String, kernel: &Kernel) -> fmt::Result {
-    writeln!(out, "CPU PROGRAMS RUNS INTERRUPTS CALLS FLUSH_CALLS IDLE_MS")?;
+    writeln!(
+        out,
+        "CPU PROGRAMS RUNS INTERRUPTS CALLS LEAVE_CALLS FORGET_CALLS IDLE_MS"
+    )?;
     for (id, nr_programs) in kernel.programs_by_cpu() {
         let Some(counters) = activity::counters(id) else {
             continue;
         };
         writeln!(
             out,
-            "{id} {nr_programs} {} {} {} {} {}",
+            "{id} {nr_programs} {} {} {} {} {} {}",
             counters.runs.load(Ordering::Relaxed),
             counters.interrupts.load(Ordering::Relaxed),
             counters.calls.load(Ordering::Relaxed),
-            counters.flush_calls.load(Ordering::Relaxed),
+            counters.leave_calls.load(Ordering::Relaxed),
+            counters.forget_calls.load(Ordering::Relaxed),
             counters.idle_ns.load(Ordering::Relaxed) / 1_000_000,
         )?;
     }

@@ -21,6 +21,7 @@ mod smp;
 mod syscall;
 
 use crate::kernel::Kernel;
+use guest_sync::CpuId;
 
 /// Where the nucleus enters the manager, on each CPU; CPU 0 has the physical address of the PVH `hvm_start_info`.
 #[expect(unsafe_code, reason = "the nucleus finds it by its name")]
@@ -37,8 +38,13 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     smp::start(kernel, others);
     let executor = kernel.executor();
     devices::start(kernel, &executor, found);
-    if let Some(test) = options.panic_test {
-        panic::provoke(test);
+    match options.panic_test {
+        Some((test, 0)) => panic::provoke(test),
+        Some((test, cpu)) => {
+            let cpu = CpuId::new(cpu).unwrap_or(CpuId::ZERO);
+            kernel.start_program(cpu, async move { panic::provoke(test) });
+        }
+        None => {}
     }
     let has_programs = !options.programs.is_empty();
     for words in options.programs {

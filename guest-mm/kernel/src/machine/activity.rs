@@ -37,7 +37,7 @@ struct State {
     counters: Counters,
 }
 
-/// What a CPU has done so far. Written by itself alone, but for `calls_sent`.
+/// What a CPU has done so far. Written by itself alone.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// Times it went into a process.
@@ -46,10 +46,18 @@ pub(crate) struct Counters {
     pub(crate) interrupts: AtomicU64,
     /// Calls by other CPUs that came in.
     pub(crate) calls: AtomicU64,
-    /// Calls it has sent to other CPUs so that they leave an address space or forget translations.
-    pub(crate) flush_calls: AtomicU64,
+    /// Calls it has sent to other CPUs so that they leave an address space.
+    pub(crate) leave_calls: AtomicU64,
+    /// Calls it has sent to other CPUs so that they forget translations of the manager's own.
+    pub(crate) forget_calls: AtomicU64,
     /// Time it has slept.
     pub(crate) idle_ns: AtomicU64,
+}
+
+impl Counters {
+    fn this() -> &'static Self {
+        &State::this().counters
+    }
 }
 
 static STATES: [State; MAX_CPUS.get() as usize] = [const { State::new() }; _];
@@ -69,7 +77,8 @@ impl State {
                 runs: AtomicU64::new(0),
                 interrupts: AtomicU64::new(0),
                 calls: AtomicU64::new(0),
-                flush_calls: AtomicU64::new(0),
+                leave_calls: AtomicU64::new(0),
+                forget_calls: AtomicU64::new(0),
                 idle_ns: AtomicU64::new(0),
             },
         }
@@ -90,11 +99,6 @@ impl State {
 
     fn call(&self) {
         apic::call(self.apic_id.load(Ordering::Relaxed));
-    }
-
-    fn call_to_flush(&self) {
-        Self::this().counters.flush_calls.fetch_add(1, Ordering::Relaxed);
-        self.call();
     }
 }
 
@@ -198,7 +202,8 @@ impl Mmu for AllCpus {
             let runs = state.counters.runs.load(Ordering::Acquire);
             let root = state.root.load(Ordering::Acquire);
             if root != 0 && is_concerned(root) {
-                state.call_to_flush();
+                Counters::this().leave_calls.fetch_add(1, Ordering::Relaxed);
+                state.call();
                 *called = Some((state, root, runs));
             }
         }
@@ -221,7 +226,8 @@ pub(crate) fn forget_manager_translations() {
     answer();
     for state in State::others() {
         if state.forgotten.load(Ordering::Acquire) < wanted && state.place.load(Ordering::Relaxed) == AWAY {
-            state.call_to_flush();
+            Counters::this().forget_calls.fetch_add(1, Ordering::Relaxed);
+            state.call();
         }
     }
     for state in State::others() {
