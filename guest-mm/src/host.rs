@@ -60,6 +60,7 @@ impl HostFrames {
         }
     }
 
+    #[inline]
     fn words(&self, pfn: Pfn) -> &[AtomicU64] {
         let pageblock = (pfn.number() / PAGEBLOCK_NR_PAGES) as usize;
         let gib = self.gibs.get(pageblock / PER_GIB).and_then(Option::as_deref);
@@ -77,14 +78,17 @@ fn pageblocks(range: PfnRange) -> impl Iterator<Item = usize> {
 }
 
 impl Frames for HostFrames {
+    #[inline]
     fn read(&self, pfn: Pfn, index: usize) -> u64 {
         self.words(pfn)[index].load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn write(&self, pfn: Pfn, index: usize, value: u64) {
         self.words(pfn)[index].store(value, Ordering::Release);
     }
 
+    #[inline]
     fn exchange(&self, pfn: Pfn, index: usize, value: u64) -> u64 {
         self.words(pfn)[index].swap(value, Ordering::AcqRel)
     }

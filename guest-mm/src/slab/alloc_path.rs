@@ -198,9 +198,26 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
     fn furnish(&self, cache: &Cache, slab: Pfn) {
         let place = self.placed(cache, slab);
         let nr_objects = cache.layout.nr_objects;
+        // Four descriptors to a word: each names the object after its own.
+        for number in (0..nr_objects).step_by(4) {
+            let next = |at: u16| {
+                if number + at < nr_objects {
+                    number + at
+                } else {
+                    END
+                }
+            };
+            let word = [next(1), next(2), next(3), next(4)];
+            let word = word
+                .iter()
+                .rev()
+                .fold(0, |word, &next| word << 16 | u64::from(next));
+            object::write_word(&self.frames, place.descriptor(number), word);
+        }
+        if !cache.is_debugged() && cache.constructor.is_none() {
+            return;
+        }
         for number in 0..nr_objects {
-            let next = if number + 1 == nr_objects { END } else { number + 1 };
-            self.set_descriptor(&place, number, next);
             if cache.is_debugged() {
                 self.debug_new(cache, place.object(number));
             } else if let Some(constructor) = cache.constructor {

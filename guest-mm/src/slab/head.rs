@@ -66,17 +66,20 @@ impl SlabFields<'_> {
         CacheId((self.mapping.load(Relaxed) & 0xfff) as u16)
     }
 
+    #[inline]
     pub(crate) fn colour(&self) -> u32 {
         self.mapping.load(Relaxed) >> 12 & 0xfff
     }
 
     /// Where the object descriptors are if they are off the slab.
+    #[inline]
     pub(crate) fn descriptors(&self) -> Option<ObjAddr> {
         let frame = self.index.load(Relaxed);
         let unit = u64::from(self.mapping.load(Relaxed) >> 24);
         (frame != NO_LINK).then(|| ObjAddr::new(Pfn::new(frame).gpa() + unit * UNIT))
     }
 
+    #[inline]
     pub(crate) fn fill(&self) -> Fill {
         let private = self.private.load(Relaxed);
         Fill {
@@ -85,28 +88,34 @@ impl SlabFields<'_> {
         }
     }
 
+    #[inline]
     pub(crate) fn set_fill(&self, fill: Fill) {
         let private = u32::from(fill.taken) | u32::from(fill.first_free) << 16;
         self.private.store(private, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn next(&self) -> Option<Pfn> {
         link(self.next.load(Relaxed))
     }
 
+    #[inline]
     pub(crate) fn prev(&self) -> Option<Pfn> {
         link(self.prev.load(Relaxed))
     }
 
+    #[inline]
     pub(crate) fn set_next(&self, slab: Option<Pfn>) {
         self.next.store(slab.map_or(NO_LINK, Pfn::number), Relaxed);
     }
 
+    #[inline]
     pub(crate) fn set_prev(&self, slab: Option<Pfn>) {
         self.prev.store(slab.map_or(NO_LINK, Pfn::number), Relaxed);
     }
 }
 
+#[inline]
 fn link(number: u32) -> Option<Pfn> {
     (number != NO_LINK).then(|| Pfn::new(number))
 }

@@ -163,7 +163,7 @@ struct Entries {
 }
 
 impl Journal {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(SpinLock::new(Entries {
             ring: [None; KEPT],
             next: 0,

@@ -28,6 +28,7 @@ impl ObjAddr {
     }
 
     /// The frame that the object starts in; `None` beyond 16 TiB.
+    #[inline]
     pub(crate) const fn pfn(self) -> Option<Pfn> {
         Pfn::containing(self.0)
     }
@@ -46,30 +47,35 @@ impl fmt::Display for ObjAddr {
 }
 
 /// Frame and offset in it. Addresses come from slabs, which are made of frames.
+#[inline]
 fn place(gpa: u64) -> (Pfn, usize) {
     let pfn = Pfn::containing(gpa).expect("a slab's address lies in a frame");
     (pfn, (gpa % PAGE_SIZE) as usize)
 }
 
 /// The aligned word at `gpa`.
+#[inline]
 pub(crate) fn read_word(frames: &impl Frames, gpa: u64) -> u64 {
     let (pfn, offset) = place(gpa);
     frames.read(pfn, offset / 8)
 }
 
 /// Writes the aligned word at `gpa`.
+#[inline]
 pub(crate) fn write_word(frames: &impl Frames, gpa: u64, value: u64) {
     let (pfn, offset) = place(gpa);
     frames.write(pfn, offset / 8, value);
 }
 
 /// The aligned 16-bit value at `gpa`. Whoever calls has the whole word for himself.
+#[inline]
 pub(crate) fn read_u16(frames: &impl Frames, gpa: u64) -> u16 {
     let shift = gpa % 8 * 8;
     ((read_word(frames, gpa - gpa % 8) >> shift) & 0xffff) as u16
 }
 
 /// Writes the aligned 16-bit value at `gpa`. Whoever calls has the whole word for himself.
+#[inline]
 pub(crate) fn write_u16(frames: &impl Frames, gpa: u64, value: u16) {
     let (word, shift) = (gpa - gpa % 8, gpa % 8 * 8);
     let others = read_word(frames, word) & !(0xffff << shift);

@@ -156,6 +156,17 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         }
     }
 
+    /// Calls `each` with every cache, in such an order that the cache with another one's object descriptors comes after
+    /// that.
+    pub(super) fn for_each_dependent_first(&self, mut each: impl FnMut(&Cache)) {
+        for index in (0..MAX_CACHES).rev() {
+            if let Some(cache) = self.at(index) {
+                each(&cache);
+            }
+        }
+        self.general.iter().rev().for_each(each);
+    }
+
     fn at(&self, index: usize) -> Option<Arc<Cache>> {
         self.table.lock().get(index)?.clone()
     }

@@ -68,7 +68,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
     /// Gives back what is free in all caches until that is `nr_pages` frames; returns how many it is. For reclaim.
     pub fn shrink_all(&self, cpu: &Cpu, nr_pages: u64) -> u64 {
         let mut pages = 0;
-        self.for_each_cache(|cache| {
+        self.for_each_dependent_first(|cache| {
             if pages < nr_pages {
                 pages += self.shrink(cpu, cache);
             }

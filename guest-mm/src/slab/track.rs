@@ -27,7 +27,7 @@ impl fmt::Display for Track {
 pub(crate) struct Files(SpinLock<[&'static str; 64]>);
 
 impl Files {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(SpinLock::new([""; 64]))
     }
 

@@ -310,7 +310,6 @@ fn general_caches_serve_every_size_and_find_the_cache_again() {
     }
     slabs.validate().unwrap();
     slabs.shrink_all(&cpu, u64::MAX);
-    slabs.shrink_all(&cpu, u64::MAX);
     assert_eq!(slabs.source().used_pages(), 0);
     let too_large = slabs.kmalloc(&cpu, KMALLOC_MAX + 1, Gfp::KERNEL);
     assert_eq!(too_large, Err(NoObject { cache: "kmalloc" }));
