@@ -21,6 +21,7 @@ enum Call {
     Run,
     Idle,
     SetRoot,
+    Invalidate,
     ReadMsr,
     WriteMsr,
     Cpuid,
@@ -189,6 +190,12 @@ pub(crate) fn flush() {
     if root != 0 {
         call(Call::SetRoot, root, 0, 0);
     }
+}
+
+/// Forgets what this CPU has cached of the translation of `address` in the manager's address space.
+#[expect(dead_code, reason = "for mappings that one CPU alone uses")]
+pub(crate) fn invalidate(address: u64) {
+    call(Call::Invalidate, address, 0, 0);
 }
 
 /// Reads a model-specific register. One that does not exist is a fault of the manager.

@@ -38,7 +38,7 @@
 .set CONTEXT_FX,    256
 
 .set VECTOR_CALL,         3             # int3
-.set NR_CALLS,            8
+.set NR_CALLS,            9
 .set FIRST_INTERRUPT,     32
 .set SPURIOUS_INTERRUPT,  255
 .set MSR_EFER,            0xc0000080
@@ -167,6 +167,10 @@ call_set_root:                          # rdi: the manager's page-table root; al
     mov cr3, rdi
     jmp trap_return
 
+call_invalidate:                        # rdi: an address whose translation changed, in the manager's page tables
+    invlpg [rdi]
+    jmp trap_return
+
 call_read_msr:                          # rdi: which; returns the value
     mov ecx, edi
     rdmsr
@@ -232,7 +236,7 @@ trap_return:
 
 .align 16
 calls:                                  # the numbers are `Call` in nucleus.rs
-    .quad call_run, call_idle, call_set_root
+    .quad call_run, call_idle, call_set_root, call_invalidate
     .quad call_read_msr, call_write_msr, call_cpuid, call_write_port, reset
 .org calls + NR_CALLS*8                 # fails to assemble when there are more
 
