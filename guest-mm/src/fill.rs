@@ -25,6 +25,7 @@ impl FillLink {
     };
 
     /// The bucket in which the item stands.
+    #[inline]
     pub(crate) const fn bucket(self) -> Option<u8> {
         self.bucket
     }
@@ -67,6 +68,7 @@ impl FillList {
     }
 
     /// An item of the fullest bucket in use.
+    #[inline]
     pub(crate) fn fullest(&self) -> Option<u32> {
         (self.nonempty != 0).then(|| self.heads[self.nonempty.trailing_zeros() as usize])
     }

@@ -173,7 +173,7 @@ impl Mmu for HostMmu {
     }
 }
 
-impl Mm<HostFrames, HostMmu> {
+impl Mm<'_, HostFrames, HostMmu> {
     /// A program's load of the aligned 64-bit word at `va`, as a CPU does it.
     ///
     /// # Errors

@@ -1,10 +1,15 @@
 //! The page descriptor: what is known of each frame (Linux `struct page`).
 //!
-//! Descriptors live in one array per section and are linked by 32-bit numbers, not pointers. An all-zero
-//! descriptor is a valid one ([`PageState::Tail`]), and only the first frame of a chunk says what the chunk is:
-//! taking or freeing 2 MiB touches one descriptor, not 512.
+//! Descriptors are supplied by the caller as one array ([`MemMap`](crate::MemMap)) and are atomics used `Relaxed`: who
+//! may change one is decided by who has the frame, not by the descriptor. An all-zero descriptor is a valid one
+//! ([`PageState::Blank`]), and only the first frame of an allocated chunk says what the chunk is: taking or freeing
+//! 2 MiB touches one descriptor, not 512. Free frames have blank descriptors: which frames are free is written in the
+//! bitmaps of their pageblocks.
 
 use core::fmt;
+use core::num::NonZeroU32;
+
+use guest_sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::frames::SpaceId;
 use crate::pfn::Order;
@@ -12,18 +17,18 @@ use crate::pfn::Order;
 /// End of a list of descriptors.
 pub(crate) const NO_LINK: u32 = u32::MAX;
 
-/// What a frame is; exactly one at any time.
+/// What a descriptor says of its frame.
 ///
-/// Two more states are properties of the place and not of the descriptor: a free frame in a block that is going
-/// offline is *isolated* (nobody can get it), and a frame without a descriptor is *offline*.
+/// More is known from the place: a free frame of a block that is going offline is *isolated* (nobody can get it), and
+/// a frame of a block that is not online has no descriptor that may be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum PageState {
-    /// Not the first frame of its chunk: whatever the head of the chunk is. All other fields are zero.
+    /// Nothing of its own: free, or inside a chunk whose first frame says what it is. All fields are zero.
     #[default]
-    Tail = 0,
-    /// First frame of a free chunk of `order`, on exactly one free list.
-    Free = 1,
+    Blank = 0,
+    /// First frame of a chunk of `order` (0 or 9) that waits on a CPU's list for the next request.
+    Cached = 1,
     /// First frame of an allocated chunk of `order`.
     Allocated = 2,
     /// Kernel image, boot data, firmware: exists, never given out, never freed.
@@ -32,10 +37,22 @@ pub enum PageState {
     Hole = 4,
 }
 
+impl PageState {
+    const fn from_bits(bits: u8) -> Self {
+        match bits {
+            0 => Self::Blank,
+            1 => Self::Cached,
+            2 => Self::Allocated,
+            3 => Self::Reserved,
+            _ => Self::Hole,
+        }
+    }
+}
+
 /// Properties of an allocated page, named like Linux' `PG_*` (table 8-2 of the seed text).
 ///
-/// Legal combinations: none (the kernel's own); `TABLE`; `ANON`; `ANON | LOCKED`; each of those with `ANON` also
-/// with `PINNED`. Everything but `Allocated` has none.
+/// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON`; `ANON | LOCKED`; `ANON | PINNED`. Everything
+/// but `Allocated` has none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PageFlags(u16);
 
@@ -50,12 +67,15 @@ impl PageFlags {
     pub const TABLE: Self = Self(1 << 2);
     /// Somebody holds the frame by its physical address (direct I/O, DMA): it cannot move until unpinned.
     pub const PINNED: Self = Self(1 << 3);
+    /// `PG_slab`: a slab; `mapping`, `index`, `private` and the links are the slab allocator's.
+    pub const SLAB: Self = Self(1 << 4);
 
-    const NAMES: [(Self, &'static str); 4] = [
+    const NAMES: [(Self, &'static str); 5] = [
         (Self::LOCKED, "locked"),
         (Self::ANON, "anon"),
         (Self::TABLE, "table"),
         (Self::PINNED, "pinned"),
+        (Self::SLAB, "slab"),
     ];
 
     /// Whether all of `flags` are set.
@@ -77,11 +97,11 @@ impl PageFlags {
 
     /// Whether the combination is one of the legal ones for an allocated page.
     pub const fn is_legal(self) -> bool {
-        let rest = self.without(Self::PINNED);
-        (rest.0 == Self::NONE.0 && !self.has(Self::PINNED))
-            || (rest.0 == Self::TABLE.0 && !self.has(Self::PINNED))
-            || rest.0 == Self::ANON.0
-            || (rest.0 == Self::ANON.with(Self::LOCKED).0 && !self.has(Self::PINNED))
+        let anon = self.without(Self::PINNED.with(Self::LOCKED)).0 == Self::ANON.0;
+        self.0 == Self::NONE.0
+            || self.0 == Self::TABLE.0
+            || self.0 == Self::SLAB.0
+            || (anon && !self.has(Self::PINNED.with(Self::LOCKED)))
     }
 }
 
@@ -97,85 +117,285 @@ impl fmt::Debug for PageFlags {
     }
 }
 
+/// State, order, flags and count of a descriptor, as they are at one moment: one word, so that the whole can be
+/// compared and replaced at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head(u64);
+
+impl Head {
+    pub(crate) const BLANK: Self = Self(0);
+    const ONE_REFERENCE: u64 = 1 << 32;
+
+    /// A chunk on a CPU's list.
+    pub(crate) const fn cached(order: Order) -> Self {
+        Self(PageState::Cached as u64 | (order.number() as u64) << 8)
+    }
+
+    /// A chunk just allocated: one reference, no properties.
+    pub(crate) const fn allocated(order: Order) -> Self {
+        Self(PageState::Allocated as u64 | (order.number() as u64) << 8 | Self::ONE_REFERENCE)
+    }
+
+    /// Nothing but a state.
+    pub(crate) const fn bare(state: PageState) -> Self {
+        Self(state as u64)
+    }
+
+    /// The same with another order.
+    pub(crate) const fn with_order(self, order: Order) -> Self {
+        Self(self.0 & !(0xff << 8) | (order.number() as u64) << 8)
+    }
+
+    pub(crate) const fn state(self) -> PageState {
+        PageState::from_bits(self.0.to_le_bytes()[0])
+    }
+
+    pub(crate) fn order(self) -> Order {
+        Order::new(self.0.to_le_bytes()[1]).expect("the field is only ever written from an Order")
+    }
+
+    pub(crate) const fn flags(self) -> PageFlags {
+        PageFlags(u16::from_le_bytes([
+            self.0.to_le_bytes()[2],
+            self.0.to_le_bytes()[3],
+        ]))
+    }
+
+    pub(crate) const fn count(self) -> u32 {
+        let bytes = self.0.to_le_bytes();
+        u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])
+    }
+
+    const fn flag_bits(flags: PageFlags) -> u64 {
+        (flags.0 as u64) << 16
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?}, order {}, {:?}, count {}",
+            self.state(),
+            self.order().number(),
+            self.flags(),
+            self.count()
+        )
+    }
+}
+
 /// Descriptor of one page frame.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Page {
-    /// References to the chunk, at its head: 0 when free, reserved, hole or tail; else one for the owner (the kernel
-    /// or the mapping), and one for each pin.
-    pub(crate) _count: u32,
+    /// Bits 0 to 7: [`PageState`]. 8 to 15: order of the chunk at the head of an allocated or cached chunk, otherwise
+    /// 0. 16 to 31: [`PageFlags`], none unless `Allocated`. 32 to 63, `_count`: references to an allocated chunk, at
+    /// its head: one for the owner (the kernel or the mapping), and one for each pin; otherwise 0.
+    head: AtomicU64,
     /// Page-table entries that map the chunk, at its head: 0 for all but `ANON` pages; 1 for a mapped `ANON` page,
     /// also while a migration entry stands for it; 0 for one that was unmapped while pinned.
-    pub(crate) _mapcount: u32,
-    /// Properties; none unless `Allocated`.
-    pub(crate) flags: PageFlags,
-    /// What the frame is.
-    pub(crate) state: PageState,
-    /// Order of the chunk at the head of a free or allocated chunk; 0 otherwise.
-    pub(crate) order: u8,
-    /// `ANON` and `TABLE`: number of the address space. Otherwise 0.
-    pub(crate) mapping: u32,
-    /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. Otherwise 0.
-    pub(crate) index: u32,
-    /// `TABLE`: entries in use, 0..=512. Otherwise 0.
-    pub(crate) private: u32,
-    /// `Free`: next chunk of the free list as the frame's offset in its section, or [`NO_LINK`]. Otherwise 0.
-    pub(crate) next: u32,
-    /// `Free`: previous chunk of the free list, or [`NO_LINK`]. Otherwise 0.
-    pub(crate) prev: u32,
+    _mapcount: AtomicU32,
+    /// `ANON` and `TABLE`: number of the address space. `SLAB`: the slab allocator's. Otherwise 0.
+    mapping: AtomicU32,
+    /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. `SLAB`: the slab
+    /// allocator's. Otherwise 0.
+    index: AtomicU32,
+    /// `TABLE`: entries in use, 0..=512. `SLAB`: the slab allocator's. Otherwise 0.
+    private: AtomicU32,
+    /// `lru`, half of it: `SLAB`: the next on the slab allocator's list. Otherwise 0.
+    next: AtomicU32,
+    /// `lru`, the other half: `SLAB`: the previous on the slab allocator's list. Otherwise 0.
+    prev: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Page>() <= 32, "goals.md: at most 32 bytes a page");
 
 impl Page {
-    /// What the frame is, as its own descriptor says (a tail is what its head is).
-    pub const fn state(&self) -> PageState {
-        self.state
+    /// A blank descriptor.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the frame is, as its own descriptor says.
+    pub fn state(&self) -> PageState {
+        self.head().state()
     }
 
     /// Properties of an allocated page.
-    pub const fn flags(&self) -> PageFlags {
-        self.flags
+    pub fn flags(&self) -> PageFlags {
+        self.head().flags()
     }
 
     /// Order of the chunk whose head this is.
     pub fn order(&self) -> Order {
-        Order::new(self.order).expect("the field is only ever written from an Order")
+        self.head().order()
     }
 
     /// References: 0 when nobody uses the frame.
-    pub const fn count(&self) -> u32 {
-        self._count
+    pub fn count(&self) -> u32 {
+        self.head().count()
     }
 
     /// Page-table entries that map it.
-    pub const fn mapcount(&self) -> u32 {
-        self._mapcount
+    pub fn mapcount(&self) -> u32 {
+        self._mapcount.load(Relaxed)
+    }
+
+    /// Number of the address space, or what the owner of a `SLAB` page keeps here.
+    pub fn mapping(&self) -> u32 {
+        self.mapping.load(Relaxed)
+    }
+
+    /// Place in the address space, or what the owner of a `SLAB` page keeps here.
+    pub fn index(&self) -> u32 {
+        self.index.load(Relaxed)
+    }
+
+    /// Entries in use of a page table, or what the owner of a `SLAB` page keeps here.
+    pub fn private(&self) -> u32 {
+        self.private.load(Relaxed)
+    }
+
+    /// The links of a `SLAB` page: next and previous.
+    pub fn links(&self) -> (u32, u32) {
+        (self.next.load(Relaxed), self.prev.load(Relaxed))
+    }
+
+    /// Sets `mapping`. Only for who has the frame, and only where its flags give the field a meaning; the same holds
+    /// for the next four.
+    pub fn set_mapping(&self, mapping: u32) {
+        self.mapping.store(mapping, Relaxed);
+    }
+
+    /// Sets `index`.
+    pub fn set_index(&self, index: u32) {
+        self.index.store(index, Relaxed);
+    }
+
+    /// Sets `private`.
+    pub fn set_private(&self, private: u32) {
+        self.private.store(private, Relaxed);
+    }
+
+    /// Sets `next`.
+    pub fn set_next(&self, next: u32) {
+        self.next.store(next, Relaxed);
+    }
+
+    /// Sets `prev`.
+    pub fn set_prev(&self, prev: u32) {
+        self.prev.store(prev, Relaxed);
+    }
+
+    /// Adds properties to an allocated page. Only for who has the frame.
+    pub fn add_flags(&self, flags: PageFlags) {
+        self.head.fetch_or(Head::flag_bits(flags), Relaxed);
+    }
+
+    /// Takes properties away. Only for who has the frame.
+    pub fn remove_flags(&self, flags: PageFlags) {
+        self.head.fetch_and(!Head::flag_bits(flags), Relaxed);
+    }
+
+    /// Makes the page one without properties again, as it was when it was allocated: before it is freed.
+    pub fn clear(&self) {
+        self.remove_flags(PageFlags(u16::MAX));
+        self.clear_fields();
     }
 
     /// Where an anonymous page is mapped: its address space and virtual address. `None` for any other page.
     pub fn anon_mapping(&self) -> Option<(SpaceId, u64)> {
-        if !self.flags.has(PageFlags::ANON) {
+        if !self.flags().has(PageFlags::ANON) {
             return None;
         }
-        let space = core::num::NonZeroU32::new(self.mapping)?;
-        Some((SpaceId(space), u64::from(self.index) << crate::pfn::PAGE_SHIFT))
+        let space = NonZeroU32::new(self.mapping())?;
+        Some((SpaceId(space), u64::from(self.index()) << crate::pfn::PAGE_SHIFT))
     }
 
-    /// A descriptor with nothing but a state: `Tail`, `Reserved` or `Hole`.
-    pub(crate) fn blank(state: PageState) -> Self {
-        Self {
-            state,
-            ..Self::default()
+    #[inline]
+    pub(crate) fn head(&self) -> Head {
+        Head(self.head.load(Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn set_head(&self, head: Head) {
+        self.head.store(head.0, Relaxed);
+    }
+
+    pub(crate) fn set_mapcount(&self, mapcount: u32) {
+        self._mapcount.store(mapcount, Relaxed);
+    }
+
+    /// One more reference to a chunk that has one. False when it has none any more.
+    pub(crate) fn try_reference(&self) -> bool {
+        let more = |head| (Head(head).count() > 0).then_some(head + Head::ONE_REFERENCE);
+        self.head.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// One reference less; returns the descriptor's head as it was before.
+    pub(crate) fn drop_reference(&self) -> Head {
+        Head(self.head.fetch_sub(Head::ONE_REFERENCE, Relaxed))
+    }
+
+    /// Zeroes everything but the head.
+    pub(crate) fn clear_fields(&self) {
+        for field in self.fields() {
+            field.store(0, Relaxed);
         }
     }
 
-    /// The head of a chunk just allocated: one reference, no properties.
-    pub(crate) fn allocated(order: Order) -> Self {
-        Self {
-            state: PageState::Allocated,
-            order: order.number(),
-            _count: 1,
-            ..Self::default()
+    /// Makes this the descriptor of what `other` is the descriptor of.
+    pub(crate) fn copy_from(&self, other: &Self) {
+        self.set_head(other.head());
+        for (mine, theirs) in self.fields().into_iter().zip(other.fields()) {
+            mine.store(theirs.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Whether everything but the head is zero.
+    pub(crate) fn has_blank_fields(&self) -> bool {
+        self.fields().iter().all(|field| field.load(Relaxed) == 0)
+    }
+
+    fn fields(&self) -> [&AtomicU32; 6] {
+        [
+            &self._mapcount,
+            &self.mapping,
+            &self.index,
+            &self.private,
+            &self.next,
+            &self.prev,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_keeps_state_order_flags_and_count_apart() {
+        let page = Page::new();
+        page.set_head(Head::allocated(Order::MAX));
+        page.add_flags(PageFlags::ANON.with(PageFlags::PINNED));
+        assert!(page.try_reference());
+        assert_eq!(
+            (page.state(), page.order(), page.count()),
+            (PageState::Allocated, Order::MAX, 2)
+        );
+        page.remove_flags(PageFlags::PINNED);
+        assert_eq!(page.flags(), PageFlags::ANON);
+        assert_eq!(page.drop_reference().count(), 2);
+        page.clear();
+        assert_eq!(page.head(), Head::allocated(Order::MAX));
+        page.set_head(Head::BLANK);
+        assert!(!page.try_reference(), "nobody has it");
+    }
+
+    #[test]
+    fn legal_flags_are_those_of_the_list() {
+        let legal = [0, 0b10, 0b11, 0b100, 0b1010, 0b1_0000];
+        for bits in 0..32 {
+            assert_eq!(PageFlags(bits).is_legal(), legal.contains(&bits), "{bits:#b}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::node::NodeId;
 use crate::pfn::PAGE_SIZE;
 use crate::phys::PhysicalMemory;
 use crate::zone::{Watermark, ZoneKind};
@@ -27,28 +28,33 @@ pub struct MemoryStats {
     pub kernel_pages: u64,
 }
 
-impl PhysicalMemory {
+impl PhysicalMemory<'_> {
     /// How memory is used right now.
     pub fn memory_stats(&self) -> MemoryStats {
         let huge = u64::from(crate::pfn::PAGEBLOCK_NR_PAGES);
-        let sum = |of: fn(&crate::Zone) -> u64| self.zones.iter().map(of).sum::<u64>();
-        let total_pages = sum(|zone| zone.counters().managed_pages);
-        let free_pages = sum(|zone| zone.counters().free_pages);
-        let available = |zone: &crate::Zone| {
-            let kept = zone.watermark(Watermark::Low) + zone.reserve_for_kernel();
-            zone.counters().free_pages.saturating_sub(kept)
-        };
+        let (mut total_pages, mut free_pages, mut available_pages) = (0, 0, 0);
+        for zone in self.populated_zones() {
+            let counters = zone.counters();
+            let free = counters.free_pages + counters.cached_pages;
+            let kept = zone.watermark(Watermark::Low) + zone.reserve(ZoneKind::Movable);
+            total_pages += counters.managed_pages;
+            free_pages += free;
+            available_pages += free.saturating_sub(kept);
+        }
         let isolated_pages = self.isolated_pages();
-        let (anon_pages, page_table_pages) = (self.stats.nr_anon_pages, self.stats.nr_page_table_pages);
+        let anon_pages = self.counts.nr_anon_pages.value();
+        let page_table_pages = self.counts.nr_page_table_pages.value();
+        // The counters are read one after the other, and may be of slightly different moments.
+        let elsewhere = free_pages + isolated_pages + anon_pages + page_table_pages;
         MemoryStats {
             total_pages,
             free_pages,
-            available_pages: self.zones.iter().map(available).sum(),
+            available_pages,
             anon_pages,
-            anon_huge_pages: self.stats.nr_anon_transparent_hugepages * huge,
+            anon_huge_pages: self.counts.nr_anon_transparent_hugepages.value() * huge,
             page_table_pages,
             isolated_pages,
-            kernel_pages: total_pages - free_pages - isolated_pages - anon_pages - page_table_pages,
+            kernel_pages: total_pages.saturating_sub(elsewhere),
         }
     }
 }
@@ -57,7 +63,7 @@ impl PhysicalMemory {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn meminfo(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+pub fn meminfo(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Result {
     let stats = memory.memory_stats();
     for (name, pages) in [
         ("MemTotal:", stats.total_pages),
@@ -78,14 +84,15 @@ pub fn meminfo(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Resul
 ///
 /// # Errors
 /// Those of the writer.
-pub fn buddyinfo(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
-    for kind in ZoneKind::ALL {
-        let always = matches!(kind, ZoneKind::Normal | ZoneKind::Movable);
-        if !always && memory.zone(kind).counters().present_pages == 0 {
+pub fn buddyinfo(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Result {
+    for zone in memory.zones() {
+        let (node, kind) = (zone.node(), zone.kind());
+        let always = matches!(kind, ZoneKind::Normal | ZoneKind::Movable) && node == NodeId::ZERO;
+        if !always && !zone.is_populated() {
             continue;
         }
-        write!(out, "Node 0, zone {:>8} ", kind.name())?;
-        for chunks in memory.free_chunks(kind) {
+        write!(out, "Node {node}, zone {:>8} ", kind.name())?;
+        for chunks in memory.free_chunks(node, kind) {
             write!(out, "{chunks:>6} ")?;
         }
         writeln!(out)?;
@@ -98,10 +105,11 @@ pub fn buddyinfo(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Res
 ///
 /// # Errors
 /// Those of the writer.
-pub fn blocks(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+pub fn blocks(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Result {
     writeln!(out, "INDEX GPA STATE ZONE FREE_PAGES USED_PAGES")?;
-    for (index, state) in memory.hotplug_region().iter() {
-        let gpa = memory.hotplug_region().range_of(index).start().gpa();
+    let region = memory.hotplug_region();
+    for (index, state) in region.iter() {
+        let gpa = region.block_range(index).map_or(0, |range| range.start().gpa());
         let usage = memory.block_usage(index);
         let (zone, free, used) = usage.map_or(("-", 0, 0), |usage| {
             (usage.zone.name(), usage.free_pages, usage.used_pages)
@@ -115,7 +123,7 @@ pub fn blocks(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result
 ///
 /// # Errors
 /// Those of the writer.
-pub fn vmstat(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result {
+pub fn vmstat(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Result {
     writeln!(out, "nr_free_pages {}", memory.memory_stats().free_pages)?;
     for (name, value) in memory.stats().entries() {
         writeln!(out, "{name} {value}")?;
@@ -126,16 +134,17 @@ pub fn vmstat(out: &mut impl fmt::Write, memory: &PhysicalMemory) -> fmt::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::phys_model::{plug, small_memory};
+    use crate::tests::phys_model::{descriptors, one_cpu, plug, small_memory};
     use crate::{BlockIndex, Gfp, Order};
     use std::string::String;
 
     #[test]
     fn texts_have_the_formats_that_are_parsed_elsewhere() {
-        let mut memory = small_memory(512, 3);
-        plug(&mut memory, BlockIndex(0), ZoneKind::Movable);
+        let (pages, cpu) = (descriptors(3 * 512), one_cpu());
+        let memory = small_memory(&pages, 512, 3);
+        plug(&memory, BlockIndex(0), ZoneKind::Movable);
         memory.begin_plug(BlockIndex(2)).unwrap();
-        memory.alloc_pages(Gfp::User, Order::ZERO).unwrap();
+        memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO).unwrap();
         let mut text = String::new();
         blocks(&mut text, &memory).unwrap();
         assert_eq!(

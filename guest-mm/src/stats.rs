@@ -1,12 +1,139 @@
 //! Event counters and gauges, named like Linux' `/proc/vmstat` where Linux has them.
 
-use crate::zone::{NR_ZONES, ZoneKind};
+use guest_sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::node::Topology;
+use crate::pcp::ListEvents;
+use crate::pfn::PAGEBLOCK_NR_PAGES;
+use crate::zone::{NR_ZONES, Zone, ZoneKind};
+
+/// Something that is counted, for all CPUs together.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, events: u64) {
+        self.0.fetch_add(events, Relaxed);
+    }
+
+    pub(crate) fn sub(&self, events: u64) {
+        self.0.fetch_sub(events, Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Events of a zone that are counted where a lock is taken anyway. What is served by the lists of CPUs is counted
+/// there, and added when the counters are read.
+#[derive(Debug, Default)]
+pub(crate) struct ZoneEvents {
+    /// Frames taken without a list, and those for which a list was refilled.
+    pub(crate) slow_alloc_pages: Count,
+    /// Frames given back without a list.
+    pub(crate) slow_free_pages: Count,
+    pub(crate) numa_hit: Count,
+    pub(crate) numa_miss: Count,
+    pub(crate) numa_foreign: Count,
+    pub(crate) numa_local: Count,
+    pub(crate) numa_other: Count,
+    /// Requests that preferred another node and were served by a list, which counts every request as a hit.
+    pub(crate) list_misses: Count,
+}
+
+/// What happened in one zone since boot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ZoneStat {
+    /// Frames taken.
+    pub pgalloc: u64,
+    /// Frames given back.
+    pub pgfree: u64,
+    /// Requests served here that preferred this node.
+    pub numa_hit: u64,
+    /// Requests served here that preferred another node.
+    pub numa_miss: u64,
+    /// Requests that preferred this node and were served elsewhere.
+    pub numa_foreign: u64,
+    /// Requests served here for a CPU of this node.
+    pub numa_local: u64,
+    /// Requests served here for a CPU of another node.
+    pub numa_other: u64,
+    /// Requests served from the list of a CPU.
+    pub pcp_hit: u64,
+    /// Times that a list was refilled.
+    pub pcp_refill: u64,
+    /// Times that a list gave a batch back.
+    pub pcp_return: u64,
+    /// Frames that were taken off lists for isolation, or because memory was out.
+    pub pcp_drained: u64,
+}
+
+impl Zone {
+    /// What happened here since boot.
+    pub(crate) fn stat(&self, topology: &Topology) -> ZoneStat {
+        let events = &self.events;
+        let mut stat = ZoneStat {
+            pgalloc: events.slow_alloc_pages.value(),
+            pgfree: events.slow_free_pages.value(),
+            numa_hit: events.numa_hit.value(),
+            numa_miss: events.numa_miss.value(),
+            numa_foreign: events.numa_foreign.value(),
+            numa_local: events.numa_local.value(),
+            numa_other: events.numa_other.value(),
+            ..ZoneStat::default()
+        };
+        for (cpu, lists) in self.lists().iter() {
+            let ListEvents { hits, puts, .. } = &lists.events;
+            let served = hits[0].value() + hits[1].value();
+            let frames = |counts: &[crate::pcp::OwnCount; 2]| {
+                counts[0].value() + counts[1].value() * u64::from(PAGEBLOCK_NR_PAGES)
+            };
+            stat.pgalloc += frames(hits);
+            stat.pgfree += frames(puts);
+            stat.pcp_hit += served;
+            stat.pcp_refill += lists.events.refills.value();
+            stat.pcp_return += lists.events.returns.value();
+            stat.pcp_drained += lists.stolen_pages.load(Relaxed);
+            stat.numa_hit += served;
+            if topology.node_of(cpu) == self.node() {
+                stat.numa_local += served;
+            } else {
+                stat.numa_other += served;
+            }
+        }
+        stat.numa_hit = stat.numa_hit.saturating_sub(events.list_misses.value());
+        stat
+    }
+}
+
+/// What is counted for the whole machine.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) pgfault: Count,
+    pub(crate) thp_fault_alloc: Count,
+    pub(crate) thp_fault_fallback: Count,
+    pub(crate) thp_split_page: Count,
+    pub(crate) pgmigrate_success: Count,
+    pub(crate) pgmigrate_fail: Count,
+    pub(crate) thp_migration_success: Count,
+    pub(crate) thp_migration_split: Count,
+    pub(crate) blocks_plugged: Count,
+    pub(crate) blocks_unplugged: Count,
+    pub(crate) blocks_unplug_free: Count,
+    pub(crate) nr_anon_pages: Count,
+    pub(crate) nr_anon_transparent_hugepages: Count,
+    pub(crate) nr_page_table_pages: Count,
+    pub(crate) allocstall: Count,
+}
 
 /// What happened since boot, and how much of what there is. Frames count 4 KiB each; events count once.
 #[derive(Clone, Debug, Default)]
 pub struct VmStat {
-    /// Frames taken from each zone.
+    /// Frames taken, by kind of zone.
     pub pgalloc: [u64; NR_ZONES],
+    /// All zones together.
+    pub zones: ZoneStat,
     /// Frames given back.
     pub pgfree: u64,
     /// Page faults served.
@@ -37,24 +164,105 @@ pub struct VmStat {
     pub nr_anon_transparent_hugepages: u64,
     /// Frames that hold page tables.
     pub nr_page_table_pages: u64,
+    /// Requests that found no memory at first: lists of CPUs were drained for them.
+    pub allocstall: u64,
+}
+
+impl Counts {
+    /// The counters as they are now, together with those of the zones.
+    pub(crate) fn snapshot<'z>(&self, zones: impl Iterator<Item = &'z Zone>, topology: &Topology) -> VmStat {
+        let mut stat = VmStat {
+            pgfault: self.pgfault.value(),
+            thp_fault_alloc: self.thp_fault_alloc.value(),
+            thp_fault_fallback: self.thp_fault_fallback.value(),
+            thp_split_page: self.thp_split_page.value(),
+            pgmigrate_success: self.pgmigrate_success.value(),
+            pgmigrate_fail: self.pgmigrate_fail.value(),
+            thp_migration_success: self.thp_migration_success.value(),
+            thp_migration_split: self.thp_migration_split.value(),
+            blocks_plugged: self.blocks_plugged.value(),
+            blocks_unplugged: self.blocks_unplugged.value(),
+            blocks_unplug_free: self.blocks_unplug_free.value(),
+            nr_anon_pages: self.nr_anon_pages.value(),
+            nr_anon_transparent_hugepages: self.nr_anon_transparent_hugepages.value(),
+            nr_page_table_pages: self.nr_page_table_pages.value(),
+            allocstall: self.allocstall.value(),
+            ..VmStat::default()
+        };
+        for zone in zones {
+            let found = zone.stat(topology);
+            stat.pgalloc[zone.kind().index()] += found.pgalloc;
+            stat.pgfree += found.pgfree;
+            stat.zones.add(&found);
+        }
+        stat
+    }
+}
+
+impl ZoneStat {
+    /// Adds another zone's counters.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, (_, theirs)) in self.values_mut().into_iter().zip(other.entries()) {
+            *mine += theirs;
+        }
+    }
+
+    /// Names and values, in a fixed order; the names of `/proc/vmstat` where Linux has the counter.
+    pub fn entries(&self) -> [(&'static str, u64); 11] {
+        [
+            ("pgalloc", self.pgalloc),
+            ("pgfree", self.pgfree),
+            ("numa_hit", self.numa_hit),
+            ("numa_miss", self.numa_miss),
+            ("numa_foreign", self.numa_foreign),
+            ("numa_local", self.numa_local),
+            ("numa_other", self.numa_other),
+            ("pcp_hit", self.pcp_hit),
+            ("pcp_refill", self.pcp_refill),
+            ("pcp_return", self.pcp_return),
+            ("pcp_drained", self.pcp_drained),
+        ]
+    }
+
+    fn values_mut(&mut self) -> [&mut u64; 11] {
+        [
+            &mut self.pgalloc,
+            &mut self.pgfree,
+            &mut self.numa_hit,
+            &mut self.numa_miss,
+            &mut self.numa_foreign,
+            &mut self.numa_local,
+            &mut self.numa_other,
+            &mut self.pcp_hit,
+            &mut self.pcp_refill,
+            &mut self.pcp_return,
+            &mut self.pcp_drained,
+        ]
+    }
 }
 
 impl VmStat {
     /// Names and values, in a fixed order.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [
+        let gauges = [
             ("nr_anon_pages", self.nr_anon_pages),
             (
                 "nr_anon_transparent_hugepages",
                 self.nr_anon_transparent_hugepages,
             ),
             ("nr_page_table_pages", self.nr_page_table_pages),
+        ];
+        let zones = [
             ("pgalloc_dma", self.pgalloc[ZoneKind::Dma.index()]),
             ("pgalloc_dma32", self.pgalloc[ZoneKind::Dma32.index()]),
             ("pgalloc_normal", self.pgalloc[ZoneKind::Normal.index()]),
+            ("pgalloc_high", self.pgalloc[ZoneKind::HighMem.index()]),
             ("pgalloc_movable", self.pgalloc[ZoneKind::Movable.index()]),
             ("pgfree", self.pgfree),
+        ];
+        let events = [
             ("pgfault", self.pgfault),
+            ("allocstall", self.allocstall),
             ("thp_fault_alloc", self.thp_fault_alloc),
             ("thp_fault_fallback", self.thp_fault_fallback),
             ("thp_split_page", self.thp_split_page),
@@ -65,7 +273,9 @@ impl VmStat {
             ("blocks_plugged", self.blocks_plugged),
             ("blocks_unplugged", self.blocks_unplugged),
             ("blocks_unplug_free", self.blocks_unplug_free),
-        ]
-        .into_iter()
+        ];
+        // The first two are listed by zone above.
+        let others = self.zones.entries().into_iter().skip(2);
+        gauges.into_iter().chain(zones).chain(others).chain(events)
     }
 }

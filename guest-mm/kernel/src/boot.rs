@@ -7,12 +7,14 @@ use crate::log::{self, log};
 use crate::machine::apic::{self, LocalApics};
 use crate::machine::clock::Clock;
 use crate::machine::cpu;
+use crate::machine::descriptors;
 use crate::machine::direct_map::{Access, DirectMap};
 use crate::machine::frames::DirectFrames;
 use crate::machine::io_apic::{self, IoApic};
 use crate::machine::registers::MmioRegisters;
 use crate::machine::{heap, image, physical::FirstTables, serial};
 use crate::panic;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::Range;
@@ -22,8 +24,10 @@ use guest_kernel::layout::{DIRECT_MAP_END, VMEMMAP_BASE};
 use guest_kernel::physical::to_usize;
 use guest_kernel::pvh::{BootInfo, MemoryKind};
 use guest_mm::kernel_map::{DESCRIPTOR_BYTES, FrameSource, OutOfFrames, Vmemmap};
+use guest_mm::node::TopologyError;
 use guest_mm::pfn::{Order, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, PfnRange};
-use guest_mm::phys::{BootRegion, Descriptors, PhysicalMemory};
+use guest_mm::phys::{BootRegion, PhysicalMemory};
+use guest_mm::{MemMap, NodeId, Page, Topology};
 use guest_sync::CpuId;
 
 /// Below this is what firmware and VMM left for us: no longer needed once it was read, and not worth managing.
@@ -41,7 +45,7 @@ const LARGE_HOLE: u64 = 1 << 30;
 pub(crate) struct Machine {
     pub(crate) options: Options,
     pub(crate) acpi: Acpi,
-    pub(crate) memory: PhysicalMemory,
+    pub(crate) memory: &'static PhysicalMemory<'static>,
     pub(crate) direct_map: DirectMap,
     pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
@@ -82,15 +86,22 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
         panic::report_to_port(port);
     }
     let ram = ram_ranges(&info);
-    let claimed = claim(&ram, other_cpus(&acpi, &options, &ram));
+    let claimed = claim(
+        &ram,
+        other_cpus(&acpi, &options, &ram),
+        u64::from(acpi.affinity.nr_nodes()),
+    );
     let limit = direct_map_limit(&options, &claimed);
     let io_apics = io_apic_addresses(&acpi);
     // SAFETY: the claimed range is RAM behind the image, which nobody uses yet.
     let (direct_map, vmemmap) = unsafe { map_memory((&ram, limit), &claimed, &options, &io_apics) };
-    let memory = add_frames((&ram, limit), &claimed);
     let clock = Clock::start().unwrap_or_else(|| panic!("the hypervisor offers no kvmclock"));
     let local_apics = LocalApics::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
     let apic_id = apic::this_id();
+    let topology = topology(&acpi, apic_id, &options);
+    // SAFETY: these are the tables that are in use from now on.
+    let pages = unsafe { descriptors::all_pages(&vmemmap) };
+    let memory = add_frames((&ram, limit), &claimed, &acpi, (pages, topology));
     let boot_bytes: u64 = ram.iter().map(|range| range.end - range.start).sum();
     log!(
         Info,
@@ -180,16 +191,18 @@ fn starts(acpi: &Acpi, this: u32, claimed: &Claim) -> Vec<cpu::Start> {
         .collect()
 }
 
-fn claim(ram: &[Range<u64>], other_cpus: u64) -> Claim {
+fn claim(ram: &[Range<u64>], other_cpus: u64, nr_nodes: u64) -> Claim {
     let holds_image = |range: &&Range<u64>| range.start <= image::nucleus() && range.end > image::end();
     let Some(around) = ram.iter().find(holds_image) else {
         panic!("the image is not in RAM: {ram:x?}");
     };
     let highest = ram.last().map_or(0, |range| range.end);
-    // A descriptor takes 32 bytes a page, and holes up to the size of `LARGE_HOLE` have some too; the table from
-    // pageblocks to sections takes 4 bytes for each 2 MiB below the highest address.
+    // A pageblock takes less than 128 bytes; the table from pageblocks to sections takes 4 for each 2 MiB below the
+    // highest address; and each CPU has lists of less than 8 KiB in each of two zones of a node.
     let spanned: u64 = spans(ram).map(|span| span.end - span.start).sum();
-    let bookkeeping = spanned / PAGE_SIZE * 36 + highest / PAGEBLOCK_SIZE * 8;
+    let bookkeeping = spanned / PAGEBLOCK_SIZE * 128
+        + highest / PAGEBLOCK_SIZE * 4
+        + (1 + other_cpus) * nr_nodes * (16 << 10);
     // The image ends with stacks, so this is aligned as stacks must be.
     let stacks = image::end()..image::end() + other_cpus * cpu::STACKS_SIZE;
     let tables = stacks.end..stacks.end + FIRST_TABLES;
@@ -344,8 +357,41 @@ fn spans(ram: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
+/// CPUs and nodes as ACPI has them.
+fn topology(acpi: &Acpi, this: u32, options: &Options) -> Topology {
+    let affinity = &acpi.affinity;
+    let cpus = acpi.cpus.len().clamp(1, usize::from(options.max_cpus.get()));
+    let nr_cpus = u8::try_from(cpus).unwrap_or(1);
+    let build = || -> Result<Topology, TopologyError> {
+        let mut topology = Topology::new(nr_cpus, affinity.nr_nodes())?;
+        let nodes: Vec<NodeId> = topology.nodes().collect();
+        for &from in &nodes {
+            for &to in &nodes {
+                topology.set_distance(from, to, affinity.distance(from.number(), to.number()))?;
+            }
+        }
+        // This CPU is number 0, and the others have numbers in the order of the table (`starts`).
+        let others = acpi.cpus.iter().map(|cpu| cpu.id).filter(|&id| id != this);
+        let numbered = (0..nr_cpus).filter_map(CpuId::new);
+        for (cpu, apic_id) in numbered.zip(core::iter::once(this).chain(others)) {
+            let node = NodeId::new(affinity.node_of_cpu(apic_id)).unwrap_or_default();
+            topology.set_cpu_node(cpu, node)?;
+        }
+        Ok(topology)
+    };
+    build().unwrap_or_else(|error| {
+        log!(Warning, "nodes: {error}");
+        Topology::one_node(nr_cpus)
+    })
+}
+
 /// Hands all RAM below the limit to the frame allocator, with what is taken already marked as reserved.
-fn add_frames((ram, limit): (&[Range<u64>], u64), claimed: &Claim) -> PhysicalMemory {
+fn add_frames(
+    (ram, limit): (&[Range<u64>], u64),
+    claimed: &Claim,
+    acpi: &Acpi,
+    (pages, topology): (&'static [Page], Topology),
+) -> &'static PhysicalMemory<'static> {
     let pfns = |range: &Range<u64>| PfnRange::inside(range.start, range.end - range.start);
     let below = |range: &Range<u64>| range.start.min(limit)..range.end.min(limit);
     let usable: Vec<PfnRange> = ram.iter().filter_map(|range| pfns(&below(range))).collect();
@@ -353,18 +399,20 @@ fn add_frames((ram, limit): (&[Range<u64>], u64), claimed: &Claim) -> PhysicalMe
         .iter()
         .filter_map(pfns)
         .collect();
-    let mut memory = PhysicalMemory::new();
-    for span in spans(ram) {
+    let map =
+        MemMap::new(Pfn::new(0), pages).expect("frame numbers have 32 bits, and so have the descriptors");
+    let highest = ram.last().map_or(0, |range| range.end);
+    let boot = PfnRange::covering(0, highest).unwrap_or_default();
+    let memory = Box::leak(Box::new(PhysicalMemory::new(map, boot, topology)));
+    for (span, node) in spans(ram).flat_map(|span| acpi.affinity.split(span, PAGEBLOCK_SIZE)) {
         let Some(span) = pfns(&span) else { continue };
-        let Some(descriptors) = Descriptors::try_new(span.nr_pages()) else {
-            panic!("no room for the descriptors of {span}");
-        };
         let region = BootRegion {
+            node: NodeId::new(node).unwrap_or_default(),
             span,
             usable: &usable,
             reserved: &reserved,
         };
-        if let Err(error) = memory.add_boot_region(region, descriptors) {
+        if let Err(error) = memory.add_boot_region(region) {
             panic!("RAM: {error}");
         }
     }

@@ -38,14 +38,13 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         ));
     }
     let mut text = String::new();
-    let mm = kernel.mm.lock();
-    let phys = &mm.phys;
+    let phys = kernel.phys;
     let written = match command.name() {
         "help" => text.write_str(HELP),
         "meminfo" => report::meminfo(&mut text, phys).and_then(|()| kernel_heap(&mut text)),
         "buddyinfo" => report::buddyinfo(&mut text, phys),
         "blocks" => report::blocks(&mut text, phys),
-        "ps" => ps(&mut text, kernel, &mm),
+        "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
         "vmstat" => report::vmstat(&mut text, phys).and_then(|()| resize(&mut text, kernel)),
         "cpus" => cpus(&mut text, kernel),
         name => return Reply::Err(alloc::format!("unknown command {name}, try help")),

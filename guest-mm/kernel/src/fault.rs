@@ -2,6 +2,7 @@
 //! a page has moved or memory has come.
 
 use crate::kernel::Kernel;
+use crate::machine::cpu::this_cpu;
 use crate::process::Program;
 use guest_kernel::sync::race;
 use guest_mm::mm::{CopyError, FaultError, FaultOutcome};
@@ -35,7 +36,7 @@ pub(crate) async fn serve(
     let mut waiting = Waiting::default();
     loop {
         let seen = Seen::now(kernel);
-        let outcome = kernel.mm.lock().fault(space, address, access);
+        let outcome = kernel.mm.lock().fault(this_cpu(), space, address, access);
         match outcome {
             Ok(FaultOutcome::Migrating) => waiting.for_page(kernel, program, seen).await,
             Ok(_) => return Ok(()),

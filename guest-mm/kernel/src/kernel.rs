@@ -30,12 +30,12 @@ use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::phys::PhysicalMemory;
-use guest_mm::{Gfp, Mm, Order, Pfn};
+use guest_mm::{Gfp, Mm, NodeId, Order, Pfn};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
 
 /// Physical and virtual memory, on this machine.
-pub(crate) type Memory = Mm<DirectFrames, AllCpus>;
+pub(crate) type Memory = Mm<'static, DirectFrames, AllCpus>;
 
 /// The heap is filled up when less than this is free.
 const HEAP_RESERVE: usize = 512 << 10;
@@ -66,10 +66,8 @@ struct Work {
 pub(crate) struct Kernel {
     pub(crate) mm: SpinLock<Memory>,
     pub(crate) direct_map: DirectMap,
-    #[expect(
-        dead_code,
-        reason = "descriptors are still the heap's; the array takes over with zones that share them"
-    )]
+    /// Frames, which every CPU takes and frees without the lock of `mm`.
+    pub(crate) phys: &'static PhysicalMemory<'static>,
     pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
     /// For each CPU that there is; `nr_cpus` of them are in use, which are the first ones.
@@ -110,6 +108,7 @@ impl Kernel {
         };
         Box::leak(Box::new(Self {
             mm: SpinLock::new(mm),
+            phys: machine.memory,
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
             clock: machine.clock,
@@ -260,12 +259,17 @@ impl Kernel {
             let Some(order) = Order::holding(wanted) else {
                 return heap::has_room_for(bytes);
             };
-            let Some(chunk) = KernelChunk::allocate(&mut self.mm.lock().phys, order) else {
+            let Some(chunk) = KernelChunk::allocate(self.phys, order) else {
                 return heap::has_room_for(bytes);
             };
             chunk.add();
         }
         true
+    }
+
+    /// The node of a physical address.
+    pub(crate) fn node_at(&self, gpa: u64) -> NodeId {
+        NodeId::new(self.acpi.affinity.node_of_address(gpa)).unwrap_or_default()
     }
 
     /// Checks everything that the memory manager knows, if the command line asks for it.
@@ -295,22 +299,16 @@ pub(crate) fn spawn(executor: &Executor, task: impl Future<Output = ()> + 'stati
 }
 
 /// Frames for the manager's page tables, out of those for the kernel's own data.
-pub(crate) struct KernelFrames<'a>(RefCell<&'a mut PhysicalMemory>);
+#[derive(Clone, Copy)]
+pub(crate) struct KernelFrames(pub(crate) &'static PhysicalMemory<'static>);
 
-impl<'a> KernelFrames<'a> {
-    /// Frames of this memory.
-    pub(crate) fn of(memory: &'a mut PhysicalMemory) -> Self {
-        Self(RefCell::new(memory))
-    }
-}
-
-impl FrameSource for KernelFrames<'_> {
+impl FrameSource for KernelFrames {
     fn take(&self, order: Order) -> Option<Pfn> {
-        self.0.borrow_mut().alloc_pages(Gfp::Kernel, order).ok()
+        self.0.alloc_pages(this_cpu(), Gfp::KERNEL, order).ok()
     }
 
-    fn give(&self, pfn: Pfn, order: Order) {
-        if let Err(error) = self.0.borrow_mut().free_pages(pfn, order) {
+    fn give(&self, pfn: Pfn, _: Order) {
+        if let Err(error) = self.0.free_pages(this_cpu(), pfn) {
             panic!("the kernel's own frames: {error}");
         }
     }

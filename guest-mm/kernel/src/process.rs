@@ -5,6 +5,7 @@ use crate::fault;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::activity;
+use crate::machine::cpu::this_cpu;
 use crate::machine::image;
 use crate::machine::nucleus::{Context, Trap};
 use crate::syscall::{self, Outcome};
@@ -136,7 +137,7 @@ async fn live(kernel: &'static Kernel, program: Arc<Program>, space: SpaceId, mu
     // A page under migration holds the address space until it has arrived.
     loop {
         let seen = kernel.migrated.count();
-        if kernel.mm.lock().destroy_space(space).is_ok() {
+        if kernel.mm.lock().destroy_space(this_cpu(), space).is_ok() {
             break;
         }
         kernel.migrated.after(seen).await;
@@ -206,7 +207,7 @@ fn load(mm: &mut Memory) -> Result<(SpaceId, Box<Context>), LoadError> {
         va: image::nucleus(),
         entry: Entry::new(nucleus, bits),
     };
-    let space = mm.create_space(&[fixed]).map_err(LoadError::Space)?;
+    let space = mm.create_space(this_cpu(), &[fixed]).map_err(LoadError::Space)?;
     match fill(mm, space, &executable) {
         Ok(()) => {
             let root = mm.space(space).map_or(0, |space| space.root().gpa());
@@ -214,7 +215,7 @@ fn load(mm: &mut Memory) -> Result<(SpaceId, Box<Context>), LoadError> {
         }
         Err(error) => {
             // Nothing of a space that never ran is under migration.
-            let _ = mm.destroy_space(space);
+            let _ = mm.destroy_space(this_cpu(), space);
             Err(error)
         }
     }
@@ -239,7 +240,7 @@ fn fill(mm: &mut Memory, space: SpaceId, executable: &Executable<'_>) -> Result<
             SegmentKind::Data => data,
         };
         area(mm, segment.address, segment.address + segment.size, prot)?;
-        mm.load(space, segment.address, segment.bytes)
+        mm.load(this_cpu(), space, segment.address, segment.bytes)
             .map_err(LoadError::Copy)?;
     }
     area(mm, STACK_BOTTOM, STACK_TOP, data)?;

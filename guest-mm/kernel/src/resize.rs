@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::log::log;
 use core::ops::Range;
 use guest_kernel::sync::{Winner, race};
-use guest_mm::{BlockIndex, BlockState, Descriptors, PAGE_SIZE, PfnRange};
+use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, PfnRange};
 use guest_virtio::mem::{BlockRun, RequestError, RunState};
 use guest_virtio::plan::{Planner, StallReason, Step};
 
@@ -21,10 +21,18 @@ const FIRST_PAUSE_NS: u64 = 100_000_000;
 const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
 
 /// A block that is plugged and not in use.
+#[derive(Clone, Copy)]
 struct OfflineBlock {
     block: BlockIndex,
-    /// What it takes to use it; absent when there was no memory for them.
-    descriptors: Option<Descriptors>,
+    descriptors: Descriptors,
+}
+
+/// Whether a block's part of the array of descriptors has memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Descriptors {
+    There,
+    /// There was no memory for them.
+    Missing,
 }
 
 /// Why a piece of work ended early.
@@ -53,7 +61,11 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         log!(Error, "memory device: region beyond the addresses of this guest");
         return;
     };
-    if let Err(error) = kernel.mm.lock().phys.set_hotplug_region(blocks, block_nr_pages) {
+    if let Err(error) =
+        kernel
+            .phys
+            .set_hotplug_region(kernel.node_at(region.addr().raw()), blocks, block_nr_pages)
+    {
         log!(Error, "memory device: {error}");
         return;
     }
@@ -186,8 +198,7 @@ impl Worker {
     }
 
     fn reconcile(&self, block: BlockIndex, state: RunState) {
-        let mut mm = self.kernel.mm.lock();
-        let phys = &mut mm.phys;
+        let phys = self.kernel.phys;
         let known = phys.hotplug_region().state(block);
         let result = match (state, known) {
             (RunState::Plugged, Some(BlockState::Unplugged)) => {
@@ -199,13 +210,12 @@ impl Worker {
             _ => Ok(()),
         };
         let is_unused = phys.hotplug_region().state(block) == Some(BlockState::Offline);
-        drop(mm);
         if let Err(error) = result {
             log!(Error, "memory device: {error}");
         } else if is_unused {
             self.bring_online(OfflineBlock {
                 block,
-                descriptors: None,
+                descriptors: Descriptors::Missing,
             });
         }
     }

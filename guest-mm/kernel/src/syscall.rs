@@ -3,6 +3,7 @@
 use crate::fault::{self, Seen, Waiting};
 use crate::kernel::Kernel;
 use crate::log::log;
+use crate::machine::cpu::this_cpu;
 use crate::machine::nucleus::Context;
 use crate::process::Program;
 use alloc::string::String;
@@ -73,9 +74,11 @@ async fn write(
 ) -> Result<u64, Error> {
     let mut bytes = [0; MAX_LINE];
     let line = &mut bytes[..to_usize(len).min(MAX_LINE)];
-    fault::copy(kernel, program, |mm| mm.read_user(space, address, line))
-        .await
-        .map_err(copy_error)?;
+    fault::copy(kernel, program, |mm| {
+        mm.read_user(this_cpu(), space, address, line)
+    })
+    .await
+    .map_err(copy_error)?;
     let text = String::from_utf8_lossy(line);
     log!(Info, "{}[{}]: {}", program.name(), program.pid, text.trim_end());
     Ok(line.len() as u64)
@@ -109,7 +112,7 @@ async fn unmap(
     let waiting = Waiting::default();
     loop {
         let seen = Seen::now(kernel);
-        let outcome = kernel.mm.lock().munmap(space, address, len);
+        let outcome = kernel.mm.lock().munmap(this_cpu(), space, address, len);
         match outcome {
             Ok(()) => {
                 kernel.memory_came.raise();
@@ -169,9 +172,11 @@ async fn copy_out(
     address: u64,
     bytes: &[u8],
 ) -> Result<(), Error> {
-    fault::copy(kernel, program, |mm| mm.write_user(space, address, bytes))
-        .await
-        .map_err(copy_error)
+    fault::copy(kernel, program, |mm| {
+        mm.write_user(this_cpu(), space, address, bytes)
+    })
+    .await
+    .map_err(copy_error)
 }
 
 fn copy_error(error: CopyError) -> Error {

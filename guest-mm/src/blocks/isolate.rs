@@ -1,16 +1,18 @@
 //! Blocks on their way out: isolated, emptied, offline; or back in use.
 //!
 //! Isolation is the first of hot remove's steps: nothing may be allocated from the area any more. It costs the same
-//! for any block, because a block's free lists are its own: they are unlinked from the zone, not taken apart.
+//! for any block, because a block's free lists are its own: they are unlinked from the zone, not taken apart. Frames of
+//! the block that CPUs keep at hand are taken off their lists.
 
 use core::fmt;
 
 use crate::blocks::{BlockIndex, BlockState, Slot};
 use crate::frames::SpaceId;
-use crate::page::{Page, PageFlags, PageState};
-use crate::pfn::{Order, Pfn};
-use crate::phys::{Descriptors, PhysicalMemory};
-use crate::section::{Admission, SectionId};
+use crate::mem_map::Tag;
+use crate::page::{PageFlags, PageState};
+use crate::pfn::{Order, Pfn, PfnRange};
+use crate::phys::PhysicalMemory;
+use crate::section::{Admission, Section};
 
 /// A block that nobody can allocate from. Ends with [`PhysicalMemory::offline`] or [`PhysicalMemory::undo`].
 ///
@@ -19,7 +21,8 @@ use crate::section::{Admission, SectionId};
 #[derive(Debug)]
 pub struct IsolatedBlock {
     block: BlockIndex,
-    pub(crate) section: SectionId,
+    range: PfnRange,
+    section: Tag,
     /// Offset of the next frame to look at.
     pub(crate) cursor: u32,
     /// Frames moved off this block since it was isolated.
@@ -113,33 +116,43 @@ impl fmt::Display for NotEmpty {
 
 impl core::error::Error for NotEmpty {}
 
-impl PhysicalMemory {
+impl PhysicalMemory<'_> {
     /// Withdraws a block: its free frames can no longer be had, and what is freed on it stays there.
     ///
     /// # Errors
     /// When there is no such block, it is not online, or a page on it is pinned.
-    pub fn isolate(&mut self, block: BlockIndex) -> Result<IsolatedBlock, IsolateError> {
-        let id = match self.region.slot(block) {
+    pub fn isolate(&self, block: BlockIndex) -> Result<IsolatedBlock, IsolateError> {
+        let mut region = self.region.lock();
+        let tag = match region.slot(block) {
             None => return Err(IsolateError::UnknownBlock(block)),
-            Some(Slot::Online(id)) => id,
+            Some(Slot::Online(tag)) => tag,
             Some(slot) => {
-                return Err(IsolateError::NotOnline {
-                    block,
-                    state: slot.state(),
-                });
+                let state = slot.state();
+                return Err(IsolateError::NotOnline { block, state });
             }
         };
-        if self.map.section(id).pinned_chunks > 0 {
-            let range = self.region.range_of(block);
-            let held = self.pins.held.iter().find(|(pfn, _)| range.contains(*pfn));
-            let &(pfn, holder) = held.expect("a section counts only chunks in the list of pins");
-            return Err(IsolateError::Pinned { pfn, holder });
+        let range = region.range_of(block);
+        let zone = self.zone_at(tag.zone());
+        {
+            let pins = self.pins.lock();
+            let mut areas = zone.areas.lock();
+            if areas
+                .section(tag.section())
+                .is_some_and(|section| section.pinned_chunks > 0)
+            {
+                let held = pins.held.iter().find(|(pfn, _)| range.contains(*pfn));
+                let &(pfn, holder) = held.expect("a section counts only chunks in the list of pins");
+                return Err(IsolateError::Pinned { pfn, holder });
+            }
+            areas.admit(&self.table.tags, tag.section(), Admission::Isolated);
+            zone.publish(&areas);
         }
-        self.change(id, |section| section.admission = Admission::Isolated);
-        self.region.slots[block.0 as usize] = Slot::GoingOffline(id);
+        region.slots[block.0 as usize] = Slot::GoingOffline(tag);
+        zone.drain(&self.table, |pfn| range.contains(pfn));
         Ok(IsolatedBlock {
             block,
-            section: id,
+            range,
+            section: tag,
             cursor: 0,
             moved_pages: 0,
         })
@@ -147,55 +160,87 @@ impl PhysicalMemory {
 
     /// Puts an isolated block back in use, with whatever is still on it.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
-    pub fn undo(&mut self, block: IsolatedBlock) {
-        self.change(block.section, |section| section.admission = Admission::Open);
-        self.region.slots[block.block.0 as usize] = Slot::Online(block.section);
+    pub fn undo(&self, block: IsolatedBlock) {
+        let mut region = self.region.lock();
+        let zone = self.zone_at(block.section.zone());
+        let mut areas = zone.areas.lock();
+        areas.admit(&self.table.tags, block.section.section(), Admission::Open);
+        zone.publish(&areas);
+        region.slots[block.block.0 as usize] = Slot::Online(block.section);
     }
 
-    /// Takes an empty block out of its zone and returns its descriptors: going-offline -> offline.
+    /// Takes an empty block out of its zone: going-offline -> offline. Its descriptors are blank then, and are not
+    /// touched any more.
     ///
     /// # Errors
     /// When a frame is in use; the block remains isolated.
-    pub fn offline(&mut self, block: IsolatedBlock) -> Result<Descriptors, NotEmpty> {
-        let used_pages = self.map.section(block.section).used_pages();
+    pub fn offline(&self, block: IsolatedBlock) -> Result<(), NotEmpty> {
+        let zone = self.zone_at(block.section.zone());
+        if self.used_pages(&block) > 0 {
+            // Frames whose owners were just freeing them when the block was isolated.
+            zone.drain(&self.table, |pfn| block.range.contains(pfn));
+        }
+        let mut region = self.region.lock();
+        let mut areas = zone.areas.lock();
+        let section = areas.section(block.section.section());
+        let used_pages = section.map_or(0, Section::used_pages);
         if used_pages > 0 {
+            drop(areas);
+            drop(region);
             return Err(NotEmpty { block, used_pages });
         }
-        self.leave_zone(block.section);
-        let mut section = self.map.remove(block.section);
-        // Wholly free, so that only heads of order 9 and 10 are not blank.
-        for pageblock in section
-            .pages
-            .iter_mut()
-            .step_by(Order::PAGEBLOCK.nr_pages() as usize)
-        {
-            *pageblock = Page::default();
+        let section = areas.remove(&self.table.tags, block.section.section());
+        if let Some(section) = &section {
+            zone.shrink(&areas, section);
         }
-        self.region.slots[block.block.0 as usize] = Slot::Offline;
-        self.stats.blocks_unplugged += 1;
-        self.stats.blocks_unplug_free += u64::from(block.moved_pages == 0);
-        Ok(Descriptors::from_blank(section.pages))
+        drop(areas);
+        region.slots[block.block.0 as usize] = Slot::Offline;
+        drop(region);
+        drop(section);
+        if !zone.is_populated() {
+            self.rebuild_first_zones();
+        }
+        self.counts.blocks_unplugged.add(1);
+        self.counts
+            .blocks_unplug_free
+            .add(u64::from(block.moved_pages == 0));
+        Ok(())
     }
 
     /// The next chunk in use on the block, in the order of addresses; `None` when the pass is over.
     ///
     /// Each chunk comes up once in a pass: allocation cannot enter the block, and the cursor never goes back.
     pub fn next_in_use(&self, block: &mut IsolatedBlock) -> Option<InUse> {
-        let section = self.map.section(block.section);
-        while block.cursor < section.range.nr_pages() {
-            // What was freed since the last step may have merged across the cursor.
-            let offset = section.head_of(block.cursor);
-            let page = &section.pages[offset as usize];
-            block.cursor = offset + page.order().nr_pages();
-            if page.state == PageState::Allocated {
-                let pfn = section.pfn(offset);
-                let pinned = page.flags.has(PageFlags::PINNED);
-                return Some(InUse {
-                    pfn,
-                    order: page.order(),
-                    mapping: page.anon_mapping().filter(|_| page._mapcount > 0),
-                    pinned_by: pinned.then(|| self.pins.holder(pfn)).flatten(),
-                });
+        let (pfn, head) = self.next_head(block)?;
+        let page = self.table.page(pfn);
+        let mapping = page.anon_mapping().filter(|_| page.mapcount() > 0);
+        let pinned = page.flags().has(PageFlags::PINNED);
+        Some(InUse {
+            pfn,
+            order: head,
+            mapping,
+            pinned_by: pinned.then(|| self.pins.lock().holder(pfn)).flatten(),
+        })
+    }
+
+    fn next_head(&self, block: &mut IsolatedBlock) -> Option<(Pfn, Order)> {
+        let areas = self.zone_at(block.section.zone()).areas.lock();
+        let section = areas.section(block.section.section())?;
+        while block.cursor < block.range.nr_pages() {
+            let free = section.free_run(block.cursor);
+            if free > 0 {
+                block.cursor += free;
+                continue;
+            }
+            let at = block.range.start() + block.cursor;
+            block.cursor += 1;
+            let Some(head) = self.table.head_of(at) else {
+                continue;
+            };
+            let found = self.table.page(head).head();
+            block.cursor = head - block.range.start() + found.order().nr_pages();
+            if found.state() == PageState::Allocated {
+                return Some((head, found.order()));
             }
         }
         None
@@ -203,6 +248,9 @@ impl PhysicalMemory {
 
     /// Frames in use on an isolated block.
     pub fn used_pages(&self, block: &IsolatedBlock) -> u32 {
-        self.map.section(block.section).used_pages()
+        let areas = self.zone_at(block.section.zone()).areas.lock();
+        areas
+            .section(block.section.section())
+            .map_or(0, Section::used_pages)
     }
 }

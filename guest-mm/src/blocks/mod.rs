@@ -10,11 +10,13 @@ mod rank;
 
 use alloc::vec::Vec;
 
+use guest_sync::SpinLock;
+
+use crate::mem_map::Tag;
+use crate::node::NodeId;
 use crate::pfn::{Pfn, PfnRange};
-use crate::section::SectionId;
 
 pub use isolate::{InUse, IsolateError, IsolatedBlock, NotEmpty};
-pub use plug::OnlineError;
 pub use rank::{BlockCost, BlockUsage};
 
 /// Number of a block in the hot-plug region, counted in blocks of the device's size from the region's start.
@@ -49,14 +51,14 @@ impl BlockState {
     }
 }
 
-/// A block with what belongs to its state.
+/// A block with what belongs to its state: where its section is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Slot {
     Unplugged,
     Plugging,
     Offline,
-    Online(SectionId),
-    GoingOffline(SectionId),
+    Online(Tag),
+    GoingOffline(Tag),
 }
 
 impl Slot {
@@ -70,17 +72,18 @@ impl Slot {
         }
     }
 
-    pub(crate) const fn section(self) -> Option<SectionId> {
+    pub(crate) const fn section(self) -> Option<Tag> {
         match self {
-            Self::Online(id) | Self::GoingOffline(id) => Some(id),
+            Self::Online(tag) | Self::GoingOffline(tag) => Some(tag),
             Self::Unplugged | Self::Plugging | Self::Offline => None,
         }
     }
 }
 
-/// Where blocks can be plugged. The default has none.
+/// Where blocks can be plugged, and what became of each. The default has none.
 #[derive(Debug, Default)]
-pub struct HotplugRegion {
+pub(crate) struct HotplugRegion {
+    node: NodeId,
     range: PfnRange,
     block_nr_pages: u32,
     pub(crate) slots: Vec<Slot>,
@@ -88,60 +91,33 @@ pub struct HotplugRegion {
 
 impl HotplugRegion {
     /// `range` is a multiple of `block_nr_pages`, which is a power of two of at least a pageblock.
-    pub(crate) fn new(range: PfnRange, block_nr_pages: u32) -> Self {
+    pub(crate) fn new(node: NodeId, range: PfnRange, block_nr_pages: u32) -> Self {
         let nr_blocks = range.nr_pages() / block_nr_pages;
         Self {
+            node,
             range,
             block_nr_pages,
             slots: alloc::vec![Slot::Unplugged; nr_blocks as usize],
         }
     }
 
-    /// All frames that could be plugged.
-    pub const fn range(&self) -> PfnRange {
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(crate) const fn range(&self) -> PfnRange {
         self.range
-    }
-
-    /// Frames in a block.
-    pub const fn block_nr_pages(&self) -> u32 {
-        self.block_nr_pages
-    }
-
-    /// Number of blocks, plugged or not.
-    pub fn nr_blocks(&self) -> u32 {
-        if self.range.is_empty() {
-            0
-        } else {
-            self.range.nr_pages() / self.block_nr_pages
-        }
-    }
-
-    /// First frame of a block, or `None` when there is no such block.
-    pub fn block_range(&self, block: BlockIndex) -> Option<PfnRange> {
-        (block.0 < self.nr_blocks()).then(|| self.range_of(block))
-    }
-
-    /// State of a block, or `None` when there is no such block.
-    pub fn state(&self, block: BlockIndex) -> Option<BlockState> {
-        Some(self.slots.get(block.0 as usize)?.state())
-    }
-
-    /// All blocks with their states, lowest address first.
-    pub fn iter(&self) -> impl Iterator<Item = (BlockIndex, BlockState)> {
-        (0u32..)
-            .zip(&self.slots)
-            .map(|(index, slot)| (BlockIndex(index), slot.state()))
-    }
-
-    /// The block that contains the frame, plugged or not.
-    pub fn block_at(&self, pfn: Pfn) -> Option<BlockIndex> {
-        self.range
-            .contains(pfn)
-            .then(|| BlockIndex((pfn - self.range.start()) / self.block_nr_pages))
     }
 
     pub(crate) fn slot(&self, block: BlockIndex) -> Option<Slot> {
         self.slots.get(block.0 as usize).copied()
+    }
+
+    /// All blocks with what is known of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (BlockIndex, Slot)> {
+        (0u32..)
+            .zip(&self.slots)
+            .map(|(index, &slot)| (BlockIndex(index), slot))
     }
 
     pub(crate) fn range_of(&self, block: BlockIndex) -> PfnRange {
@@ -150,5 +126,64 @@ impl HotplugRegion {
             self.block_nr_pages,
         )
         .expect("inside the region")
+    }
+}
+
+/// The hot-plug region as others see it: each call is one look, under the lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Hotplug<'a> {
+    region: &'a SpinLock<HotplugRegion>,
+}
+
+impl<'a> Hotplug<'a> {
+    pub(crate) const fn of(region: &'a SpinLock<HotplugRegion>) -> Self {
+        Self { region }
+    }
+
+    /// The node that the region is near to.
+    pub fn node(&self) -> NodeId {
+        self.region.lock().node
+    }
+
+    /// All frames that could be plugged.
+    pub fn range(&self) -> PfnRange {
+        self.region.lock().range
+    }
+
+    /// Frames in a block.
+    pub fn block_nr_pages(&self) -> u32 {
+        self.region.lock().block_nr_pages
+    }
+
+    /// Number of blocks, plugged or not.
+    pub fn nr_blocks(&self) -> u32 {
+        let region = self.region.lock();
+        u32::try_from(region.slots.len()).expect("made for a u32 of frames")
+    }
+
+    /// The frames of a block, or `None` when there is no such block.
+    pub fn block_range(&self, block: BlockIndex) -> Option<PfnRange> {
+        let region = self.region.lock();
+        region.slot(block).map(|_| region.range_of(block))
+    }
+
+    /// State of a block, or `None` when there is no such block.
+    pub fn state(&self, block: BlockIndex) -> Option<BlockState> {
+        Some(self.region.lock().slot(block)?.state())
+    }
+
+    /// All blocks with their states, lowest address first.
+    pub fn iter(&self) -> impl Iterator<Item = (BlockIndex, BlockState)> + use<'a> {
+        let view = *self;
+        (0..view.nr_blocks())
+            .map(BlockIndex)
+            .filter_map(move |block| Some((block, view.state(block)?)))
+    }
+
+    /// The block that contains the frame, plugged or not.
+    pub fn block_at(&self, pfn: Pfn) -> Option<BlockIndex> {
+        let region = self.region.lock();
+        let inside = region.range.contains(pfn);
+        inside.then(|| BlockIndex((pfn - region.range.start()) / region.block_nr_pages))
     }
 }

@@ -1,47 +1,19 @@
 //! Blocks on their way in: asked for, plugged, online.
 
 use alloc::boxed::Box;
-use core::fmt;
 
-use crate::blocks::{BlockIndex, HotplugRegion, Slot};
-use crate::page::Page;
+use crate::blocks::{BlockIndex, Slot};
 use crate::pfn::Order;
-use crate::phys::{AddError, Descriptors, PhysicalMemory};
+use crate::phys::{AddError, PhysicalMemory};
 use crate::section::{Section, SectionHome};
 use crate::zone::ZoneKind;
 
-/// Why a block did not go online, with the descriptors that were meant for it.
-#[derive(Debug)]
-pub struct OnlineError {
-    /// The reason.
-    pub error: AddError,
-    /// Unused.
-    pub descriptors: Descriptors,
-}
-
-impl fmt::Display for OnlineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "block not online: {}", self.error)
-    }
-}
-
-impl core::error::Error for OnlineError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl PhysicalMemory {
-    /// Where blocks are, and their states.
-    pub fn hotplug_region(&self) -> &HotplugRegion {
-        &self.region
-    }
-
+impl PhysicalMemory<'_> {
     /// The block is about to be asked for: unplugged -> plugging.
     ///
     /// # Errors
     /// When there is no such block or it is not unplugged.
-    pub fn begin_plug(&mut self, block: BlockIndex) -> Result<(), AddError> {
+    pub fn begin_plug(&self, block: BlockIndex) -> Result<(), AddError> {
         self.step(block, Slot::Unplugged, Slot::Plugging)
     }
 
@@ -49,7 +21,7 @@ impl PhysicalMemory {
     ///
     /// # Errors
     /// When there is no such block or it is not being plugged.
-    pub fn cancel_plug(&mut self, block: BlockIndex) -> Result<(), AddError> {
+    pub fn cancel_plug(&self, block: BlockIndex) -> Result<(), AddError> {
         self.step(block, Slot::Plugging, Slot::Unplugged)
     }
 
@@ -57,7 +29,7 @@ impl PhysicalMemory {
     ///
     /// # Errors
     /// When there is no such block or it is not being plugged.
-    pub fn plugged(&mut self, block: BlockIndex) -> Result<(), AddError> {
+    pub fn plugged(&self, block: BlockIndex) -> Result<(), AddError> {
         self.step(block, Slot::Plugging, Slot::Offline)
     }
 
@@ -65,63 +37,50 @@ impl PhysicalMemory {
     ///
     /// # Errors
     /// When there is no such block or it is not offline.
-    pub fn unplugged(&mut self, block: BlockIndex) -> Result<(), AddError> {
+    pub fn unplugged(&self, block: BlockIndex) -> Result<(), AddError> {
         self.step(block, Slot::Offline, Slot::Unplugged)
     }
 
-    /// Hot add: offline -> online. The block's frames become free frames of the zone.
+    /// Hot add: offline -> online. The block's frames become free frames of the zone, on the region's node.
     ///
-    /// `ZoneKind::Movable` keeps the block removable. In another zone unmovable pages may settle on it for good.
+    /// Its descriptors must be there and blank. [`ZoneKind::Movable`] keeps the block removable; in
+    /// [`ZoneKind::Normal`] unmovable pages may settle on it for good.
     ///
     /// # Errors
-    /// When there is no such block, it is not offline, or the number of descriptors is not the block's.
-    pub fn online(
-        &mut self,
-        block: BlockIndex,
-        descriptors: Descriptors,
-        zone: ZoneKind,
-    ) -> Result<(), OnlineError> {
-        let want = self.region.block_nr_pages();
-        let error = match self.region.slot(block) {
-            None => AddError::UnknownBlock(block),
-            Some(Slot::Offline) if descriptors.nr_pages() == want => {
-                self.make_online(block, descriptors, zone);
-                return Ok(());
+    /// When there is no such block, it is not offline, or the zone is another one.
+    pub fn online(&self, block: BlockIndex, kind: ZoneKind) -> Result<(), AddError> {
+        if !matches!(kind, ZoneKind::Normal | ZoneKind::Movable) {
+            return Err(AddError::Zone(kind));
+        }
+        let mut region = self.region.lock();
+        match region.slot(block).ok_or(AddError::UnknownBlock(block))? {
+            Slot::Offline => {}
+            slot => {
+                let state = slot.state();
+                return Err(AddError::State { block, state });
             }
-            Some(Slot::Offline) => AddError::Descriptors {
-                have: descriptors.nr_pages(),
-                want,
-            },
-            Some(slot) => AddError::State {
-                block,
-                state: slot.state(),
-            },
-        };
-        Err(OnlineError { error, descriptors })
-    }
-
-    fn make_online(&mut self, block: BlockIndex, descriptors: Descriptors, zone: ZoneKind) {
-        let range = self.region.range_of(block);
-        let mut section = Section::new(range, SectionHome::Block(block), zone, descriptors.into_pages());
-        for pageblock in (0..range.nr_pages()).step_by(Order::PAGEBLOCK.nr_pages() as usize) {
-            section.pages[pageblock as usize] = Page::allocated(Order::PAGEBLOCK);
-            section.give(pageblock, Order::PAGEBLOCK);
         }
-        let id = self.map.insert(Box::new(section));
-        self.enter_zone(id);
-        self.region.slots[block.0 as usize] = Slot::Online(id);
-        self.stats.blocks_plugged += 1;
+        let range = region.range_of(block);
+        let section = Box::new(Section::new(range, SectionHome::Block(block)));
+        let zone = self.zone(region.node(), kind);
+        let tag = self.add_section(zone, section, |areas, tag| {
+            for pageblock in range.iter().step_by(Order::PAGEBLOCK.nr_pages() as usize) {
+                areas.give(&self.table.tags, tag, pageblock, Order::PAGEBLOCK);
+            }
+        })?;
+        region.slots[block.0 as usize] = Slot::Online(tag);
+        self.counts.blocks_plugged.add(1);
+        Ok(())
     }
 
-    fn step(&mut self, block: BlockIndex, from: Slot, to: Slot) -> Result<(), AddError> {
-        let slot = self.region.slot(block).ok_or(AddError::UnknownBlock(block))?;
+    fn step(&self, block: BlockIndex, from: Slot, to: Slot) -> Result<(), AddError> {
+        let mut region = self.region.lock();
+        let slot = region.slot(block).ok_or(AddError::UnknownBlock(block))?;
         if slot != from {
-            return Err(AddError::State {
-                block,
-                state: slot.state(),
-            });
+            let state = slot.state();
+            return Err(AddError::State { block, state });
         }
-        self.region.slots[block.0 as usize] = to;
+        region.slots[block.0 as usize] = to;
         Ok(())
     }
 }

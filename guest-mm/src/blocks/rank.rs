@@ -27,23 +27,35 @@ pub struct BlockUsage {
     pub used_pages: u32,
 }
 
-impl PhysicalMemory {
-    /// Zone and fill of a block, or `None` unless it is online or going offline.
+impl PhysicalMemory<'_> {
+    /// Zone and fill of a block, or `None` unless it is online or going offline. What CPUs keep at hand is free.
     pub fn block_usage(&self, block: BlockIndex) -> Option<BlockUsage> {
-        let section = self.map.section(self.region.slot(block)?.section()?);
-        let (free_pages, used_pages) = (section.free_pages, section.used_pages());
+        let region = self.region.lock();
+        let tag = region.slot(block)?.section()?;
+        let range = region.range_of(block);
+        let zone = self.zone_at(tag.zone());
+        let areas = zone.areas.lock();
+        let section = areas.section(tag.section())?;
+        let mut cached_pages = 0;
+        for (_, lists) in zone.lists().iter() {
+            lists.look(|pfn, order| cached_pages += u32::from(range.contains(pfn)) * order.nr_pages());
+        }
         Some(BlockUsage {
-            zone: section.zone,
-            free_pages,
-            used_pages,
+            zone: zone.kind(),
+            free_pages: section.free_pages + cached_pages,
+            used_pages: section.used_pages().saturating_sub(cached_pages),
         })
     }
 
     /// Free frames on blocks that are going offline.
     pub(crate) fn isolated_pages(&self) -> u64 {
-        let sections = self.map.iter().map(|(_, section)| section);
-        let isolated = sections.filter(|section| section.admission == Admission::Isolated);
-        isolated.map(|section| u64::from(section.free_pages)).sum()
+        let isolated_in = |zone: &crate::Zone| {
+            let areas = zone.areas.lock();
+            let sections = areas.iter().map(|(_, section)| section);
+            let isolated = sections.filter(|section| section.admission == Admission::Isolated);
+            isolated.map(|section| u64::from(section.free_pages)).sum::<u64>()
+        };
+        self.zones().map(isolated_in).sum()
     }
 
     /// Online removable blocks, the cheapest first; blocks with pinned pages are left out.
@@ -59,15 +71,21 @@ impl PhysicalMemory {
     /// As [`PhysicalMemory::rank_blocks`], into a vector that is emptied first and can be kept.
     pub fn rank_blocks_into(&self, ranking: &mut Vec<BlockCost>) {
         ranking.clear();
-        ranking.extend((0u32..).zip(&self.region.slots).filter_map(|(index, &slot)| {
-            let Slot::Online(id) = slot else { return None };
-            let section = self.map.section(id);
-            let removable = section.zone == ZoneKind::Movable && section.pinned_chunks == 0;
-            removable.then(|| BlockCost {
-                used_pages: section.used_pages(),
-                block: BlockIndex(index),
-            })
+        // What CPUs keep at hand would count as in use.
+        for zone in self.zones().filter(|zone| zone.kind() == ZoneKind::Movable) {
+            zone.drain(&self.table, |_| true);
+        }
+        let region = self.region.lock();
+        ranking.extend(region.iter().filter_map(|(block, slot)| {
+            let Slot::Online(tag) = slot else { return None };
+            let zone = self.zone_at(tag.zone());
+            let areas = zone.areas.lock();
+            let section = areas.section(tag.section())?;
+            let removable = zone.kind() == ZoneKind::Movable && section.pinned_chunks == 0;
+            let used_pages = section.used_pages();
+            removable.then_some(BlockCost { used_pages, block })
         }));
+        drop(region);
         ranking.sort_unstable_by_key(|cost| (cost.used_pages, core::cmp::Reverse(cost.block)));
     }
 }

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use guest_sync::Cpu;
+
 use crate::blocks::{InUse, IsolatedBlock};
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
@@ -56,16 +58,26 @@ enum Setback {
     Split,
 }
 
-impl<F: Frames, M: Mmu> Mm<F, M> {
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Moves pages off an isolated block, about `budget_pages` 4 KiB pages' worth: at least one page, and a huge page
     /// counts 512. One flush in all.
-    pub fn migrate_batch(&mut self, block: &mut IsolatedBlock, budget_pages: u32) -> MigrateReport {
-        let batch = self.begin_migration(block, budget_pages);
-        self.finish_migration(block, batch)
+    pub fn migrate_batch(
+        &mut self,
+        cpu: &Cpu,
+        block: &mut IsolatedBlock,
+        budget_pages: u32,
+    ) -> MigrateReport {
+        let batch = self.begin_migration(cpu, block, budget_pages);
+        self.finish_migration(cpu, block, batch)
     }
 
     /// Unmaps the next pages of an isolated block, with a destination for each.
-    pub fn begin_migration(&mut self, block: &mut IsolatedBlock, budget_pages: u32) -> MigrationBatch {
+    pub fn begin_migration(
+        &mut self,
+        cpu: &Cpu,
+        block: &mut IsolatedBlock,
+        budget_pages: u32,
+    ) -> MigrationBatch {
         let mut batch = MigrationBatch {
             moves: Vec::new(),
             refused: Vec::new(),
@@ -79,13 +91,13 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
                 break;
             };
             let (pfn, order) = (page.pfn, page.order);
-            match self.unmap_for_migration(&page, &mut flush) {
+            match self.unmap_for_migration(cpu, &page, &mut flush) {
                 Ok(moving) => {
                     taken += order.nr_pages();
                     batch.moves.push(moving);
                 }
                 Err(Setback::Refused(reason)) => {
-                    self.phys.stats.pgmigrate_fail += u64::from(order.nr_pages());
+                    self.phys.counts.pgmigrate_fail.add(u64::from(order.nr_pages()));
                     batch.refused.push(Refusal { pfn, order, reason });
                 }
                 Err(Setback::Split) => block.cursor -= order.nr_pages(),
@@ -103,7 +115,12 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     }
 
     /// Copies the pages of a batch, maps the copies, and frees the originals into the isolated block.
-    pub fn finish_migration(&mut self, block: &mut IsolatedBlock, batch: MigrationBatch) -> MigrateReport {
+    pub fn finish_migration(
+        &mut self,
+        cpu: &Cpu,
+        block: &mut IsolatedBlock,
+        batch: MigrationBatch,
+    ) -> MigrateReport {
         let MigrationBatch { moves, refused, end } = batch;
         let mut report = MigrateReport {
             moved_small: 0,
@@ -115,15 +132,15 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             self.frames.copy(moving.from, moving.to, moving.order);
             self.set_anon(moving.to, moving.space, moving.va);
             let entry = moving.entry.with_pfn(moving.to);
-            self.remap(&moving, entry);
-            *self.migrating_page(moving.from) = Page::allocated(moving.order);
-            self.phys.put_page(moving.from);
+            self.remap(cpu, &moving, entry);
+            self.migrating_page(moving.from).clear();
+            self.phys.put_page(cpu, moving.from);
             let nr_pages = moving.order.nr_pages();
             block.moved_pages += nr_pages;
-            self.phys.stats.pgmigrate_success += u64::from(nr_pages);
+            self.phys.counts.pgmigrate_success.add(u64::from(nr_pages));
             if moving.order == Order::PAGEBLOCK {
                 report.moved_huge += 1;
-                self.phys.stats.thp_migration_success += 1;
+                self.phys.counts.thp_migration_success.add(1);
             } else {
                 report.moved_small += 1;
             }
@@ -132,24 +149,28 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     }
 
     /// Maps the pages of a batch again where they were, and gives the destinations back.
-    pub fn abort_migration(&mut self, batch: MigrationBatch) {
+    pub fn abort_migration(&mut self, cpu: &Cpu, batch: MigrationBatch) {
         for moving in batch.moves {
-            self.remap(&moving, moving.entry);
-            let page = self.migrating_page(moving.from);
-            page.flags = page.flags.without(PageFlags::LOCKED);
-            self.phys.put_page(moving.to);
+            self.remap(cpu, &moving, moving.entry);
+            self.migrating_page(moving.from).remove_flags(PageFlags::LOCKED);
+            self.phys.put_page(cpu, moving.to);
         }
     }
 
     /// Steps 1 and 2 for one page: a destination, and a migration entry in the place of the mapping.
-    fn unmap_for_migration(&mut self, page: &InUse, flush: &mut FlushBatch) -> Result<Move, Setback> {
+    fn unmap_for_migration(
+        &mut self,
+        cpu: &Cpu,
+        page: &InUse,
+        flush: &mut FlushBatch,
+    ) -> Result<Move, Setback> {
         let (space, va, found) = self.movable(page).map_err(Setback::Refused)?;
-        let to = match self.phys.alloc_pages(Gfp::Spare, page.order) {
+        let to = match self.phys.alloc_pages(cpu, Gfp::SPARE, page.order) {
             Ok(to) => to,
             Err(_) if page.order == Order::ZERO => return Err(Setback::NoMemory),
-            Err(_) => return Err(self.split_for_migration(space, va, &found)),
+            Err(_) => return Err(self.split_for_migration(cpu, space, va, &found)),
         };
-        let entry = self.tables().set(found.slot, found.entry.to_migration());
+        let entry = self.tables(cpu).set(found.slot, found.entry.to_migration());
         let owner = self.spaces.space_mut(space).expect(MAPPED);
         owner.migrating += 1;
         let root = owner.table.root;
@@ -159,8 +180,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             va,
             nr_pages: u64::from(page.order.nr_pages()),
         });
-        let descriptor = self.migrating_page(page.pfn);
-        descriptor.flags = descriptor.flags.with(PageFlags::LOCKED);
+        self.migrating_page(page.pfn).add_flags(PageFlags::LOCKED);
         Ok(Move {
             from: page.pfn,
             to,
@@ -201,15 +221,15 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     }
 
     /// No pageblock is free outside: the huge page goes in small pieces, if those have somewhere to go.
-    fn split_for_migration(&mut self, space: SpaceId, va: u64, found: &Found) -> Setback {
+    fn split_for_migration(&mut self, cpu: &Cpu, space: SpaceId, va: u64, found: &Found) -> Setback {
         // One that cannot move at all is better left huge.
-        let Ok(probe) = self.phys.alloc_pages(Gfp::Spare, Order::ZERO) else {
+        let Ok(probe) = self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO) else {
             return Setback::NoMemory;
         };
-        self.phys.put_page(probe);
-        match self.split_huge(space, found.slot, va) {
+        self.phys.put_page(cpu, probe);
+        match self.split_huge(cpu, space, found.slot, va) {
             Ok(()) => {
-                self.phys.stats.thp_migration_split += 1;
+                self.phys.counts.thp_migration_split.add(1);
                 Setback::Split
             }
             Err(MmapError::Pinned { holder }) => Setback::Refused(RefusalReason::Pinned { holder }),
@@ -218,16 +238,15 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     }
 
     /// Puts a mapping in the place of the migration entry.
-    fn remap(&mut self, moving: &Move, entry: Entry) {
-        let old = self.tables().set(moving.slot, entry);
+    fn remap(&mut self, cpu: &Cpu, moving: &Move, entry: Entry) {
+        let old = self.tables(cpu).set(moving.slot, entry);
         debug_assert!(old.is_migration() && old.pfn() == moving.from);
         self.spaces.space_mut(moving.space).expect(MAPPED).migrating -= 1;
     }
 
-    fn migrating_page(&mut self, pfn: Pfn) -> &mut Page {
+    fn migrating_page(&self, pfn: Pfn) -> &Page {
         self.phys
-            .map
-            .page_mut(pfn)
+            .page(pfn)
             .expect("an isolated block stays online while pages are on it")
     }
 }

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use guest_sync::Cpu;
+
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
 use crate::mm::{Backing, HugeAdvice, Mm, Prot, Vma};
@@ -58,7 +60,7 @@ impl fmt::Display for FaultError {
 
 impl core::error::Error for FaultError {}
 
-impl<F: Frames, M: Mmu> Mm<F, M> {
+impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// Serves a page fault of a program.
     ///
     /// Anonymous memory: a zeroed 2 MiB page where the area permits it, nothing is mapped in those 2 MiB yet and a
@@ -66,18 +68,30 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     ///
     /// # Errors
     /// When the program had no right to the access, or memory is out. Nothing was changed then.
-    pub fn fault(&mut self, id: SpaceId, va: u64, access: Access) -> Result<FaultOutcome, FaultError> {
+    pub fn fault(
+        &mut self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        access: Access,
+    ) -> Result<FaultOutcome, FaultError> {
         let space = self.spaces.space(id).ok_or(FaultError::UnknownSpace(id))?;
         let vma = *space.vma_at(va).ok_or(FaultError::NoArea { va })?;
         if !vma.prot.permits(access) {
             return Err(FaultError::Protection { va, access });
         }
-        self.phys.stats.pgfault += 1;
-        self.fault_in(id, va, &vma)
+        self.phys.counts.pgfault.add(1);
+        self.fault_in(cpu, id, va, &vma)
     }
 
     /// Maps what belongs at an address of an area, whatever its rights.
-    pub(crate) fn fault_in(&mut self, id: SpaceId, va: u64, vma: &Vma) -> Result<FaultOutcome, FaultError> {
+    pub(crate) fn fault_in(
+        &mut self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        vma: &Vma,
+    ) -> Result<FaultOutcome, FaultError> {
         let table = self.spaces.space(id).ok_or(FaultError::UnknownSpace(id))?.table;
         let va = va / PAGE_SIZE * PAGE_SIZE;
         let found = table.find(&self.frames, va);
@@ -96,55 +110,55 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             return Ok(FaultOutcome::AlreadyMapped);
         }
         if huge_possible(vma, va, &found) {
-            if self.map_huge(id, va, vma.prot) {
-                self.phys.stats.thp_fault_alloc += 1;
+            if self.map_huge(cpu, id, va, vma.prot) {
+                self.phys.counts.thp_fault_alloc.add(1);
                 return Ok(FaultOutcome::MappedHuge);
             }
-            self.phys.stats.thp_fault_fallback += 1;
+            self.phys.counts.thp_fault_fallback.add(1);
         }
-        let nr_pages = self.map_around(id, va, vma)?;
+        let nr_pages = self.map_around(cpu, id, va, vma)?;
         Ok(FaultOutcome::Mapped { nr_pages })
     }
 
     /// Maps a zeroed 2 MiB page; false when there is no frame for it or for a table.
-    fn map_huge(&mut self, id: SpaceId, va: u64, prot: Prot) -> bool {
+    fn map_huge(&mut self, cpu: &Cpu, id: SpaceId, va: u64, prot: Prot) -> bool {
         let va = va / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
         let Some(table) = self.spaces.space(id).map(|space| space.table) else {
             return false;
         };
-        let Ok(pfn) = self.phys.alloc_pages(Gfp::Spare, Order::PAGEBLOCK) else {
+        let Ok(pfn) = self.phys.alloc_pages(cpu, Gfp::SPARE, Order::PAGEBLOCK) else {
             return false;
         };
-        let Ok(slot) = self.tables().ensure(table, va, Level::HUGE) else {
-            self.phys.put_page(pfn);
+        let Ok(slot) = self.tables(cpu).ensure(table, va, Level::HUGE) else {
+            self.phys.put_page(cpu, pfn);
             return false;
         };
         self.frames.zero(pfn, Order::PAGEBLOCK);
         self.set_anon(pfn, id, va);
-        self.tables()
+        self.tables(cpu)
             .set(slot, Entry::new(pfn, prot.leaf_bits() | Entry::HUGE));
-        self.phys.stats.nr_anon_transparent_hugepages += 1;
+        self.phys.counts.nr_anon_transparent_hugepages.add(1);
         self.count_anon(id, Order::PAGEBLOCK);
         true
     }
 
     /// Maps the page and those of its neighbours that are missing and for which there is memory to spare.
-    fn map_around(&mut self, id: SpaceId, va: u64, vma: &Vma) -> Result<u32, FaultError> {
+    fn map_around(&mut self, cpu: &Cpu, id: SpaceId, va: u64, vma: &Vma) -> Result<u32, FaultError> {
         let table = self.spaces.space(id).ok_or(FaultError::UnknownSpace(id))?.table;
         let frame = match vma.backing {
             Backing::Physical(_) => None,
             Backing::Anonymous(_) => {
-                let frame = self.phys.alloc_pages(Gfp::User, Order::ZERO);
+                let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
                 Some(frame.map_err(|_| FaultError::OutOfMemory)?)
             }
         };
-        let Ok(wanted) = self.tables().ensure(table, va, Level::PAGE) else {
+        let Ok(wanted) = self.tables(cpu).ensure(table, va, Level::PAGE) else {
             if let Some(pfn) = frame {
-                self.phys.put_page(pfn);
+                self.phys.put_page(cpu, pfn);
             }
             return Err(FaultError::OutOfMemory);
         };
-        self.map_one(id, wanted, va, vma, frame);
+        self.map_one(cpu, id, (wanted, va), vma, frame);
         let mut mapped = 1;
         for page in self.window(va, vma) {
             let slot = Slot {
@@ -156,19 +170,19 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             }
             let frame = match vma.backing {
                 Backing::Physical(_) => None,
-                Backing::Anonymous(_) => match self.phys.alloc_pages(Gfp::Spare, Order::ZERO) {
+                Backing::Anonymous(_) => match self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO) {
                     Ok(pfn) => Some(pfn),
                     Err(_) => break,
                 },
             };
-            self.map_one(id, slot, page, vma, frame);
+            self.map_one(cpu, id, (slot, page), vma, frame);
             mapped += 1;
         }
         Ok(mapped)
     }
 
     /// Fills an empty entry: with the frame, or with the physical page that the area stands for.
-    fn map_one(&mut self, id: SpaceId, slot: Slot, va: u64, vma: &Vma, frame: Option<Pfn>) {
+    fn map_one(&mut self, cpu: &Cpu, id: SpaceId, (slot, va): (Slot, u64), vma: &Vma, frame: Option<Pfn>) {
         let entry = match (frame, vma.backing) {
             (None, Backing::Physical(base)) => {
                 Entry::new(base + vma.page_offset(va), vma.prot.leaf_bits() | Entry::FIXED)
@@ -181,11 +195,11 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             }
             (None, Backing::Anonymous(_)) => unreachable!("anonymous pages come with their frame"),
         };
-        self.tables().set(slot, entry);
+        self.tables(cpu).set(slot, entry);
     }
 
     /// Pages around an address that may be mapped with it: aligned, within the area and within one page table.
-    fn window(&self, va: u64, vma: &Vma) -> impl Iterator<Item = u64> + use<F, M> {
+    fn window(&self, va: u64, vma: &Vma) -> impl Iterator<Item = u64> + use<'m, F, M> {
         let bytes = self.fault_around.bytes();
         let start = va / bytes * bytes;
         let window = vma
@@ -199,7 +213,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
 
     fn count_anon(&mut self, id: SpaceId, order: Order) {
         let nr_pages = u64::from(order.nr_pages());
-        self.phys.stats.nr_anon_pages += nr_pages;
+        self.phys.counts.nr_anon_pages.add(nr_pages);
         if let Some(space) = self.spaces.space_mut(id) {
             space.rss_pages += nr_pages;
         }

@@ -42,7 +42,7 @@ impl Gather {
             self.flush = FlushBatch::new();
         }
         for head in self.pages.drain(..) {
-            tables.phys.put_page(head);
+            tables.phys.put_page(tables.cpu, head);
         }
         for table in self.tables.drain(..) {
             tables.free_table(table);

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use guest_sync::Cpu;
+
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::{Backing, HugeAdvice, Mm, Prot, Vma};
 use crate::pagetable::{Entry, Level, Slot, VaRange};
@@ -80,7 +82,7 @@ impl fmt::Display for MmapError {
 
 impl core::error::Error for MmapError {}
 
-impl<F: Frames, M: Mmu> Mm<F, M> {
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Adds an area; returns its address. Pages come when they are touched.
     ///
     /// # Errors
@@ -120,11 +122,11 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     ///
     /// # Errors
     /// When the range is none of user pages, a huge page at a border cannot be split, or a migration is under way.
-    pub fn munmap(&mut self, id: SpaceId, va: u64, len: u64) -> Result<(), MmapError> {
-        let range = self.begin_change(id, va, len)?;
+    pub fn munmap(&mut self, cpu: &Cpu, id: SpaceId, va: u64, len: u64) -> Result<(), MmapError> {
+        let range = self.begin_change(cpu, id, va, len)?;
         let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
         for part in space.cut(range) {
-            self.zap(id, part.range);
+            self.zap(cpu, id, part.range);
         }
         Ok(())
     }
@@ -133,8 +135,15 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     ///
     /// # Errors
     /// As [`Mm::munmap`].
-    pub fn mprotect(&mut self, id: SpaceId, va: u64, len: u64, prot: Prot) -> Result<(), MmapError> {
-        let range = self.begin_change(id, va, len)?;
+    pub fn mprotect(
+        &mut self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        len: u64,
+        prot: Prot,
+    ) -> Result<(), MmapError> {
+        let range = self.begin_change(cpu, id, va, len)?;
         let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
         let parts = space.cut(range);
         for part in &parts {
@@ -142,7 +151,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
         }
         let mut flush = FlushBatch::new();
         for part in parts {
-            self.protect_range(id, part.range, prot, &mut flush);
+            self.protect_range(cpu, id, part.range, prot, &mut flush);
         }
         if !flush.is_empty() {
             self.mmu.flush(&flush);
@@ -151,18 +160,18 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     }
 
     /// Everything about a change of a range that can fail.
-    fn begin_change(&mut self, id: SpaceId, va: u64, len: u64) -> Result<VaRange, MmapError> {
+    fn begin_change(&mut self, cpu: &Cpu, id: SpaceId, va: u64, len: u64) -> Result<VaRange, MmapError> {
         let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
         let space = self.spaces.space(id).ok_or(MmapError::UnknownSpace(id))?;
         if space.migrating > 0 {
             return Err(MmapError::Migrating(id));
         }
-        self.split_across(id, range.start())?;
-        self.split_across(id, range.end())?;
+        self.split_across(cpu, id, range.start())?;
+        self.split_across(cpu, id, range.end())?;
         Ok(range)
     }
 
-    fn protect_range(&mut self, id: SpaceId, range: VaRange, prot: Prot, flush: &mut FlushBatch) {
+    fn protect_range(&mut self, cpu: &Cpu, id: SpaceId, range: VaRange, prot: Prot, flush: &mut FlushBatch) {
         let Some(table) = self.spaces.space(id).map(|space| space.table) else {
             return;
         };
@@ -186,11 +195,11 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
                 if old.is_present() {
                     let kept = Prot::LEAF_RIGHTS;
                     let rights = old.without(kept).with(prot.leaf_bits() & kept);
-                    let now = self.tables().set(slot, rights);
+                    let now = self.tables(cpu).set(slot, rights);
                     // A dirty bit that hardware set after the read must survive.
                     let late = now.bits() & (Entry::ACCESSED | Entry::DIRTY) & !rights.bits();
                     if late != 0 {
-                        self.tables().set(slot, rights.with(late));
+                        self.tables(cpu).set(slot, rights.with(late));
                     }
                     let nr_pages = leaf_bytes / PAGE_SIZE;
                     flush.add(Flush {

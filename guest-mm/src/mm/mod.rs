@@ -14,6 +14,8 @@ mod vma;
 use alloc::vec::Vec;
 use core::fmt;
 
+use guest_sync::Cpu;
+
 use crate::frames::{Flush, Frames, Mmu, SpaceId};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, MapError, PageTable, Tables, VaRange};
@@ -30,9 +32,9 @@ pub use vma::{Backing, HugeAdvice, Prot, Vma};
 
 /// Physical and virtual memory of the guest, over the machine's frames `F` and translation caches `M`.
 #[derive(Debug)]
-pub struct Mm<F, M> {
+pub struct Mm<'m, F, M> {
     /// Frames and blocks.
-    pub phys: PhysicalMemory,
+    pub phys: &'m PhysicalMemory<'m>,
     /// Contents of frames.
     pub frames: F,
     /// Translation caches.
@@ -80,9 +82,9 @@ impl fmt::Display for SpaceError {
 
 impl core::error::Error for SpaceError {}
 
-impl<F: Frames, M: Mmu> Mm<F, M> {
+impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// No address spaces yet, over memory that may already be in use by the kernel.
-    pub fn new(phys: PhysicalMemory, frames: F, mmu: M) -> Self {
+    pub fn new(phys: &'m PhysicalMemory<'m>, frames: F, mmu: M) -> Self {
         let fault_around = Order::new(4).expect("16 pages");
         Self {
             phys,
@@ -113,13 +115,13 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     ///
     /// # Errors
     /// When a table cannot be had, or two fixed mappings meet.
-    pub fn create_space(&mut self, fixed: &[FixedMapping]) -> Result<SpaceId, MapError> {
+    pub fn create_space(&mut self, cpu: &Cpu, fixed: &[FixedMapping]) -> Result<SpaceId, MapError> {
         let id = self.spaces.vacant();
-        let root = self.tables().new_table(id)?;
+        let root = self.tables(cpu).new_table(id)?;
         let mut space = AddressSpace::new(PageTable { root, space: id });
         for mapping in fixed {
-            if let Err(error) = self.add_fixed(&mut space, mapping) {
-                self.free_space(&space);
+            if let Err(error) = self.add_fixed(cpu, &mut space, mapping) {
+                self.free_space(cpu, &space);
                 return Err(error);
             }
         }
@@ -131,22 +133,22 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     ///
     /// # Errors
     /// When there is none, or a page of it is being migrated.
-    pub fn destroy_space(&mut self, id: SpaceId) -> Result<(), SpaceError> {
+    pub fn destroy_space(&mut self, cpu: &Cpu, id: SpaceId) -> Result<(), SpaceError> {
         let space = self.spaces.space(id).ok_or(SpaceError::Unknown(id))?;
         if space.migrating > 0 {
             return Err(SpaceError::Migrating(id));
         }
         let ranges: Vec<VaRange> = space.vmas().map(|vma| vma.range).collect();
         for range in ranges {
-            self.zap(id, range);
+            self.zap(cpu, id, range);
         }
         let space = self.spaces.remove(id).expect("looked up above");
-        self.free_space(&space);
+        self.free_space(cpu, &space);
         Ok(())
     }
 
     /// Frees what is left of a space without pages: fixed leaves are forgotten, tables freed.
-    fn free_space(&mut self, space: &AddressSpace) {
+    fn free_space(&mut self, cpu: &Cpu, space: &AddressSpace) {
         let table = space.table;
         let mut gather = Gather::default();
         for fixed in &space.fixed {
@@ -155,8 +157,8 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
                 let found = table.find(&self.frames, va);
                 va = found.end_of(va);
                 if found.entry.has(Entry::FIXED) && found.level < Level::ROOT {
-                    self.tables().set(found.slot, Entry::EMPTY);
-                    self.prune_later(table, va - 1, &mut gather);
+                    self.tables(cpu).set(found.slot, Entry::EMPTY);
+                    self.prune_later(cpu, table, va - 1, &mut gather);
                 }
             }
         }
@@ -170,13 +172,19 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
         gather.finish(
             Tables {
                 frames: &self.frames,
-                phys: &mut self.phys,
+                phys: self.phys,
+                cpu,
             },
             &mut self.mmu,
         );
     }
 
-    fn add_fixed(&mut self, space: &mut AddressSpace, mapping: &FixedMapping) -> Result<(), MapError> {
+    fn add_fixed(
+        &mut self,
+        cpu: &Cpu,
+        space: &mut AddressSpace,
+        mapping: &FixedMapping,
+    ) -> Result<(), MapError> {
         let (va, level, entry) = match *mapping {
             FixedMapping::Root { index, entry } => {
                 (u64::from(index) * Level::ROOT.entry_bytes(), Level::ROOT, entry)
@@ -184,7 +192,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             FixedMapping::Leaf { va, entry } if entry.has(Entry::HUGE) => (va, Level::HUGE, entry),
             FixedMapping::Leaf { va, entry } => (va, Level::PAGE, entry),
         };
-        let mut tables = self.tables();
+        let mut tables = self.tables(cpu);
         let slot = tables.ensure(space.table, va, level)?;
         if !Entry::from_bits(tables.frames.read(slot.table, slot.index)).is_empty() {
             return Err(MapError::Occupied { va });
@@ -195,7 +203,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     }
 
     /// Unmaps everything in a range: pages are freed after one flush for many.
-    fn zap(&mut self, id: SpaceId, range: VaRange) {
+    fn zap(&mut self, cpu: &Cpu, id: SpaceId, range: VaRange) {
         let Some(table) = self.spaces.space(id).map(|space| space.table) else {
             return;
         };
@@ -209,7 +217,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
                 continue;
             }
             if found.level == Level::HUGE {
-                self.zap_leaf(id, found.slot, va, &mut gather);
+                self.zap_leaf(cpu, id, found.slot, va, &mut gather);
             } else {
                 // The rest of this page table without walking down to it again for each entry.
                 let end = ((va / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE).min(range.end());
@@ -218,11 +226,11 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
                         index: Level::PAGE.index(page),
                         ..found.slot
                     };
-                    self.zap_leaf(id, slot, page, &mut gather);
+                    self.zap_leaf(cpu, id, slot, page, &mut gather);
                 }
                 va = end - PAGE_SIZE;
             }
-            self.prune_later(table, va, &mut gather);
+            self.prune_later(cpu, table, va, &mut gather);
             va = if found.level == Level::HUGE {
                 next
             } else {
@@ -232,7 +240,8 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
                 gather.finish(
                     Tables {
                         frames: &self.frames,
-                        phys: &mut self.phys,
+                        phys: self.phys,
+                        cpu,
                     },
                     &mut self.mmu,
                 );
@@ -241,17 +250,25 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
         gather.finish(
             Tables {
                 frames: &self.frames,
-                phys: &mut self.phys,
+                phys: self.phys,
+                cpu,
             },
             &mut self.mmu,
         );
     }
 
-    fn zap_leaf(&mut self, id: SpaceId, slot: crate::pagetable::Slot, va: u64, gather: &mut Gather) {
+    fn zap_leaf(
+        &mut self,
+        cpu: &Cpu,
+        id: SpaceId,
+        slot: crate::pagetable::Slot,
+        va: u64,
+        gather: &mut Gather,
+    ) {
         if self.frames.read(slot.table, slot.index) == 0 {
             return;
         }
-        let old = self.tables().set(slot, Entry::EMPTY);
+        let old = self.tables(cpu).set(slot, Entry::EMPTY);
         let nr_pages = if old.has(Entry::HUGE) {
             Order::PAGEBLOCK.nr_pages()
         } else {
@@ -269,35 +286,32 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             return;
         }
         space.rss_pages -= u64::from(nr_pages);
-        let page = self
-            .phys
-            .map
-            .page_mut(old.pfn())
-            .expect("a mapped page is online");
-        debug_assert!(page.flags.has(PageFlags::ANON) && page._mapcount == 1);
-        page._mapcount = 0;
+        let page = self.phys.page(old.pfn()).expect("a mapped page is online");
+        debug_assert!(page.flags().has(PageFlags::ANON) && page.mapcount() == 1);
+        page.set_mapcount(0);
         gather.put_later(old.pfn());
     }
 
-    fn prune_later(&mut self, table: PageTable, va: u64, gather: &mut Gather) {
-        for emptied in self.tables().prune(table, va).iter() {
+    fn prune_later(&mut self, cpu: &Cpu, table: PageTable, va: u64, gather: &mut Gather) {
+        for emptied in self.tables(cpu).prune(table, va).iter() {
             gather.free_table_later(emptied);
         }
     }
 
     /// Makes a frame that was just allocated the page of a process at an address.
     pub(crate) fn set_anon(&mut self, pfn: Pfn, id: SpaceId, va: u64) {
-        let page = self.phys.map.page_mut(pfn).expect("just allocated");
-        page.flags = PageFlags::ANON;
-        page._mapcount = 1;
-        page.mapping = id.number();
-        page.index = u32::try_from(va >> PAGE_SHIFT).expect("user memory has 2^32 pages");
+        let page = self.phys.page(pfn).expect("just allocated");
+        page.set_mapcount(1);
+        page.set_mapping(id.number());
+        page.set_index(u32::try_from(va >> PAGE_SHIFT).expect("user memory has 2^32 pages"));
+        page.add_flags(PageFlags::ANON);
     }
 
-    pub(crate) fn tables(&mut self) -> Tables<'_, F> {
+    pub(crate) fn tables<'a>(&'a mut self, cpu: &'a Cpu) -> Tables<'a, F> {
         Tables {
             frames: &self.frames,
-            phys: &mut self.phys,
+            phys: self.phys,
+            cpu,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use guest_sync::Cpu;
+
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mm::{Backing, FaultError, FaultOutcome, Mm};
 use crate::pagetable::{Access, VaRange};
@@ -46,15 +48,16 @@ enum Rights {
     Map,
 }
 
-impl<F: Frames, M: Mmu> Mm<F, M> {
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Copies out of a program's memory what the program itself could read.
     ///
     /// # Errors
     /// Where the program's own access would fail.
-    pub fn read_user(&mut self, id: SpaceId, va: u64, bytes: &mut [u8]) -> Result<(), CopyError> {
+    pub fn read_user(&mut self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &mut [u8]) -> Result<(), CopyError> {
         let mut done = 0;
         while done < bytes.len() {
-            let (pfn, offset, len) = self.chunk(id, va, done, bytes.len(), Rights::Program(Access::Read))?;
+            let (pfn, offset, len) =
+                self.chunk(cpu, id, (va, done, bytes.len()), Rights::Program(Access::Read))?;
             self.frames.read_bytes(pfn, offset, &mut bytes[done..done + len]);
             done += len;
         }
@@ -65,36 +68,43 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     ///
     /// # Errors
     /// Where the program's own access would fail.
-    pub fn write_user(&mut self, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
-        self.write_with(id, va, bytes, Rights::Program(Access::Write))
+    pub fn write_user(&mut self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
+        self.write_with(cpu, id, va, bytes, Rights::Program(Access::Write))
     }
 
     /// Copies into a program's areas whatever their rights: the segments of its executable file.
     ///
     /// # Errors
     /// Where there is no area, or no memory.
-    pub fn load(&mut self, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
-        self.write_with(id, va, bytes, Rights::Kernel)
+    pub fn load(&mut self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
+        self.write_with(cpu, id, va, bytes, Rights::Kernel)
     }
 
     /// Maps all pages of a range ahead of their use (`MAP_POPULATE`).
     ///
     /// # Errors
     /// Where there is no area, or no memory. Pages before that remain mapped.
-    pub fn populate(&mut self, id: SpaceId, range: VaRange) -> Result<(), CopyError> {
+    pub fn populate(&mut self, cpu: &Cpu, id: SpaceId, range: VaRange) -> Result<(), CopyError> {
         let mut va = range.start();
         while va < range.end() {
-            self.page_at(id, va, Rights::Map)?;
+            self.page_at(cpu, id, va, Rights::Map)?;
             let table = self.spaces.space(id).map(|space| space.table);
             va = table.map_or(range.end(), |table| table.find(&self.frames, va).end_of(va));
         }
         Ok(())
     }
 
-    fn write_with(&mut self, id: SpaceId, va: u64, bytes: &[u8], rights: Rights) -> Result<(), CopyError> {
+    fn write_with(
+        &mut self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        bytes: &[u8],
+        rights: Rights,
+    ) -> Result<(), CopyError> {
         let mut done = 0;
         while done < bytes.len() {
-            let (pfn, offset, len) = self.chunk(id, va, done, bytes.len(), rights)?;
+            let (pfn, offset, len) = self.chunk(cpu, id, (va, done, bytes.len()), rights)?;
             self.frames.write_bytes(pfn, offset, &bytes[done..done + len]);
             done += len;
         }
@@ -104,22 +114,21 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     /// Frame, offset in it and length of the piece of a copy that starts `done` bytes after `va`.
     fn chunk(
         &mut self,
+        cpu: &Cpu,
         id: SpaceId,
-        va: u64,
-        done: usize,
-        total: usize,
+        (va, done, total): (u64, usize, usize),
         rights: Rights,
     ) -> Result<(Pfn, usize, usize), CopyError> {
         // Wrapping leads to an address without an area, like any other that is out of bounds.
         let va = va.wrapping_add(done as u64);
-        let pfn = self.page_at(id, va, rights)?;
+        let pfn = self.page_at(cpu, id, va, rights)?;
         #[expect(clippy::cast_possible_truncation, reason = "below the size of a page")]
         let (offset, room) = ((va % PAGE_SIZE) as usize, (PAGE_SIZE - va % PAGE_SIZE) as usize);
         Ok((pfn, offset, room.min(total - done)))
     }
 
     /// The frame behind an address, brought in if it is missing.
-    fn page_at(&mut self, id: SpaceId, va: u64, rights: Rights) -> Result<Pfn, CopyError> {
+    fn page_at(&mut self, cpu: &Cpu, id: SpaceId, va: u64, rights: Rights) -> Result<Pfn, CopyError> {
         let fault = |error| CopyError::Fault { va, error };
         let space = self.spaces.space(id).ok_or(fault(FaultError::UnknownSpace(id)))?;
         let vma = *space.vma_at(va).ok_or(fault(FaultError::NoArea { va }))?;
@@ -141,7 +150,7 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
         }
         let mut found = table.find(&self.frames, va);
         if found.entry.is_empty() {
-            let outcome = self.fault_in(id, va, &vma).map_err(fault)?;
+            let outcome = self.fault_in(cpu, id, va, &vma).map_err(fault)?;
             debug_assert_ne!(outcome, FaultOutcome::AlreadyMapped);
             found = table.find(&self.frames, va);
         }

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use guest_sync::Cpu;
+
 use crate::frames::Frames;
 use crate::gfp::Gfp;
 use crate::page::{Page, PageFlags};
@@ -46,29 +48,30 @@ impl LooseTables {
 /// What changing page tables needs: contents of frames, and frames for tables.
 pub(crate) struct Tables<'a, F> {
     pub(crate) frames: &'a F,
-    pub(crate) phys: &'a mut PhysicalMemory,
+    pub(crate) phys: &'a PhysicalMemory<'a>,
+    pub(crate) cpu: &'a Cpu,
 }
 
-impl<F: Frames> Tables<'_, F> {
+impl<'a, F: Frames> Tables<'a, F> {
     /// A table without entries.
     pub(crate) fn new_table(&mut self, space: crate::SpaceId) -> Result<Pfn, MapError> {
         let pfn = self
             .phys
-            .alloc_pages(Gfp::Kernel, Order::ZERO)
+            .alloc_pages(self.cpu, Gfp::KERNEL, Order::ZERO)
             .map_err(|_| MapError::NoMemory)?;
         self.frames.zero(pfn, Order::ZERO);
         let page = self.page(pfn);
-        page.flags = PageFlags::TABLE;
-        page.mapping = space.number();
-        self.phys.stats.nr_page_table_pages += 1;
+        page.set_mapping(space.number());
+        page.add_flags(PageFlags::TABLE);
+        self.phys.counts.nr_page_table_pages.add(1);
         Ok(pfn)
     }
 
     /// Frees a table; no CPU walks it any more.
     pub(crate) fn free_table(&mut self, pfn: Pfn) {
-        *self.page(pfn) = Page::allocated(Order::ZERO);
-        self.phys.stats.nr_page_table_pages -= 1;
-        self.phys.put_page(pfn);
+        self.page(pfn).clear();
+        self.phys.counts.nr_page_table_pages.sub(1);
+        self.phys.put_page(self.cpu, pfn);
     }
 
     /// Writes an entry, keeps the table's count of used ones, and returns what was there.
@@ -76,11 +79,8 @@ impl<F: Frames> Tables<'_, F> {
         let old = Entry::from_bits(self.frames.exchange(slot.table, slot.index, entry.bits()));
         if old.is_empty() != entry.is_empty() {
             let page = self.page(slot.table);
-            page.private = if entry.is_empty() {
-                page.private - 1
-            } else {
-                page.private + 1
-            };
+            let used = page.private();
+            page.set_private(if entry.is_empty() { used - 1 } else { used + 1 });
         }
         old
     }
@@ -126,7 +126,7 @@ impl<F: Frames> Tables<'_, F> {
         for place in &mut emptied.0 {
             let found = table.find(self.frames, va);
             let at = found.slot.table;
-            if at == table.root || self.page(at).private > 0 {
+            if at == table.root || self.page(at).private() > 0 {
                 break;
             }
             let parent = self.parent_slot(table, va, at);
@@ -145,7 +145,7 @@ impl<F: Frames> Tables<'_, F> {
             self.frames
                 .write(table, page as usize, leaf.with_pfn(huge.pfn() + page).bits());
         }
-        self.page(table).private = PAGEBLOCK_NR_PAGES;
+        self.page(table).set_private(PAGEBLOCK_NR_PAGES);
         // Hardware may have set the dirty bit since the read above.
         let last = self.set(slot, table_entry(table));
         if last.has(Entry::DIRTY) && !huge.has(Entry::DIRTY) {
@@ -177,11 +177,8 @@ impl<F: Frames> Tables<'_, F> {
         }
     }
 
-    fn page(&mut self, table: Pfn) -> &mut Page {
-        self.phys
-            .map
-            .page_mut(table)
-            .expect("unmovable frames stay online")
+    fn page(&self, table: Pfn) -> &'a Page {
+        self.phys.page(table).expect("unmovable frames stay online")
     }
 }
 

@@ -1,49 +1,25 @@
 //! Memory that is there at boot, and the errors of adding memory at all.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
+use ::alloc::boxed::Box;
 use core::fmt;
 
-use crate::blocks::{BlockIndex, BlockState};
-use crate::page::{Page, PageState};
-use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, PfnRange};
+use crate::areas::{FreeAreas, Room};
+use crate::blocks::{BlockIndex, BlockState, HotplugRegion};
+use crate::mem_map::{FrameTable, MAX_SECTIONS, Tag};
+use crate::node::NodeId;
+use crate::page::{Head, PageState};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::{Section, SectionHome};
-use crate::zone::ZoneKind;
-
-/// Blank descriptors for a stretch of memory, in the caller's heap.
-#[derive(Debug)]
-pub struct Descriptors(Box<[Page]>);
-
-impl Descriptors {
-    /// Descriptors for `nr_pages` frames, or `None` when the heap has no room for them (32 bytes each).
-    pub fn try_new(nr_pages: u32) -> Option<Self> {
-        let mut pages = Vec::new();
-        pages.try_reserve_exact(nr_pages as usize).ok()?;
-        pages.resize(nr_pages as usize, Page::default());
-        Some(Self(pages.into_boxed_slice()))
-    }
-
-    /// Frames described.
-    pub fn nr_pages(&self) -> u32 {
-        u32::try_from(self.0.len()).expect("made for a u32 of pages")
-    }
-
-    pub(crate) fn into_pages(self) -> Box<[Page]> {
-        self.0
-    }
-
-    /// Takes descriptors back that are all blank.
-    pub(crate) fn from_blank(pages: Box<[Page]>) -> Self {
-        Self(pages)
-    }
-}
+use crate::zone::{Zone, ZoneKind};
 
 /// A stretch of boot memory. What is in none of the `usable` ranges is a hole; `reserved` takes frames out of the
 /// usable ones for the kernel image, boot data and the like. Ranges may overlap and may reach beyond the span.
 #[derive(Clone, Copy, Debug)]
 pub struct BootRegion<'a> {
-    /// Pageblock-aligned; one section is made of it.
+    /// The node that it is near to.
+    pub node: NodeId,
+    /// Pageblock-aligned. It is split where zones end.
     pub span: PfnRange,
     /// RAM in it.
     pub usable: &'a [PfnRange],
@@ -65,13 +41,14 @@ pub enum AddError {
     },
     /// There is a hot-plug region already.
     SecondRegion,
-    /// Not as many descriptors as frames.
-    Descriptors {
-        /// Given.
-        have: u32,
-        /// Needed.
-        want: u32,
-    },
+    /// There is no place in the array of descriptors for some of it, or boot memory lies where none was announced.
+    Descriptors(PfnRange),
+    /// The machine has no such node.
+    UnknownNode(NodeId),
+    /// Hot-plugged memory goes to the zones Normal and Movable.
+    Zone(ZoneKind),
+    /// More sections than a zone can have.
+    TooManySections,
     /// The region has no such block.
     UnknownBlock(BlockIndex),
     /// The block is in a state from which the step is not possible.
@@ -95,7 +72,10 @@ impl fmt::Display for AddError {
                 )
             }
             Self::SecondRegion => write!(f, "there is a hot-plug region already"),
-            Self::Descriptors { have, want } => write!(f, "{have} descriptors for {want} frames"),
+            Self::Descriptors(range) => write!(f, "{range} is outside of what there are descriptors for"),
+            Self::UnknownNode(node) => write!(f, "no node {node}"),
+            Self::Zone(kind) => write!(f, "no memory can be plugged into zone {}", kind.name()),
+            Self::TooManySections => write!(f, "more sections than a zone can have"),
             Self::UnknownBlock(block) => write!(f, "no block {}", block.0),
             Self::State { block, state } => write!(f, "block {} is {}", block.0, state.name()),
         }
@@ -104,91 +84,157 @@ impl fmt::Display for AddError {
 
 impl core::error::Error for AddError {}
 
-impl PhysicalMemory {
-    /// Adds memory found at boot to [`ZoneKind::Normal`].
+impl PhysicalMemory<'_> {
+    /// Adds memory found at boot, to the zones that the machine's limits name.
     ///
     /// # Errors
-    /// When the span is empty, unaligned or overlaps other memory, or the number of descriptors is wrong.
-    pub fn add_boot_region(&mut self, region: BootRegion<'_>, pages: Descriptors) -> Result<(), AddError> {
-        let span = region.span;
+    /// When the span is empty, unaligned or overlaps other memory, or there are no descriptors for it.
+    pub fn add_boot_region(&self, region: BootRegion<'_>) -> Result<(), AddError> {
+        let BootRegion { node, span, .. } = region;
+        self.topology()
+            .check(node)
+            .map_err(|_| AddError::UnknownNode(node))?;
+        let hotplug = self.region.lock();
+        self.check_new(span)?;
+        if hotplug.range().overlaps(span) {
+            return Err(AddError::Overlap(span));
+        }
+        if !self.table.tags.covers(span) {
+            return Err(AddError::Descriptors(span));
+        }
+        let mut start = span.start();
+        while start < span.end() {
+            let (kind, end) = self.topology().limits().zone_at(start);
+            let part = PfnRange::new(start, end.min(span.end()) - start).expect("inside the span");
+            let zone = self.zone(node, kind);
+            let mut section = Box::new(Section::new(part, SectionHome::Boot));
+            section.describe(&self.table, &region);
+            self.add_section(zone, section, |areas, tag| {
+                for chunk in free_chunks(&self.table, part) {
+                    let (pfn, order) = chunk;
+                    self.table.page(pfn).set_head(Head::BLANK);
+                    areas.give(&self.table.tags, tag, pfn, order);
+                }
+            })?;
+            start = part.end();
+        }
+        Ok(())
+    }
+
+    /// Declares where blocks can be plugged, and the node that they are near to. All blocks are unplugged at first.
+    ///
+    /// # Errors
+    /// When there is a region already, the region is unaligned or overlaps memory, there are no descriptors for it, or
+    /// the block size is unfit.
+    pub fn set_hotplug_region(
+        &self,
+        node: NodeId,
+        range: PfnRange,
+        block_nr_pages: u32,
+    ) -> Result<(), AddError> {
+        self.topology()
+            .check(node)
+            .map_err(|_| AddError::UnknownNode(node))?;
+        let mut hotplug = self.region.lock();
+        if !hotplug.range().is_empty() {
+            return Err(AddError::SecondRegion);
+        }
+        let block_fits = block_nr_pages.is_power_of_two()
+            && block_nr_pages >= Order::PAGEBLOCK.nr_pages()
+            && range.nr_pages().is_multiple_of(block_nr_pages);
+        if !block_fits {
+            return Err(AddError::BlockSize { block_nr_pages });
+        }
+        self.check_new(range)?;
+        if !self.table.tags.set_hotplug(range) {
+            return Err(AddError::SecondRegion);
+        }
+        *hotplug = HotplugRegion::new(node, range, block_nr_pages);
+        Ok(())
+    }
+
+    fn check_new(&self, span: PfnRange) -> Result<(), AddError> {
         if span.is_empty() || !span.is_pageblock_aligned() {
             return Err(AddError::Unaligned(span));
         }
-        if self.map.is_occupied(span) || self.region.range().overlaps(span) {
+        if !self.table.range().covers(span) {
+            return Err(AddError::Descriptors(span));
+        }
+        if self.table.tags.is_occupied(span) {
             return Err(AddError::Overlap(span));
         }
-        if pages.nr_pages() != span.nr_pages() {
-            return Err(AddError::Descriptors {
-                have: pages.nr_pages(),
-                want: span.nr_pages(),
-            });
-        }
-        self.map.cover(span);
-        let mut section = Section::new(span, SectionHome::Boot, ZoneKind::Normal, pages.into_pages());
-        for pageblock in (0..span.nr_pages()).step_by(PAGEBLOCK_NR_PAGES as usize) {
-            section.add_boot_pageblock(pageblock, &region);
-        }
-        let id = self.map.insert(Box::new(section));
-        self.enter_zone(id);
         Ok(())
     }
 
-    /// Declares where blocks can be plugged. All blocks are unplugged at first.
-    ///
-    /// # Errors
-    /// When there is a region already, the region is unaligned or overlaps memory, or the block size is unfit.
-    pub fn set_hotplug_region(&mut self, range: PfnRange, block_nr_pages: u32) -> Result<(), AddError> {
-        if !self.region.range().is_empty() {
-            return Err(AddError::SecondRegion);
+    /// Adds a section to a zone; `fill` gives it its free frames, with the zone's lock.
+    pub(crate) fn add_section(
+        &self,
+        zone: &Zone,
+        section: Box<Section>,
+        fill: impl FnOnce(&mut FreeAreas, Tag),
+    ) -> Result<Tag, AddError> {
+        let (range, present_pages) = (section.range, section.present_pages);
+        let managed_pages = section.managed_pages;
+        let (tag, was_empty) = loop {
+            let mut areas = zone.areas.lock();
+            if let Some(nr_sections) = areas.room_needed() {
+                drop(areas);
+                if nr_sections > MAX_SECTIONS as usize {
+                    return Err(AddError::TooManySections);
+                }
+                // The heap may live on top of this very zone.
+                let room = Room::new(nr_sections);
+                let old = zone.areas.lock().enlarge(room);
+                drop(old);
+                continue;
+            }
+            let was_empty = !zone.is_populated();
+            let tag = areas.insert(&self.table.tags, section);
+            fill(&mut areas, tag);
+            zone.grow(&areas, range, present_pages, managed_pages);
+            break (tag, was_empty);
+        };
+        if was_empty {
+            self.rebuild_first_zones();
         }
-        if range.is_empty() || !range.is_pageblock_aligned() {
-            return Err(AddError::Unaligned(range));
-        }
-        if !block_nr_pages.is_power_of_two()
-            || block_nr_pages < Order::PAGEBLOCK.nr_pages()
-            || !range.nr_pages().is_multiple_of(block_nr_pages)
-        {
-            return Err(AddError::BlockSize { block_nr_pages });
-        }
-        if self.map.is_occupied(range) {
-            return Err(AddError::Overlap(range));
-        }
-        self.map.cover(range);
-        self.region = crate::blocks::HotplugRegion::new(range, block_nr_pages);
-        Ok(())
+        Ok(tag)
     }
 }
 
+/// Free chunks of a section that was just described: the frames that its descriptors call allocated, as large as they
+/// come.
+fn free_chunks<'a>(table: &'a FrameTable<'_>, range: PfnRange) -> impl Iterator<Item = (Pfn, Order)> + 'a {
+    let heads = range
+        .iter()
+        .filter(|&pfn| table.page(pfn).state() == PageState::Allocated);
+    heads.map(|pfn| (pfn, table.page(pfn).order()))
+}
+
 impl Section {
-    /// Frees what is usable of the pageblock at an offset: whole, or frame by frame where something is in the way.
-    fn add_boot_pageblock(&mut self, pageblock: u32, region: &BootRegion<'_>) {
+    /// Writes the descriptors of boot memory: whole pageblocks that are free are one allocated chunk, elsewhere every
+    /// frame is one of its own, reserved, or a hole.
+    fn describe(&mut self, table: &FrameTable<'_>, region: &BootRegion<'_>) {
         let BootRegion { usable, reserved, .. } = region;
-        let start = self.pfn(pageblock);
-        let frames = PfnRange::new(start, PAGEBLOCK_NR_PAGES).expect("inside the section");
-        let whole = usable.iter().any(|range| range.covers(frames))
-            && !reserved.iter().any(|range| range.overlaps(frames));
-        if whole {
-            self.pages[pageblock as usize] = Page::allocated(Order::PAGEBLOCK);
-            self.give(pageblock, Order::PAGEBLOCK);
-            return;
-        }
-        // All descriptors first: a frame that is freed looks at those that it may merge with.
-        for pfn in frames.iter() {
-            let page = &mut self.pages[(pageblock + (pfn - start)) as usize];
-            if !usable.iter().any(|range| range.contains(pfn)) {
-                *page = Page::blank(PageState::Hole);
-                self.present_pages -= 1;
-                self.managed_pages -= 1;
-            } else if reserved.iter().any(|range| range.contains(pfn)) {
-                *page = Page::blank(PageState::Reserved);
-                self.managed_pages -= 1;
-            } else {
-                *page = Page::allocated(Order::ZERO);
+        for start in self.range.iter().step_by(PAGEBLOCK_NR_PAGES as usize) {
+            let frames = PfnRange::new(start, PAGEBLOCK_NR_PAGES).expect("inside the section");
+            let whole = usable.iter().any(|range| range.covers(frames))
+                && !reserved.iter().any(|range| range.overlaps(frames));
+            if whole {
+                table.page(start).set_head(Head::allocated(Order::PAGEBLOCK));
+                continue;
             }
-        }
-        for offset in pageblock..pageblock + PAGEBLOCK_NR_PAGES {
-            if self.pages[offset as usize].state == PageState::Allocated {
-                self.give(offset, Order::ZERO);
+            for pfn in frames.iter() {
+                let head = if !usable.iter().any(|range| range.contains(pfn)) {
+                    self.present_pages -= 1;
+                    self.managed_pages -= 1;
+                    Head::bare(PageState::Hole)
+                } else if reserved.iter().any(|range| range.contains(pfn)) {
+                    self.managed_pages -= 1;
+                    Head::bare(PageState::Reserved)
+                } else {
+                    Head::allocated(Order::ZERO)
+                };
+                table.page(pfn).set_head(head);
             }
         }
     }

@@ -1,10 +1,13 @@
 //! Pins: frames that somebody reaches by physical address, so that they must stay where they are.
 
-use alloc::vec::Vec;
+use ::alloc::vec::Vec;
 use core::fmt;
 
+use guest_sync::Cpu;
+
+use crate::mem_map::Tag;
 use crate::page::{PageFlags, PageState};
-use crate::pfn::{Order, Pfn};
+use crate::pfn::Pfn;
 use crate::phys::PhysicalMemory;
 
 /// A held frame. Give it to [`PhysicalMemory::unpin`]; while it lives the frame neither moves nor is freed.
@@ -59,64 +62,59 @@ impl Pins {
     }
 }
 
-impl PhysicalMemory {
+impl PhysicalMemory<'_> {
     /// Pins the page of a process that contains the frame; `holder` is what error messages name.
     ///
     /// # Errors
     /// When the frame is not such a page, or is being moved.
-    pub fn pin(&mut self, pfn: Pfn, holder: &'static str) -> Result<Pin, PinError> {
-        let (id, offset) = self.map.locate(pfn).ok_or(PinError::NotAnonymous(pfn))?;
-        let section = self.map.section_mut(id);
-        let offset = section.head_of(offset);
-        let head = section.pfn(offset);
-        let page = &mut section.pages[offset as usize];
-        if page.state != PageState::Allocated || !page.flags.has(PageFlags::ANON) {
-            return Err(PinError::NotAnonymous(pfn));
+    pub fn pin(&self, pfn: Pfn, holder: &'static str) -> Result<Pin, PinError> {
+        let not_anonymous = PinError::NotAnonymous(pfn);
+        // The pins are locked first: whoever lets go of the last pin of a page and whoever sets a first one agree on
+        // the flag.
+        let mut pins = self.pins.lock();
+        let head = self.table.head_of(pfn).ok_or(not_anonymous)?;
+        let (page, tag) = self.table.find(head).ok_or(not_anonymous)?;
+        let flags = page.flags();
+        if page.state() != PageState::Allocated || !flags.has(PageFlags::ANON) {
+            return Err(not_anonymous);
         }
-        if page.flags.has(PageFlags::LOCKED) {
+        if flags.has(PageFlags::LOCKED) {
             return Err(PinError::Migrating(pfn));
         }
-        page._count += 1;
-        if !page.flags.has(PageFlags::PINNED) {
-            page.flags = page.flags.with(PageFlags::PINNED);
-            section.pinned_chunks += 1;
+        if !page.try_reference() {
+            return Err(not_anonymous);
         }
-        self.pins.held.push((head, holder));
+        if !flags.has(PageFlags::PINNED) {
+            page.add_flags(PageFlags::PINNED);
+            self.count_pinned(tag, |pinned_chunks| pinned_chunks + 1);
+        }
+        pins.held.push((head, holder));
         Ok(Pin { pfn, head, holder })
     }
 
     /// Lets the frame go; a page that was unmapped meanwhile is freed now.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
-    pub fn unpin(&mut self, pin: Pin) {
+    pub fn unpin(&self, cpu: &Cpu, pin: Pin) {
         let Pin { head, holder, .. } = pin;
-        let place = self.pins.held.iter().position(|held| *held == (head, holder));
-        self.pins
-            .held
-            .swap_remove(place.expect("a Pin is only made together with its entry"));
-        if self.pins.holder(head).is_none() {
-            let (id, offset) = self.map.locate(head).expect("a pinned frame stays online");
-            let section = self.map.section_mut(id);
-            section.pinned_chunks -= 1;
-            let page = &mut section.pages[offset as usize];
-            page.flags = page.flags.without(PageFlags::PINNED);
+        {
+            let mut pins = self.pins.lock();
+            let place = pins.held.iter().position(|held| *held == (head, holder));
+            pins.held
+                .swap_remove(place.expect("a Pin is only made together with its entry"));
+            if pins.holder(head).is_none() {
+                let (page, tag) = self.table.find(head).expect("a pinned frame stays online");
+                self.count_pinned(tag, |pinned_chunks| pinned_chunks - 1);
+                page.remove_flags(PageFlags::PINNED);
+            }
         }
-        self.put_page(head);
+        self.put_page(cpu, head);
     }
 
-    /// Drops one reference to a chunk, and frees it with the last.
-    pub(crate) fn put_page(&mut self, head: Pfn) {
-        let (id, offset) = self.map.locate(head).expect("a referenced frame stays online");
-        let page = &mut self.map.section_mut(id).pages[offset as usize];
-        page._count -= 1;
-        if page._count > 0 {
-            return;
-        }
-        let order = page.order();
-        if page.flags.has(PageFlags::ANON) {
-            self.stats.nr_anon_pages -= u64::from(order.nr_pages());
-            self.stats.nr_anon_transparent_hugepages -= u64::from(order == Order::PAGEBLOCK);
-        }
-        self.stats.pgfree += u64::from(order.nr_pages());
-        self.change(id, |section| section.give(offset, order));
+    fn count_pinned(&self, tag: Tag, change: impl FnOnce(u32) -> u32) {
+        let mut areas = self.zone_at(tag.zone()).areas.lock();
+        let section = areas
+            .section_mut(tag.section())
+            .expect("a page in use keeps its section");
+        section.pinned_chunks = change(section.pinned_chunks);
     }
 }

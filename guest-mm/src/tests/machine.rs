@@ -3,33 +3,52 @@
 //! Programs reach their memory through a CPU with a translation cache that forgets only what it is told to, over
 //! frames that panic when they are touched after they were unplugged.
 
+use guest_sync::Cpu;
+
 use crate::blocks::BlockIndex;
 use crate::host::{HostFrames, HostMmu};
 use crate::migrate::MigrateReport;
 use crate::mm::{FaultError, FaultOutcome};
-use crate::tests::phys_model::{plug, range, small_memory};
-use crate::{Access, Backing, HugeAdvice, IsolatedBlock, MapRequest, Mm, Place, Prot, SpaceId, ZoneKind};
+use crate::tests::phys_model::{plug, range};
+use crate::{
+    Access, Backing, HugeAdvice, IsolatedBlock, MapRequest, Mm, PhysicalMemory, Place, Prot, SpaceId,
+    ZoneKind,
+};
 
-pub(crate) type TestMm = Mm<HostFrames, HostMmu>;
+pub(crate) type TestMm<'m> = Mm<'m, HostFrames, HostMmu>;
 
 pub(crate) const RW: Prot = Prot::READ.with(Prot::WRITE);
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// Memory with boot memory of 8 MiB and blocks plugged, frames that exist exactly where memory is plugged.
-pub(crate) fn machine(block_nr_pages: u32, nr_blocks: u32) -> TestMm {
+/// `machine!(mm, cpu, block_nr_pages, nr_blocks)`: a machine with one CPU, boot memory of 8 MiB and blocks plugged,
+/// and frames that exist exactly where memory is plugged.
+macro_rules! machine {
+    ($mm:ident, $cpu:ident, $block_nr_pages:expr, $nr_blocks:expr) => {
+        let (block_nr_pages, nr_blocks) = ($block_nr_pages, $nr_blocks);
+        let pages = $crate::tests::phys_model::descriptors(block_nr_pages * nr_blocks);
+        let memory = $crate::tests::phys_model::small_memory(&pages, block_nr_pages, nr_blocks);
+        let $cpu = $crate::tests::phys_model::one_cpu();
+        #[allow(unused_mut, reason = "some tests only look")]
+        let mut $mm = $crate::tests::machine::machine_of(&memory);
+    };
+}
+pub(crate) use machine;
+
+/// The machine around a memory whose blocks are unplugged: all of them are plugged.
+pub(crate) fn machine_of<'m>(memory: &'m PhysicalMemory<'m>) -> TestMm<'m> {
     let mut frames = HostFrames::new();
     frames.plug(range(0, 2048));
-    let mut mm = Mm::new(small_memory(block_nr_pages, nr_blocks), frames, HostMmu::new());
-    for block in 0..nr_blocks {
+    let mut mm = Mm::new(memory, frames, HostMmu::new());
+    for block in 0..memory.hotplug_region().nr_blocks() {
         plug_block(&mut mm, block);
     }
     mm
 }
 
-pub(crate) fn plug_block(mm: &mut TestMm, block: u32) {
+pub(crate) fn plug_block(mm: &mut TestMm<'_>, block: u32) {
     let range = mm.phys.hotplug_region().block_range(BlockIndex(block)).unwrap();
     mm.frames.plug(range);
-    plug(&mut mm.phys, BlockIndex(block), ZoneKind::Movable);
+    plug(mm.phys, BlockIndex(block), ZoneKind::Movable);
 }
 
 pub(crate) fn anonymous(len: u64, advice: HugeAdvice) -> MapRequest {
@@ -42,33 +61,39 @@ pub(crate) fn anonymous(len: u64, advice: HugeAdvice) -> MapRequest {
 }
 
 /// A store by a program, with the faults it takes.
-pub(crate) fn store(mm: &mut TestMm, id: SpaceId, va: u64, value: u64) -> Result<(), FaultError> {
+pub(crate) fn store(
+    mm: &mut TestMm<'_>,
+    cpu: &Cpu,
+    id: SpaceId,
+    va: u64,
+    value: u64,
+) -> Result<(), FaultError> {
     while mm.cpu_store(id, va, value).is_err() {
-        let outcome = mm.fault(id, va, Access::Write)?;
+        let outcome = mm.fault(cpu, id, va, Access::Write)?;
         assert_ne!(outcome, FaultOutcome::Migrating);
     }
     Ok(())
 }
 
-pub(crate) fn load(mm: &mut TestMm, id: SpaceId, va: u64) -> Result<u64, FaultError> {
+pub(crate) fn load(mm: &mut TestMm<'_>, cpu: &Cpu, id: SpaceId, va: u64) -> Result<u64, FaultError> {
     loop {
         if let Ok(value) = mm.cpu_load(id, va) {
             return Ok(value);
         }
-        let outcome = mm.fault(id, va, Access::Read)?;
+        let outcome = mm.fault(cpu, id, va, Access::Read)?;
         assert_ne!(outcome, FaultOutcome::Migrating);
     }
 }
 
 /// Isolates a block and moves everything off it.
-pub(crate) fn empty_block(mm: &mut TestMm, block: u32) -> (IsolatedBlock, MigrateReport) {
+pub(crate) fn empty_block(mm: &mut TestMm<'_>, cpu: &Cpu, block: u32) -> (IsolatedBlock, MigrateReport) {
     let mut token = mm.phys.isolate(BlockIndex(block)).unwrap();
-    let report = mm.migrate_batch(&mut token, u32::MAX);
+    let report = mm.migrate_batch(cpu, &mut token, u32::MAX);
     (token, report)
 }
 
 /// Hot remove to the end: the frames are gone afterwards.
-pub(crate) fn remove(mm: &mut TestMm, token: IsolatedBlock) {
+pub(crate) fn remove(mm: &mut TestMm<'_>, token: IsolatedBlock) {
     let block = token.block();
     mm.phys.offline(token).unwrap();
     mm.phys.unplugged(block).unwrap();

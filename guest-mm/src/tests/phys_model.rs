@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
+use guest_sync::{Cpu, CpuId, CpuSet};
+
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
 use crate::phys::FreeError;
 use crate::{
-    BootRegion, Descriptors, FrameState, Gfp, MigrateType, Order, Pfn, PfnRange, PhysicalMemory, Watermark,
-    ZoneKind,
+    BootRegion, FrameState, Gfp, MemMap, MigrateType, NodeId, Order, Page, Pfn, PfnRange, PhysicalMemory,
+    Topology, Watermark, ZoneKind,
 };
 
 /// Frames of boot memory: 8 MiB.
@@ -26,33 +28,50 @@ pub(crate) fn order(order: u8) -> Order {
     Order::new(order).unwrap()
 }
 
+/// Descriptors for boot memory and a hot-plug region of so many frames.
+pub(crate) fn descriptors(hotplug_nr_pages: u32) -> Vec<Page> {
+    (0..REGION + hotplug_nr_pages).map(|_| Page::new()).collect()
+}
+
+pub(crate) fn one_cpu() -> Cpu {
+    CpuSet::new(1).unwrap().claim(CpuId::ZERO).unwrap()
+}
+
 /// Boot memory with a hole and a kernel, and `nr_blocks` unplugged blocks.
-pub(crate) fn small_memory(block_nr_pages: u32, nr_blocks: u32) -> PhysicalMemory {
-    let mut memory = PhysicalMemory::new();
+pub(crate) fn small_memory(pages: &[Page], block_nr_pages: u32, nr_blocks: u32) -> PhysicalMemory<'_> {
+    let memory = PhysicalMemory::new(
+        MemMap::new(Pfn::new(0), pages).unwrap(),
+        range(0, BOOT),
+        Topology::one_node(1),
+    );
     let boot = BootRegion {
+        node: NodeId::ZERO,
         span: range(0, BOOT),
         usable: &[range(0, 159), range(256, BOOT - 256 - 3)],
         reserved: &[range(0, 1), range(300, 77), range(1100, 20)],
     };
+    memory.add_boot_region(boot).unwrap();
     memory
-        .add_boot_region(boot, Descriptors::try_new(BOOT).unwrap())
-        .unwrap();
-    memory
-        .set_hotplug_region(range(REGION, block_nr_pages * nr_blocks), block_nr_pages)
+        .set_hotplug_region(
+            NodeId::ZERO,
+            range(REGION, block_nr_pages * nr_blocks),
+            block_nr_pages,
+        )
         .unwrap();
     memory.validate().unwrap();
     memory
 }
 
-pub(crate) fn plug(memory: &mut PhysicalMemory, block: BlockIndex, zone: ZoneKind) {
-    let nr_pages = memory.hotplug_region().block_nr_pages();
-    plug_with(memory, block, zone, Descriptors::try_new(nr_pages).unwrap());
-}
-
-fn plug_with(memory: &mut PhysicalMemory, block: BlockIndex, zone: ZoneKind, descriptors: Descriptors) {
+pub(crate) fn plug(memory: &PhysicalMemory<'_>, block: BlockIndex, zone: ZoneKind) {
     memory.begin_plug(block).unwrap();
     memory.plugged(block).unwrap();
-    memory.online(block, descriptors, zone).unwrap();
+    memory.online(block, zone).unwrap();
+}
+
+/// Frames of a zone that nobody uses, at hand or not.
+fn free_pages(memory: &PhysicalMemory<'_>, kind: ZoneKind) -> u64 {
+    let counters = memory.zone(NodeId::ZERO, kind).counters();
+    counters.free_pages + counters.cached_pages
 }
 
 #[derive(Clone, Debug)]
@@ -67,7 +86,7 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Op> {
-    let gfp = prop::sample::select(vec![Gfp::Kernel, Gfp::Atomic, Gfp::User, Gfp::Spare]);
+    let gfp = prop::sample::select(vec![Gfp::KERNEL, Gfp::ATOMIC, Gfp::USER, Gfp::SPARE]);
     let size = prop_oneof![6 => 0u8..4, 2 => 4u8..9, 3 => Just(9u8), 1 => Just(10u8)];
     prop_oneof![
         10 => (gfp, size).prop_map(|(gfp, order)| Op::Alloc(gfp, order)),
@@ -81,23 +100,22 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 /// The memory under test and what is known of it from outside.
-struct World {
-    memory: PhysicalMemory,
+struct World<'m> {
+    memory: PhysicalMemory<'m>,
+    cpu: Cpu,
     taken: BTreeMap<Pfn, Order>,
-    freed: Vec<(Pfn, Order)>,
+    freed: Vec<Pfn>,
     isolated: BTreeMap<u32, IsolatedBlock>,
-    /// From blocks that went offline, for the next ones.
-    descriptors: Vec<Descriptors>,
 }
 
-impl World {
-    fn new(block_nr_pages: u32) -> Self {
+impl<'m> World<'m> {
+    fn new(pages: &'m [Page], block_nr_pages: u32) -> Self {
         Self {
-            memory: small_memory(block_nr_pages, 3),
+            memory: small_memory(pages, block_nr_pages, 3),
+            cpu: one_cpu(),
             taken: BTreeMap::new(),
             freed: Vec::new(),
             isolated: BTreeMap::new(),
-            descriptors: Vec::new(),
         }
     }
 
@@ -105,15 +123,15 @@ impl World {
         match op {
             Op::Alloc(gfp, size) => self.alloc(*gfp, order(*size)),
             Op::Free(index) if !self.taken.is_empty() => {
-                let (&pfn, &order) = self.taken.iter().nth(index.index(self.taken.len())).unwrap();
+                let (&pfn, _) = self.taken.iter().nth(index.index(self.taken.len())).unwrap();
                 self.taken.remove(&pfn);
-                self.memory.free_pages(pfn, order).unwrap();
-                self.freed.push((pfn, order));
+                self.memory.free_pages(&self.cpu, pfn).unwrap();
+                self.freed.push(pfn);
             }
             Op::FreeAgain(index) if !self.freed.is_empty() => {
-                let (pfn, order) = self.freed[index.index(self.freed.len())];
+                let pfn = self.freed[index.index(self.freed.len())];
                 if !self.taken.contains_key(&pfn) {
-                    let refused = self.memory.free_pages(pfn, order);
+                    let refused = self.memory.free_pages(&self.cpu, pfn);
                     assert!(
                         matches!(refused, Err(FreeError::NotAllocated { .. })),
                         "{refused:?}"
@@ -122,15 +140,7 @@ impl World {
             }
             Op::Plug(block) => {
                 if self.memory.hotplug_region().state(BlockIndex(*block)) == Some(BlockState::Unplugged) {
-                    let nr_pages = self.memory.hotplug_region().block_nr_pages();
-                    let used = self.descriptors.pop();
-                    let descriptors = used.unwrap_or_else(|| Descriptors::try_new(nr_pages).unwrap());
-                    plug_with(
-                        &mut self.memory,
-                        BlockIndex(*block),
-                        ZoneKind::Movable,
-                        descriptors,
-                    );
+                    plug(&self.memory, BlockIndex(*block), ZoneKind::Movable);
                 }
             }
             Op::Isolate(block) => {
@@ -150,7 +160,7 @@ impl World {
     }
 
     fn alloc(&mut self, gfp: Gfp, order: Order) {
-        match self.memory.alloc_pages(gfp, order) {
+        match self.memory.alloc_pages(&self.cpu, gfp, order) {
             Ok(pfn) => {
                 assert!(pfn.is_aligned(order));
                 let new = PfnRange::new(pfn, order.nr_pages()).unwrap();
@@ -177,16 +187,17 @@ impl World {
                 self.taken.insert(pfn, order);
             }
             Err(_) => {
-                for &kind in gfp.zonelist() {
-                    let zone = self.memory.zone(kind);
-                    let reserve = if gfp.is_movable() {
-                        zone.reserve_for_kernel()
-                    } else {
-                        0
-                    };
-                    let keep = zone.watermark(gfp.watermark()) + reserve;
-                    let fits = self.memory.free_chunks(kind)[order.index()..].iter().sum::<u64>() > 0;
-                    assert!(!fits || zone.counters().free_pages < u64::from(order.nr_pages()) + keep);
+                for zone in self
+                    .memory
+                    .zones()
+                    .filter(|zone| zone.kind() <= gfp.highest_zone())
+                {
+                    let keep = zone.watermark(gfp.watermark()) + zone.reserve(gfp.highest_zone());
+                    let chunks = self.memory.free_chunks(zone.node(), zone.kind());
+                    let fits = chunks[order.index()..].iter().sum::<u64>() > 0;
+                    let counters = zone.counters();
+                    assert!(!fits || counters.free_pages < u64::from(order.nr_pages()) + keep);
+                    assert_eq!(counters.cached_pages, 0, "what CPUs kept was tried too");
                 }
             }
         }
@@ -207,11 +218,9 @@ impl World {
             .map(|(_, order)| order.nr_pages())
             .sum::<u32>();
         match self.memory.offline(token) {
-            Ok(descriptors) => {
+            Ok(()) => {
                 assert_eq!(used, 0);
-                assert_eq!(descriptors.nr_pages(), range.nr_pages());
                 assert_eq!(self.memory.frame_state(range.start()), FrameState::Offline);
-                self.descriptors.push(descriptors);
                 self.memory.unplugged(BlockIndex(block)).unwrap();
             }
             Err(refused) => {
@@ -231,20 +240,21 @@ proptest! {
         shift in 0u32..3,
         ops in prop::collection::vec(ops(), 1..120),
     ) {
-        let mut world = World::new(512 << shift);
+        let pages = descriptors(3 * (512 << shift));
+        let mut world = World::new(&pages, 512 << shift);
         for op in &ops {
             world.step(op);
         }
-        for (pfn, order) in core::mem::take(&mut world.taken) {
-            world.memory.free_pages(pfn, order).unwrap();
+        for (pfn, _) in core::mem::take(&mut world.taken) {
+            world.memory.free_pages(&world.cpu, pfn).unwrap();
         }
         for (_, token) in core::mem::take(&mut world.isolated) {
             world.memory.undo(token);
         }
         world.memory.validate().unwrap();
         for kind in ZoneKind::ALL {
-            let counters = world.memory.zone(kind).counters();
-            prop_assert_eq!(counters.free_pages, counters.managed_pages);
+            let managed = world.memory.zone(NodeId::ZERO, kind).counters().managed_pages;
+            prop_assert_eq!(free_pages(&world.memory, kind), managed);
         }
     }
 }
@@ -252,16 +262,17 @@ proptest! {
 #[test]
 fn every_sequence_of_five_steps_in_a_small_world_keeps_the_invariants() {
     let steps = [
-        Op::Alloc(Gfp::User, 9),
-        Op::Alloc(Gfp::User, 0),
-        Op::Alloc(Gfp::Kernel, 8),
+        Op::Alloc(Gfp::USER, 9),
+        Op::Alloc(Gfp::USER, 0),
+        Op::Alloc(Gfp::KERNEL, 8),
         Op::Plug(0),
         Op::Isolate(0),
         Op::Undo(0),
         Op::Offline(0),
     ];
     for sequence in 0..7usize.pow(5) {
-        let mut world = World::new(512);
+        let pages = descriptors(3 * 512);
+        let mut world = World::new(&pages, 512);
         let mut digits = sequence;
         for _ in 0..5 {
             world.step(&steps[digits % 7]);
@@ -272,13 +283,10 @@ fn every_sequence_of_five_steps_in_a_small_world_keeps_the_invariants() {
 
 #[test]
 fn wrong_frees_are_refused_and_change_nothing() {
-    let mut memory = small_memory(512, 1);
-    let pfn = memory.alloc_pages(Gfp::Kernel, order(3)).unwrap();
-    let refused = |memory: &mut PhysicalMemory, pfn, order| memory.free_pages(pfn, order).unwrap_err();
-    assert_eq!(
-        refused(&mut memory, pfn, order(2)),
-        FreeError::WrongOrder { pfn, order: order(3) }
-    );
+    let (pages, cpu) = (descriptors(512), one_cpu());
+    let memory = small_memory(&pages, 512, 1);
+    let pfn = memory.alloc_pages(&cpu, Gfp::KERNEL, order(3)).unwrap();
+    let refused = |pfn| memory.free_pages(&cpu, pfn).unwrap_err();
     for (pfn, state) in [
         (pfn + 1, FrameState::Allocated(order(3))),
         (Pfn::new(300), FrameState::Reserved),
@@ -287,23 +295,27 @@ fn wrong_frees_are_refused_and_change_nothing() {
         (Pfn::new(REGION), FrameState::Offline),
         (Pfn::new(u32::MAX - 1), FrameState::Offline),
     ] {
-        assert_eq!(
-            refused(&mut memory, pfn, Order::ZERO),
-            FreeError::NotAllocated { pfn, state }
-        );
+        assert_eq!(refused(pfn), FreeError::NotAllocated { pfn, state });
     }
-    memory.free_pages(pfn, order(3)).unwrap();
+    memory.free_pages(&cpu, pfn).unwrap();
     memory.validate().unwrap();
 }
 
 #[test]
 fn isolating_a_block_withdraws_its_free_frames_and_undo_returns_them() {
-    let mut memory = small_memory(1024, 2);
-    plug(&mut memory, BlockIndex(0), ZoneKind::Movable);
-    plug(&mut memory, BlockIndex(1), ZoneKind::Movable);
-    assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 2048);
+    let pages = descriptors(1024 * 2);
+    let memory = small_memory(&pages, 1024, 2);
+    plug(&memory, BlockIndex(0), ZoneKind::Movable);
+    plug(&memory, BlockIndex(1), ZoneKind::Movable);
+    assert_eq!(
+        memory.zone(NodeId::ZERO, ZoneKind::Movable).counters().free_pages,
+        2048
+    );
     let token = memory.isolate(BlockIndex(1)).unwrap();
-    assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 1024);
+    assert_eq!(
+        memory.zone(NodeId::ZERO, ZoneKind::Movable).counters().free_pages,
+        1024
+    );
     assert_eq!(
         memory.migrate_type(Pfn::new(REGION + 1024)),
         Some(MigrateType::Isolate)
@@ -313,20 +325,24 @@ fn isolating_a_block_withdraws_its_free_frames_and_undo_returns_them() {
         FrameState::Isolated(_)
     ));
     memory.undo(token);
-    assert_eq!(memory.zone(ZoneKind::Movable).counters().free_pages, 2048);
+    assert_eq!(
+        memory.zone(NodeId::ZERO, ZoneKind::Movable).counters().free_pages,
+        2048
+    );
     memory.validate().unwrap();
 }
 
 #[test]
 fn the_zone_spans_what_is_online() {
-    let mut memory = small_memory(512, 3);
+    let pages = descriptors(512 * 3);
+    let memory = small_memory(&pages, 512, 3);
     for block in 0..3 {
-        plug(&mut memory, BlockIndex(block), ZoneKind::Movable);
+        plug(&memory, BlockIndex(block), ZoneKind::Movable);
     }
     for (block, spanned, present) in [(1, 1536, 1024), (0, 512, 512), (2, 0, 0)] {
         let token = memory.isolate(BlockIndex(block)).unwrap();
         memory.offline(token).unwrap();
-        let counters = memory.zone(ZoneKind::Movable).counters();
+        let counters = memory.zone(NodeId::ZERO, ZoneKind::Movable).counters();
         assert_eq!(
             (counters.spanned_pages, counters.present_pages),
             (spanned, present)
@@ -336,14 +352,15 @@ fn the_zone_spans_what_is_online() {
 
 #[test]
 fn movable_and_unmovable_requests_keep_to_their_own_pageblocks() {
-    let mut memory = small_memory(512, 1);
+    let (pages, cpu) = (descriptors(512), one_cpu());
+    let memory = small_memory(&pages, 512, 1);
     let mut pageblocks = BTreeMap::new();
     for _ in 0..200 {
         for (gfp, migrate_type) in [
-            (Gfp::User, MigrateType::Movable),
-            (Gfp::Kernel, MigrateType::Unmovable),
+            (Gfp::USER, MigrateType::Movable),
+            (Gfp::KERNEL, MigrateType::Unmovable),
         ] {
-            let pfn = memory.alloc_pages(gfp, Order::ZERO).unwrap();
+            let pfn = memory.alloc_pages(&cpu, gfp, Order::ZERO).unwrap();
             assert_eq!(memory.migrate_type(pfn), Some(migrate_type));
             let before = pageblocks.insert(pfn.number() / 512, migrate_type);
             assert!(before.is_none_or(|before| before == migrate_type));
@@ -359,18 +376,19 @@ fn movable_and_unmovable_requests_keep_to_their_own_pageblocks() {
 
 #[test]
 fn an_unmovable_request_takes_over_a_pageblock_that_is_mostly_free() {
-    let mut memory = small_memory(512, 1);
+    let (pages, cpu) = (descriptors(512), one_cpu());
+    let memory = small_memory(&pages, 512, 1);
     let mut taken = Vec::new();
-    while let Ok(pfn) = memory.alloc_pages(Gfp::User, Order::ZERO) {
+    while let Ok(pfn) = memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO) {
         taken.push(pfn);
     }
-    while memory.alloc_pages(Gfp::Kernel, order(9)).is_ok() {}
+    while memory.alloc_pages(&cpu, Gfp::KERNEL, order(9)).is_ok() {}
     let half = taken
         .iter()
         .filter(|pfn| pfn.number() / 512 == 1 && pfn.number() % 512 < 300);
-    half.for_each(|&pfn| memory.free_pages(pfn, Order::ZERO).unwrap());
+    half.for_each(|&pfn| memory.free_pages(&cpu, pfn).unwrap());
     assert_eq!(memory.migrate_type(Pfn::new(512)), Some(MigrateType::Movable));
-    memory.alloc_pages(Gfp::Kernel, Order::ZERO).unwrap();
+    memory.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).unwrap();
     let claimed = (0..BOOT / 512)
         .filter(|pageblock| memory.migrate_type(Pfn::new(pageblock * 512)) == Some(MigrateType::Unmovable));
     assert_eq!(claimed.collect::<Vec<_>>(), [1]);
@@ -379,28 +397,29 @@ fn an_unmovable_request_takes_over_a_pageblock_that_is_mostly_free() {
 
 #[test]
 fn each_kind_of_request_leaves_its_watermark_behind() {
-    let mut memory = small_memory(1024, 1);
-    plug(&mut memory, BlockIndex(0), ZoneKind::Movable);
-    let free = |memory: &PhysicalMemory, kind| memory.zone(kind).counters().free_pages;
-    let mark = |memory: &PhysicalMemory, kind, mark| memory.zone(kind).watermark(mark);
+    let (pages, cpu) = (descriptors(1024), one_cpu());
+    let memory = small_memory(&pages, 1024, 1);
+    plug(&memory, BlockIndex(0), ZoneKind::Movable);
+    let free = |memory: &PhysicalMemory<'_>, kind| memory.zone(NodeId::ZERO, kind).counters().free_pages;
+    let mark = |memory: &PhysicalMemory<'_>, kind, mark| memory.zone(NodeId::ZERO, kind).watermark(mark);
     let (movable, normal) = (ZoneKind::Movable, ZoneKind::Normal);
-    let reserve = memory.zone(normal).reserve_for_kernel();
+    let reserve = memory.zone(NodeId::ZERO, normal).reserve(movable);
     assert!(reserve > 0 && mark(&memory, normal, Watermark::Critical) > 0);
-    while memory.alloc_pages(Gfp::Spare, Order::ZERO).is_ok() {}
+    while memory.alloc_pages(&cpu, Gfp::SPARE, Order::ZERO).is_ok() {}
     assert_eq!(free(&memory, movable), mark(&memory, movable, Watermark::Low));
     assert_eq!(
         free(&memory, normal),
         mark(&memory, normal, Watermark::Low) + reserve
     );
-    while memory.alloc_pages(Gfp::User, Order::ZERO).is_ok() {}
+    while memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO).is_ok() {}
     assert_eq!(free(&memory, movable), mark(&memory, movable, Watermark::Min));
     assert_eq!(
         free(&memory, normal),
         mark(&memory, normal, Watermark::Min) + reserve
     );
-    while memory.alloc_pages(Gfp::Kernel, Order::ZERO).is_ok() {}
+    while memory.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).is_ok() {}
     assert_eq!(free(&memory, normal), mark(&memory, normal, Watermark::Min));
-    while memory.alloc_pages(Gfp::Atomic, Order::ZERO).is_ok() {}
+    while memory.alloc_pages(&cpu, Gfp::ATOMIC, Order::ZERO).is_ok() {}
     assert_eq!(free(&memory, normal), mark(&memory, normal, Watermark::Critical));
     assert_eq!(free(&memory, movable), mark(&memory, movable, Watermark::Min));
 }
@@ -411,15 +430,21 @@ fn each_kind_of_request_leaves_its_watermark_behind() {
 fn a_random_half_full_workload_leaves_nearly_half_of_the_pageblocks_free() {
     for block_nr_pages in [512u32, 4096, 32768] {
         let nr_pages = 32768;
-        let mut memory = PhysicalMemory::new();
+        let pages: Vec<Page> = (0..nr_pages).map(|_| Page::new()).collect();
+        let cpu = one_cpu();
+        let memory = PhysicalMemory::new(
+            MemMap::new(Pfn::new(0), &pages).unwrap(),
+            range(0, 0),
+            Topology::one_node(1),
+        );
         memory
-            .set_hotplug_region(range(0, nr_pages), block_nr_pages)
+            .set_hotplug_region(NodeId::ZERO, range(0, nr_pages), block_nr_pages)
             .unwrap();
         for block in 0..nr_pages / block_nr_pages {
-            plug(&mut memory, BlockIndex(block), ZoneKind::Movable);
+            plug(&memory, BlockIndex(block), ZoneKind::Movable);
         }
         let mut taken = Vec::new();
-        while let Ok(pfn) = memory.alloc_pages(Gfp::User, Order::ZERO) {
+        while let Ok(pfn) = memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO) {
             taken.push(pfn);
         }
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
@@ -432,19 +457,19 @@ fn a_random_half_full_workload_leaves_nearly_half_of_the_pageblocks_free() {
         let half = nr_pages as usize / 2;
         while taken.len() > half {
             let pfn = taken.swap_remove(random(taken.len()));
-            memory.free_pages(pfn, Order::ZERO).unwrap();
+            memory.free_pages(&cpu, pfn).unwrap();
         }
         for _ in 0..200 {
             for _ in 0..half / 10 {
                 let pfn = taken.swap_remove(random(taken.len()));
-                memory.free_pages(pfn, Order::ZERO).unwrap();
+                memory.free_pages(&cpu, pfn).unwrap();
             }
             for _ in 0..half / 10 {
-                taken.push(memory.alloc_pages(Gfp::User, Order::ZERO).unwrap());
+                taken.push(memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO).unwrap());
             }
         }
         memory.validate().unwrap();
-        let chunks = memory.free_chunks(ZoneKind::Movable);
+        let chunks = memory.free_chunks(NodeId::ZERO, ZoneKind::Movable);
         let free = chunks[9] + 2 * chunks[10];
         let share = free * 100 / u64::from(nr_pages / 512);
         assert!(

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
+use guest_sync::Cpu;
+
 use crate::blocks::{BlockIndex, BlockState};
 use crate::migrate::{BatchEnd, RefusalReason};
 use crate::mm::FaultError;
-use crate::tests::machine::{RW, TestMm, anonymous, load, machine, plug_block, store};
-use crate::{Access, HugeAdvice, IsolatedBlock, Pfn, Prot, SpaceId};
+use crate::tests::machine::{RW, TestMm, anonymous, load, machine_of, plug_block, store};
+use crate::tests::phys_model::{descriptors, one_cpu, small_memory};
+use crate::{Access, HugeAdvice, IsolatedBlock, Pfn, PhysicalMemory, Prot, SpaceId};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -95,8 +98,9 @@ struct Program {
 /// Words of a page that programs store to: few, so that a page that was not zeroed shows.
 const STAMPED_WORDS: u64 = 8;
 
-struct World {
-    mm: TestMm,
+struct World<'m> {
+    mm: TestMm<'m>,
+    cpu: Cpu,
     ids: [SpaceId; 2],
     programs: [Program; 2],
     isolated: BTreeMap<u32, IsolatedBlock>,
@@ -104,12 +108,14 @@ struct World {
     stamp: u64,
 }
 
-impl World {
-    fn new(block_nr_pages: u32) -> Self {
-        let mut mm = machine(block_nr_pages, 3);
-        let ids = [mm.create_space(&[]).unwrap(), mm.create_space(&[]).unwrap()];
+impl<'m> World<'m> {
+    fn new(memory: &'m PhysicalMemory<'m>) -> Self {
+        let mut mm = machine_of(memory);
+        let cpu = one_cpu();
+        let ids = [(); 2].map(|()| mm.create_space(&cpu, &[]).unwrap());
         Self {
             mm,
+            cpu,
             ids,
             programs: Default::default(),
             isolated: BTreeMap::new(),
@@ -163,7 +169,7 @@ impl World {
                 };
                 if self
                     .mm
-                    .mprotect(self.ids[*space], va, pages * 4096, *prot)
+                    .mprotect(&self.cpu, self.ids[*space], va, pages * 4096, *prot)
                     .is_ok()
                 {
                     for (_, rights) in self.programs[*space]
@@ -176,14 +182,14 @@ impl World {
             }
             Op::Store { space, area, page } => self.store(*space, *area, *page),
             Op::Replace { space } => {
-                self.mm.destroy_space(self.ids[*space]).unwrap();
-                self.ids[*space] = self.mm.create_space(&[]).unwrap();
+                self.mm.destroy_space(&self.cpu, self.ids[*space]).unwrap();
+                self.ids[*space] = self.mm.create_space(&self.cpu, &[]).unwrap();
                 self.programs[*space] = Program::default();
             }
             Op::Pin { space, area, page } => self.pin(*space, *area, *page),
             Op::Unpin => {
                 if let Some(pin) = self.pins.pop() {
-                    self.mm.phys.unpin(pin);
+                    self.mm.phys.unpin(&self.cpu, pin);
                 }
             }
             _ => self.step_block(op),
@@ -194,7 +200,11 @@ impl World {
         let Some((va, _)) = self.pick(space, area, from) else {
             return;
         };
-        if self.mm.munmap(self.ids[space], va, pages * 4096).is_ok() {
+        if self
+            .mm
+            .munmap(&self.cpu, self.ids[space], va, pages * 4096)
+            .is_ok()
+        {
             let gone = va / 4096..va / 4096 + pages;
             self.programs[space].pages.retain(|page, _| !gone.contains(page));
             let id = self.ids[space];
@@ -216,7 +226,7 @@ impl World {
         };
         self.stamp += 1;
         let va = va + self.stamp % STAMPED_WORDS * 8;
-        match store(&mut self.mm, self.ids[space], va, self.stamp) {
+        match store(&mut self.mm, &self.cpu, self.ids[space], va, self.stamp) {
             Ok(()) => {
                 assert!(self.programs[space].pages[&(va / 4096)].permits(Access::Write));
                 self.programs[space].words.insert(va, self.stamp);
@@ -255,7 +265,7 @@ impl World {
                 let Some(token) = self.isolated.get_mut(&block) else {
                     return;
                 };
-                let report = self.mm.migrate_batch(token, budget);
+                let report = self.mm.migrate_batch(&self.cpu, token, budget);
                 for refusal in &report.refused {
                     assert_eq!(refusal.reason, RefusalReason::Pinned { holder: "model" });
                 }
@@ -267,9 +277,9 @@ impl World {
                 let Some(token) = self.isolated.get_mut(&block) else {
                     return;
                 };
-                let batch = self.mm.begin_migration(token, budget);
+                let batch = self.mm.begin_migration(&self.cpu, token, budget);
                 self.mm.validate().unwrap();
-                self.mm.abort_migration(batch);
+                self.mm.abort_migration(&self.cpu, batch);
                 token.rewind();
             }
             Op::Undo(block) => {
@@ -308,11 +318,15 @@ impl World {
                 if !program.pages[&(va / 4096)].permits(Access::Read) {
                     continue;
                 }
-                assert_eq!(load(&mut self.mm, self.ids[space], va), Ok(word), "{va:#x}");
+                assert_eq!(
+                    load(&mut self.mm, &self.cpu, self.ids[space], va),
+                    Ok(word),
+                    "{va:#x}"
+                );
                 for beside in (0..STAMPED_WORDS).map(|word| va / 4096 * 4096 + word * 8) {
                     let expected = program.words.get(&beside).copied().unwrap_or(0);
                     assert_eq!(
-                        load(&mut self.mm, self.ids[space], beside),
+                        load(&mut self.mm, &self.cpu, self.ids[space], beside),
                         Ok(expected),
                         "{beside:#x}"
                     );
@@ -330,17 +344,19 @@ proptest! {
         shift in 0u32..2,
         ops in prop::collection::vec(ops(), 1..100),
     ) {
-        let mut world = World::new(512 << shift);
+        let pages = descriptors(3 * (512 << shift));
+        let memory = small_memory(&pages, 512 << shift, 3);
+        let mut world = World::new(&memory);
         for op in &ops {
             world.step(op);
             world.mm.validate().unwrap();
         }
         world.check_contents();
         for pin in core::mem::take(&mut world.pins) {
-            world.mm.phys.unpin(pin);
+            world.mm.phys.unpin(&world.cpu, pin);
         }
         for id in world.ids {
-            world.mm.destroy_space(id).unwrap();
+            world.mm.destroy_space(&world.cpu, id).unwrap();
         }
         world.mm.validate().unwrap();
         let stats = world.mm.phys.memory_stats();
@@ -376,7 +392,9 @@ fn every_sequence_of_four_steps_of_one_program_and_one_block_keeps_the_invariant
         Op::Remove(2),
     ];
     for sequence in 0..steps.len().pow(4) {
-        let mut world = World::new(512);
+        let pages = descriptors(3 * 512);
+        let memory = small_memory(&pages, 512, 3);
+        let mut world = World::new(&memory);
         world.step(&Op::Map {
             space: 0,
             pages: 20,

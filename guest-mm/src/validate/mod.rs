@@ -11,10 +11,11 @@ use core::fmt;
 
 use crate::blocks::Slot;
 use crate::fill::{FillLinks, FillList};
-use crate::pfn::PAGEBLOCK_NR_PAGES;
+use crate::page::Head;
+use crate::pfn::{Order, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::{Admission, FreeLinks, SectionHome, WholeLinks};
-use crate::zone::ZoneKind;
+use crate::zone::{Zone, ZoneCounters, ZoneKind};
 
 /// A broken invariant, in words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,148 +39,191 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-impl PhysicalMemory {
-    /// Checks every section, zone and block.
+impl PhysicalMemory<'_> {
+    /// Checks every section, zone, list and block. Nobody else may use the memory meanwhile.
     ///
     /// # Errors
     /// The first broken invariant found.
-    pub fn validate(&mut self) -> Result<(), Invalid> {
-        for (id, section) in self.map.iter() {
-            section.validate()?;
-            for pageblock in (0..section.range.nr_pages()).step_by(PAGEBLOCK_NR_PAGES as usize) {
-                let pfn = section.pfn(pageblock);
-                ensure!(
-                    self.map.locate(pfn) == Some((id, pageblock)),
-                    "{pfn} is found in another section"
-                );
-            }
+    pub fn validate(&self) -> Result<(), Invalid> {
+        for zone in self.zones() {
+            self.validate_zone(zone)?;
         }
-        for kind in ZoneKind::ALL {
-            self.validate_zone(kind)?;
-        }
+        self.validate_first_zones()?;
         self.validate_pins()?;
         self.validate_blocks()
     }
 
-    fn validate_zone(&mut self, kind: ZoneKind) -> Result<(), Invalid> {
-        let (mut present, mut managed, mut free) = (0, 0, 0);
-        let (mut first, mut end) = (u32::MAX, 0);
+    fn validate_zone(&self, zone: &Zone) -> Result<(), Invalid> {
+        let name = alloc::format!("node {} zone {}", zone.node(), zone.kind().name());
+        let cached = self.validate_lists(zone)?;
+        let mut areas = zone.areas.lock();
+        let mut sums = ZoneCounters::default();
+        let mut span: Option<PfnRange> = None;
+        let mut seen = 0;
         let (mut with_free, mut with_whole) = (Vec::new(), Vec::new());
-        for (id, section) in self.map.iter().filter(|(_, section)| section.zone == kind) {
-            present += u64::from(section.present_pages);
-            managed += u64::from(section.managed_pages);
-            first = first.min(section.range.start().number());
-            end = end.max(section.range.end().number());
+        for (number, section) in areas.iter() {
+            seen += section.validate(&self.table, zone, number, &cached)?;
+            sums.present_pages += u64::from(section.present_pages);
+            sums.managed_pages += u64::from(section.managed_pages);
+            sums.free_pages += u64::from(section.open_pages());
+            span = Some(match span {
+                None => section.range,
+                Some(span) => {
+                    let (start, end) = (
+                        span.start().min(section.range.start()),
+                        span.end().max(section.range.end()),
+                    );
+                    PfnRange::new(start, end - start).unwrap_or_default()
+                }
+            });
             if section.admission == Admission::Open {
-                free += u64::from(section.free_pages);
-                with_free.extend(section.free_bucket().map(|bucket| (bucket, id.0)));
-                with_whole.extend(section.whole_bucket().map(|bucket| (bucket, id.0)));
+                with_free.extend(section.free_bucket().map(|bucket| (bucket, number)));
+                with_whole.extend(section.whole_bucket().map(|bucket| (bucket, number)));
             }
         }
-        let zone = &self.zones[kind.index()];
-        let name = kind.name();
-        let counters = zone.counters();
         ensure!(
-            counters.present_pages == present,
-            "{name} present {} is {present}",
-            counters.present_pages
+            seen == cached.len(),
+            "{name}: {} chunks on lists, {seen} say so",
+            cached.len()
+        );
+        sums.spanned_pages = u64::from(span.unwrap_or_default().nr_pages());
+        sums.cached_pages = cached.iter().map(|(_, order)| u64::from(order.nr_pages())).sum();
+        ensure!(
+            zone.counters() == sums,
+            "{name}: {:?} is {sums:?}",
+            zone.counters()
         );
         ensure!(
-            counters.managed_pages == managed,
-            "{name} managed {} is {managed}",
-            counters.managed_pages
+            zone.span() == span.unwrap_or_default() && areas.free_pages() == sums.free_pages,
+            "{name}: spans {}, {} free",
+            zone.span(),
+            areas.free_pages()
         );
+        let (free_list, whole_list, sections) = areas.links();
         ensure!(
-            counters.free_pages == free,
-            "{name} free {} is {free}",
-            counters.free_pages
-        );
-        let spanned = u64::from(end.saturating_sub(first));
-        ensure!(
-            counters.spanned_pages == spanned,
-            "{name} spanned {} is {spanned}",
-            counters.spanned_pages
-        );
-        let listed = members(&zone.with_free, &FreeLinks(&mut self.map.sections));
-        ensure!(
-            same(listed, with_free),
+            same(members(free_list, &FreeLinks(sections)), with_free),
             "{name}: list of sections with free frames is wrong"
         );
-        let listed = members(&zone.with_whole, &WholeLinks(&mut self.map.sections));
         ensure!(
-            same(listed, with_whole),
+            same(members(whole_list, &WholeLinks(sections)), with_whole),
             "{name}: list of sections with free pageblocks is wrong"
         );
         Ok(())
     }
 
+    /// Chunks on the lists of CPUs, sorted: each once, in this zone, and its descriptor says so.
+    fn validate_lists(&self, zone: &Zone) -> Result<Vec<(Pfn, Order)>, Invalid> {
+        let mut cached = Vec::new();
+        for (_, lists) in zone.lists().iter() {
+            lists.look(|pfn, order| cached.push((pfn, order)));
+        }
+        cached.sort_unstable();
+        for &(pfn, order) in &cached {
+            let found = self.table.find(pfn);
+            let (page, tag) = found.ok_or_else(|| Invalid(alloc::format!("{pfn}: offline and on a list")))?;
+            ensure!(
+                page.head() == Head::cached(order),
+                "{pfn} is on a list, and {page:?}"
+            );
+            ensure!(
+                self.zone_at(tag.zone()).is_same(zone),
+                "{pfn} is on a list of another zone"
+            );
+        }
+        ensure!(
+            cached.windows(2).all(|two| two[0].0 != two[1].0),
+            "a frame is on two lists"
+        );
+        Ok(cached)
+    }
+
+    fn validate_first_zones(&self) -> Result<(), Invalid> {
+        for node in self.topology().nodes() {
+            for highest in ZoneKind::ALL {
+                let mut list = self.zonelist(node);
+                let first = list.find(|zone| zone.kind() <= highest && zone.is_populated());
+                let known = self.first_zone(node, highest);
+                ensure!(
+                    first.is_none_or(|first| first.is_same(known)),
+                    "node {node}: requests up to {} look at node {} zone {} first",
+                    highest.name(),
+                    known.node(),
+                    known.kind().name()
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn validate_pins(&self) -> Result<(), Invalid> {
-        let mut heads: Vec<_> = self.pins.held.iter().map(|&(pfn, _)| pfn).collect();
+        let pins = self.pins.lock();
+        let mut heads: Vec<_> = pins.held.iter().map(|&(pfn, _)| pfn).collect();
         heads.sort_unstable();
         heads.dedup();
-        let counted: usize = self
-            .map
-            .iter()
-            .map(|(_, section)| section.pinned_chunks as usize)
-            .sum();
+        let counted_in = |zone: &Zone| {
+            let areas = zone.areas.lock();
+            let counts = areas.iter().map(|(_, section)| section.pinned_chunks as usize);
+            counts.sum::<usize>()
+        };
+        let counted: usize = self.zones().map(counted_in).sum();
         ensure!(
             heads.len() == counted,
             "{} pinned chunks, {counted} counted",
             heads.len()
         );
         for pfn in heads {
-            let pins = self.pins.held.iter().filter(|(held, _)| *held == pfn).count();
+            let held = pins.held.iter().filter(|(held, _)| *held == pfn).count();
             let page = self.page(pfn);
-            let expected = page.map(|page| (page.mapcount() as usize) + pins);
+            let expected = page.map(|page| (page.mapcount() as usize) + held);
             ensure!(
                 page.map(|page| page.count() as usize) == expected,
-                "{pfn} has {page:?} with {pins} pins"
+                "{pfn} has {page:?} with {held} pins"
             );
         }
         Ok(())
     }
 
     fn validate_blocks(&self) -> Result<(), Invalid> {
+        let region = self.region.lock();
         let mut blocks = 0;
-        for (index, _) in self.region.iter() {
-            let slot = self.region.slot(index).unwrap_or(Slot::Unplugged);
-            let range = self.region.range_of(index);
-            match slot.section() {
-                Some(id) => {
-                    let section = self.map.section(id);
-                    blocks += 1;
-                    ensure!(
-                        section.range == range,
-                        "block {} has section of {}",
-                        index.0,
-                        section.range
-                    );
-                    ensure!(
-                        section.home == SectionHome::Block(index),
-                        "block {} is not home",
-                        index.0
-                    );
-                    let isolated = matches!(slot, Slot::GoingOffline(_));
-                    let admission = section.admission == Admission::Isolated;
-                    ensure!(
-                        isolated == admission,
-                        "block {} isolated in one place only",
-                        index.0
-                    );
-                }
-                None => ensure!(!self.map.is_occupied(range), "block {} has descriptors", index.0),
-            }
+        for (index, slot) in region.iter() {
+            let range = region.range_of(index);
+            let Some(tag) = slot.section() else {
+                let occupied = self.table.tags.is_occupied(range);
+                ensure!(!occupied, "block {} has a section", index.0);
+                continue;
+            };
+            blocks += 1;
+            let areas = self.zone_at(tag.zone()).areas.lock();
+            let section = areas.section(tag.section());
+            let isolated = matches!(slot, Slot::GoingOffline(_));
+            let fits = section.is_some_and(|section| {
+                section.range == range
+                    && section.home == SectionHome::Block(index)
+                    && (section.admission == Admission::Isolated) == isolated
+            });
+            ensure!(fits, "block {} is {slot:?}, and {section:?}", index.0);
         }
-        let sections = self
-            .map
-            .iter()
-            .filter(|(_, s)| s.home != SectionHome::Boot)
-            .count();
+        let away = |zone: &Zone| {
+            let areas = zone.areas.lock();
+            areas
+                .iter()
+                .filter(|(_, section)| section.home != SectionHome::Boot)
+                .count()
+        };
+        let sections: usize = self.zones().map(away).sum();
         ensure!(
             sections == blocks,
             "{sections} block sections for {blocks} blocks"
         );
         Ok(())
+    }
+}
+
+impl Zone {
+    /// Whether it is the same zone.
+    fn is_same(&self, other: &Self) -> bool {
+        core::ptr::eq(self, other)
     }
 }
 

@@ -1,235 +1,216 @@
-//! One section: every frame in exactly one chunk, every free chunk on exactly one list, all counts derived again.
+//! One section: every frame in exactly one state, every pageblock on the list that its fill calls for, all counts
+//! derived again.
 
 use alloc::vec::Vec;
 
-use crate::page::{NO_LINK, Page, PageFlags, PageState};
-use crate::pageblock::{NR_SMALL_ORDERS, PageblockLinks};
-use crate::pfn::{NR_PAGE_ORDERS, Order, PAGEBLOCK_NR_PAGES};
-use crate::section::Section;
+use crate::mem_map::{FrameTable, Tag};
+use crate::node::ZoneIndex;
+use crate::page::{Page, PageFlags, PageState};
+use crate::pageblock::{NR_MOBILITIES, PageblockLinks, Whole};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::section::{Admission, Section};
 use crate::validate::{Invalid, ensure, members, same};
+use crate::zone::Zone;
 
 impl Section {
-    /// Adds the section's free chunks to `counts`, by order, from its lists.
-    pub(crate) fn count_chunks(&self, counts: &mut [u64; NR_PAGE_ORDERS]) {
-        for (order, head) in self.list_heads() {
-            counts[order.index()] += self.chain(head).count() as u64;
-        }
+    /// Checks the section; returns how many of the chunks on lists of CPUs are in it.
+    pub(crate) fn validate(
+        &self,
+        table: &FrameTable<'_>,
+        zone: &Zone,
+        number: u32,
+        cached: &[(Pfn, Order)],
+    ) -> Result<usize, Invalid> {
+        self.validate_tags(table, zone, number)?;
+        self.validate_pageblocks(table)?;
+        self.validate_frames(table, cached)
     }
 
-    pub(crate) fn validate(&self) -> Result<(), Invalid> {
-        let free = self.validate_chunks()?;
-        self.validate_lists(free)?;
-        self.validate_pageblocks()
-    }
-
-    /// Walks the section chunk by chunk; returns the heads of the free ones.
-    fn validate_chunks(&self) -> Result<Vec<(Order, u32)>, Invalid> {
-        let mut free = Vec::new();
-        let (mut managed, mut present, mut free_pages, mut pinned) = (0, 0, 0, 0);
-        let mut offset = 0;
-        while offset < self.range.nr_pages() {
-            let page = &self.pages[offset as usize];
-            let pfn = self.pfn(offset);
-            validate_page(page).map_err(|Invalid(why)| Invalid(alloc::format!("{pfn}: {why}")))?;
-            ensure!(
-                page.state != PageState::Tail,
-                "{pfn} is a tail outside every chunk"
-            );
-            let nr_pages = page.order().nr_pages();
-            ensure!(pfn.is_aligned(page.order()), "{pfn} heads an unaligned chunk");
-            ensure!(
-                offset + nr_pages <= self.range.nr_pages(),
-                "{pfn} heads a chunk that leaves its section"
-            );
-            for tail in offset + 1..offset + nr_pages {
-                ensure!(
-                    self.pages[tail as usize].is_blank(),
-                    "{} is no blank tail",
-                    self.pfn(tail)
-                );
-            }
-            present += if page.state == PageState::Hole {
-                0
-            } else {
-                nr_pages
-            };
-            managed += match page.state {
-                PageState::Free | PageState::Allocated => nr_pages,
-                PageState::Tail | PageState::Reserved | PageState::Hole => 0,
-            };
-            if page.state == PageState::Free {
-                free_pages += nr_pages;
-                free.push((page.order(), offset));
-            }
-            pinned += u32::from(page.flags.has(PageFlags::PINNED));
-            offset += nr_pages;
+    fn validate_tags(&self, table: &FrameTable<'_>, zone: &Zone, number: u32) -> Result<(), Invalid> {
+        let expected = Tag::new(ZoneIndex::of(zone.node(), zone.kind()), number);
+        for pfn in self.range.iter().step_by(PAGEBLOCK_NR_PAGES as usize) {
+            let tag = table.tags.at(pfn);
+            let fits = tag.is_some_and(|tag| {
+                tag.zone() == expected.zone()
+                    && tag.section() == number
+                    && tag.is_isolated() == (self.admission == Admission::Isolated)
+            });
+            ensure!(fits, "{pfn} of section {number} is tagged {tag:?}");
         }
-        let range = self.range;
-        ensure!(
-            self.free_pages == free_pages,
-            "{range}: free {} is {free_pages}",
-            self.free_pages
-        );
-        ensure!(
-            self.present_pages == present,
-            "{range}: present {} is {present}",
-            self.present_pages
-        );
-        ensure!(
-            self.managed_pages == managed,
-            "{range}: managed {} is {managed}",
-            self.managed_pages
-        );
-        ensure!(
-            self.pinned_chunks == pinned,
-            "{range}: pinned {} is {pinned}",
-            self.pinned_chunks
-        );
-        Ok(free)
-    }
-
-    fn validate_lists(&self, free: Vec<(Order, u32)>) -> Result<(), Invalid> {
-        let mut listed = Vec::new();
-        for (order, head) in self.list_heads() {
-            let mut prev = NO_LINK;
-            for offset in self.chain(head) {
-                let page = &self.pages[offset as usize];
-                ensure!(page.prev == prev, "{} is linked one way only", self.pfn(offset));
-                prev = offset;
-                listed.push((order, offset));
-            }
-        }
-        for &(order, offset) in &free {
-            let buddy = self.pfn(offset).buddy(order);
-            let merged = order == Order::MAX || !self.range.contains(buddy) || {
-                let page = &self.pages[(buddy - self.range.start()) as usize];
-                page.state != PageState::Free || page.order != order.number()
-            };
-            ensure!(
-                merged,
-                "{} and its buddy are both free at order {}",
-                self.pfn(offset),
-                order.number()
-            );
-        }
-        ensure!(
-            same(listed, free),
-            "{}: free lists and free chunks differ",
-            self.range
-        );
         Ok(())
     }
 
-    fn validate_pageblocks(&self) -> Result<(), Invalid> {
-        let mut partial = [Vec::new(), Vec::new()];
-        let mut whole = 0;
+    /// Walks the section chunk by chunk; every frame is free, or part of a chunk, or reserved, or a hole.
+    fn validate_frames(&self, table: &FrameTable<'_>, cached: &[(Pfn, Order)]) -> Result<usize, Invalid> {
+        let (mut managed, mut present, mut free, mut pinned) = (0, 0, 0, 0);
+        let mut seen = 0;
+        let mut offset = 0;
+        while offset < self.range.nr_pages() {
+            let pfn = self.pfn(offset);
+            let page = table.page(pfn);
+            validate_page(page).map_err(|Invalid(why)| Invalid(alloc::format!("{pfn}: {why}")))?;
+            if self.free_run(offset) > 0 {
+                ensure!(page.state() == PageState::Blank, "{pfn} is free, and {page:?}");
+                (free, managed, present) = (free + 1, managed + 1, present + 1);
+                offset += 1;
+                continue;
+            }
+            let nr_pages = page.order().nr_pages();
+            match page.state() {
+                PageState::Blank => ensure!(false, "{pfn} belongs to nobody"),
+                PageState::Hole => {}
+                PageState::Reserved => present += 1,
+                PageState::Cached | PageState::Allocated => {
+                    present += nr_pages;
+                    managed += nr_pages;
+                }
+            }
+            if page.state() == PageState::Cached {
+                seen += 1;
+                let listed = cached.binary_search(&(pfn, page.order())).is_ok();
+                ensure!(listed, "{pfn} says that it is on a list, and is not");
+            }
+            ensure!(
+                pfn.is_aligned(page.order()) && offset + nr_pages <= self.range.nr_pages(),
+                "{pfn} heads a chunk of order {}",
+                page.order().number()
+            );
+            for tail in offset + 1..offset + nr_pages {
+                let blank = table.page(self.pfn(tail)).is_blank() && self.free_run(tail) == 0;
+                ensure!(blank, "{} is no blank tail", self.pfn(tail));
+            }
+            pinned += u32::from(page.flags().has(PageFlags::PINNED));
+            offset += nr_pages;
+        }
+        let counted = (
+            self.free_pages,
+            self.present_pages,
+            self.managed_pages,
+            self.pinned_chunks,
+        );
+        let found = (free, present, managed, pinned);
+        ensure!(
+            counted == found,
+            "{}: free, present, managed, pinned are {found:?}, not {counted:?}",
+            self.range
+        );
+        Ok(seen)
+    }
+
+    fn validate_pageblocks(&self, table: &FrameTable<'_>) -> Result<(), Invalid> {
+        let mut partial: [Vec<_>; NR_MOBILITIES] = Default::default();
+        let mut whole = [Vec::new(), Vec::new()];
+        let mut whole_pageblocks = 0;
         for (index, pageblock) in (0u32..).zip(&self.pageblocks) {
             let pfn = self.pfn(index * PAGEBLOCK_NR_PAGES);
-            let mut free = 0;
-            for order in Order::all().take(NR_SMALL_ORDERS) {
-                let chunks = self.chain(pageblock.heads[order.index()]).count();
-                free += u32::try_from(chunks)
-                    .unwrap_or(u32::MAX)
-                    .saturating_mul(order.nr_pages());
-                let bit = pageblock.nonempty >> order.number() & 1 == 1;
-                ensure!(
-                    bit == (chunks > 0),
-                    "pageblock of {pfn}: bit of order {} wrong",
-                    order.number()
-                );
-            }
-            if free == 0 && u32::from(pageblock.free_pages) == PAGEBLOCK_NR_PAGES {
-                whole += 1;
-                free = PAGEBLOCK_NR_PAGES;
-            }
+            let free = pageblock.count_free();
             ensure!(
                 u32::from(pageblock.free_pages) == free,
                 "pageblock of {pfn} has {free} free"
             );
-            partial[pageblock.mobility as usize].extend(pageblock.bucket().map(|bucket| (bucket, index)));
+            let is_whole = pageblock.whole != Whole::No;
+            ensure!(
+                is_whole == (free == PAGEBLOCK_NR_PAGES),
+                "pageblock of {pfn} with {free} free is {:?}",
+                pageblock.whole
+            );
+            whole_pageblocks += u32::from(is_whole);
+            match pageblock.whole {
+                Whole::No => {}
+                Whole::Single => whole[0].push((0, index)),
+                Whole::PairHead => whole[1].push((0, index)),
+                Whole::PairTail => {}
+            }
+            self.validate_pair(index)?;
+            let mobility = table.tags.at(pfn).map(Tag::mobility);
+            if let (Some(bucket), Some(mobility)) = (pageblock.bucket(), mobility) {
+                partial[mobility as usize].push((bucket, index));
+            }
         }
         ensure!(
-            self.whole_pageblocks == whole,
-            "{}: {whole} free pageblocks",
+            self.whole_pageblocks == whole_pageblocks,
+            "{}: {whole_pageblocks} free pageblocks",
             self.range
         );
         let links = &PageblockLinks(&mut self.pageblocks.clone());
-        for (list, want) in self.partial.iter().zip(partial) {
+        let lists = self.partial.iter().chain(&self.whole);
+        for (list, want) in lists.zip(partial.into_iter().chain(whole)) {
             ensure!(
                 same(members(list, links), want),
-                "{}: list of partial pageblocks is wrong",
+                "{}: a list of pageblocks is wrong",
                 self.range
             );
         }
         Ok(())
     }
 
-    fn list_heads(&self) -> impl Iterator<Item = (Order, u32)> {
-        let small = self
-            .pageblocks
-            .iter()
-            .flat_map(|pageblock| Order::all().zip(pageblock.heads));
-        let large = Order::all().skip(NR_SMALL_ORDERS).zip(self.whole);
-        small.chain(large)
-    }
-
-    /// Offsets of a free list's chunks; stops after as many as there are frames.
-    fn chain(&self, head: u32) -> impl Iterator<Item = u32> {
-        let next = |&offset: &u32| Some(self.pages[offset as usize].next).filter(|&next| next != NO_LINK);
-        core::iter::successors(Some(head).filter(|&head| head != NO_LINK), next).take(self.pages.len())
+    /// Two free pageblocks that are buddies are one chunk, and nothing else is.
+    fn validate_pair(&self, index: u32) -> Result<(), Invalid> {
+        let whole = |index: u32| self.pageblocks.get(index as usize).map(|block| block.whole);
+        let pfn = self.pfn(index * PAGEBLOCK_NR_PAGES);
+        let right = match (whole(index), pfn.is_aligned(Order::MAX)) {
+            (Some(Whole::PairHead), aligned) => aligned && whole(index + 1) == Some(Whole::PairTail),
+            (Some(Whole::PairTail), aligned) => {
+                !aligned && index > 0 && whole(index - 1) == Some(Whole::PairHead)
+            }
+            (Some(Whole::Single), true) => whole(index + 1).is_none_or(|buddy| buddy == Whole::No),
+            (Some(Whole::Single), false) => {
+                index == 0 || whole(index - 1).is_none_or(|buddy| buddy == Whole::No)
+            }
+            _ => true,
+        };
+        ensure!(
+            right,
+            "pageblock of {pfn} is {:?}, its buddy is not",
+            whole(index)
+        );
+        Ok(())
     }
 }
 
 impl Page {
     fn is_blank(&self) -> bool {
-        self.state == PageState::Tail
-            && (self._count | self._mapcount | self.mapping | self.index | self.private) == 0
-            && (self.next | self.prev) == 0
-            && self.order == 0
-            && self.flags == PageFlags::NONE
+        self.head() == crate::page::Head::BLANK && self.has_blank_fields()
     }
 }
 
 /// Checks a descriptor against the legal values of its fields.
 fn validate_page(page: &Page) -> Result<(), Invalid> {
-    let anon = page.flags.has(PageFlags::ANON);
-    let table = page.flags.has(PageFlags::TABLE);
-    ensure!(page.flags.is_legal(), "illegal flags {:?}", page.flags);
+    let head = page.head();
+    if head.state() != PageState::Allocated {
+        let bare = head.count() == 0 && head.flags() == PageFlags::NONE && page.has_blank_fields();
+        ensure!(bare, "{head:?} with contents: {page:?}");
+        let has_order = head.state() == PageState::Cached;
+        ensure!(has_order || head.order() == Order::ZERO, "{head:?}");
+        return Ok(());
+    }
+    let flags = head.flags();
+    let (anon, table) = (flags.has(PageFlags::ANON), flags.has(PageFlags::TABLE));
+    ensure!(flags.is_legal(), "illegal flags {flags:?}");
+    ensure!(head.count() > 0, "allocated without a reference");
     ensure!(
-        (page.mapping != 0) == (anon || table),
-        "mapping {} with {:?}",
-        page.mapping,
-        page.flags
+        head.count() >= page.mapcount() && page.mapcount() <= 1,
+        "mapped {} times with {} references",
+        page.mapcount(),
+        head.count()
+    );
+    if flags.has(PageFlags::SLAB) {
+        return Ok(());
+    }
+    ensure!(
+        (page.mapping() != 0) == (anon || table),
+        "mapping {} with {flags:?}",
+        page.mapping()
     );
     ensure!(
-        anon || (page._mapcount == 0 && page.index == 0),
+        anon || (page.mapcount() == 0 && page.index() == 0),
         "mapped but not anonymous"
     );
-    ensure!(page._mapcount <= 1, "mapped {} times", page._mapcount);
     ensure!(
-        page.private == 0 || table,
-        "private {} with {:?}",
-        page.private,
-        page.flags
+        page.private() <= if table { 512 } else { 0 },
+        "private {} with {flags:?}",
+        page.private()
     );
-    ensure!(page.private <= 512, "a page table with {} entries", page.private);
-    match page.state {
-        PageState::Allocated => {
-            ensure!(page._count > 0, "allocated without a reference");
-            ensure!(page._count >= page._mapcount, "fewer references than mappings");
-            ensure!(page.next == 0 && page.prev == 0, "allocated and on a list");
-        }
-        PageState::Free => ensure!(
-            page._count == 0 && page.flags == PageFlags::NONE,
-            "free but in use"
-        ),
-        PageState::Reserved | PageState::Hole | PageState::Tail => {
-            let bare = Page {
-                state: PageState::Tail,
-                ..page.clone()
-            };
-            ensure!(bare.is_blank(), "{:?} with contents", page.state);
-        }
-    }
+    ensure!(page.links() == (0, 0), "on a list with {flags:?}");
     Ok(())
 }

@@ -16,7 +16,7 @@ struct Tally {
     migrating: u32,
 }
 
-impl<F: Frames, M: Mmu> Mm<F, M> {
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Checks physical memory and all address spaces.
     ///
     /// # Errors
@@ -84,14 +84,14 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
             page.flags()
         );
         ensure!(
-            page.mapping == space.table.space.number(),
+            page.mapping() == space.table.space.number(),
             "{table} belongs to space {}",
-            page.mapping
+            page.mapping()
         );
         ensure!(
-            page.private == used,
+            page.private() == used,
             "{table} counts {} of {used} entries",
-            page.private
+            page.private()
         );
         ensure!(used > 0 || level == Level::ROOT, "{table} is an empty table");
         Ok(())
@@ -160,12 +160,13 @@ impl<F: Frames, M: Mmu> Mm<F, M> {
     fn validate_totals(&self, all: &Tally) -> Result<(), Invalid> {
         let mut found = Tally::default();
         let (mut anon, mut anon_huge) = (0, 0);
-        for (_, section) in self.phys.map.iter() {
-            for page in section
-                .pages
-                .iter()
-                .filter(|page| page.state() == PageState::Allocated)
-            {
+        for zone in self.phys.zones() {
+            let areas = zone.areas.lock();
+            let frames = areas.iter().flat_map(|(_, section)| section.range.iter());
+            for page in frames.filter_map(|pfn| self.phys.page(pfn)) {
+                if page.state() != PageState::Allocated {
+                    continue;
+                }
                 found.tables += u64::from(page.flags().has(PageFlags::TABLE));
                 if !page.flags().has(PageFlags::ANON) {
                     continue;

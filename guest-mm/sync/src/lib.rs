@@ -10,11 +10,13 @@ extern crate std;
 pub mod atomic;
 mod cell;
 mod cpu;
+mod once;
 mod per_cpu;
 mod spin;
 mod stack;
 
 pub use cpu::{Cpu, CpuId, CpuSet, MAX_CPUS};
+pub use once::SetOnce;
 pub use per_cpu::{Local, PerCpu};
 pub use spin::{SpinGuard, SpinLock};
 pub use stack::{CpuStack, Full};

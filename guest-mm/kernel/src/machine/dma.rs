@@ -3,6 +3,8 @@
 
 #![expect(unsafe_code, reason = "reads and writes memory that devices write to")]
 
+use super::cpu::this_cpu;
+use super::frames::DirectFrames;
 use crate::kernel::Kernel;
 use core::num::NonZeroUsize;
 use core::ptr::with_exposed_provenance_mut;
@@ -22,9 +24,8 @@ fn pointer<T>(at: Gpa) -> *mut T {
 impl DmaMemory for KernelDma {
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa> {
         let order = Order::holding((nr_pages.get() * PAGE_SIZE) as u64)?;
-        let mut mm = self.0.mm.lock();
-        let pfn = mm.phys.alloc_pages(Gfp::Kernel, order).ok()?;
-        mm.frames.zero(pfn, order);
+        let pfn = self.0.phys.alloc_pages(this_cpu(), Gfp::KERNEL, order).ok()?;
+        DirectFrames.zero(pfn, order);
         Some(Gpa::new(pfn.gpa()))
     }
 

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "implements the global allocator")]
 
+use super::cpu::this_cpu;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
@@ -88,8 +89,8 @@ pub(crate) struct KernelChunk {
 
 impl KernelChunk {
     /// Takes a chunk for good; `None` if there is none.
-    pub(crate) fn allocate(memory: &mut PhysicalMemory, order: Order) -> Option<Self> {
-        let pfn = memory.alloc_pages(Gfp::Kernel, order).ok()?;
+    pub(crate) fn allocate(memory: &PhysicalMemory<'_>, order: Order) -> Option<Self> {
+        let pfn = memory.alloc_pages(this_cpu(), Gfp::KERNEL, order).ok()?;
         Some(Self {
             start: pfn.gpa(),
             bytes: order.bytes(),

@@ -5,10 +5,6 @@ pub(crate) mod activity;
 pub(crate) mod apic;
 pub(crate) mod clock;
 pub(crate) mod cpu;
-#[expect(
-    dead_code,
-    reason = "descriptors are still the heap's; the array takes over with zones that share them"
-)]
 pub(crate) mod descriptors;
 pub(crate) mod direct_map;
 pub(crate) mod dma;

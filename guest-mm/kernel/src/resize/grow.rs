@@ -1,14 +1,17 @@
 //! Growing: descriptors and tables first, so that a block that is plugged can also be used; then PLUG, the direct
 //! map, and online in the movable zone, from which it can be given back.
 
-use super::{Interruption, OfflineBlock, Worker};
+use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::kernel::KernelFrames;
 use crate::log::log;
+use crate::machine::activity::forget_manager_translations;
 use crate::machine::direct_map::Access;
+use crate::machine::frames::DirectFrames;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 use guest_kernel::physical::to_usize;
-use guest_mm::{BlockIndex, Descriptors, PAGE_SIZE, Page, ZoneKind};
+use guest_mm::{BlockIndex, ZoneKind};
 use guest_virtio::mem::{BlockRun, RequestError};
 use guest_virtio::plan::PlugFailure;
 
@@ -36,15 +39,17 @@ impl Worker {
             }
             Err(error @ (RequestError::Device(_) | RequestError::Interrupted)) => {
                 self.planner.lost_track(run);
+                self.unback(prepared);
                 return Err(Interruption::Device(error));
             }
             Err(RequestError::Busy) => PlugFailure::Busy,
             Err(RequestError::Nack) => PlugFailure::Nack,
             Err(RequestError::Error | RequestError::OutsideRegion) => PlugFailure::Error,
         };
-        for offline in prepared {
+        for offline in &prepared {
             self.note(offline.block, PlugStep::Cancelled);
         }
+        self.unback(prepared);
         self.planner.plug_failed(run, failure);
         Ok(())
     }
@@ -54,56 +59,86 @@ impl Worker {
         let largest = to_usize((LARGEST_REQUEST / self.device.region().block_size()).max(1));
         let mut prepared = Vec::new();
         for block in run.blocks().take(largest).map(|block| BlockIndex(block.raw())) {
-            let Some(descriptors) = self.descriptors() else {
-                break;
-            };
             let addresses = self.addresses(block);
-            let mut mm = self.kernel.mm.lock();
-            let frames = KernelFrames::of(&mut mm.phys);
+            let frames = KernelFrames(self.kernel.phys);
             if self.kernel.direct_map.prepare(addresses, &frames).is_err() {
                 break;
             }
-            drop(mm);
+            let descriptors = self.back(block);
+            if descriptors == Descriptors::Missing {
+                break;
+            }
             self.note(block, PlugStep::Begun);
-            prepared.push(OfflineBlock {
-                block,
-                descriptors: Some(descriptors),
-            });
+            prepared.push(OfflineBlock { block, descriptors });
         }
         prepared
     }
 
-    /// Blank descriptors for one block; the heap gets more frames if it needs them.
-    fn descriptors(&self) -> Option<Descriptors> {
-        let nr_pages = u32::try_from(self.device.region().block_size() / PAGE_SIZE).ok()?;
-        let has_room = self.kernel.fill_heap(nr_pages as usize * size_of::<Page>());
-        has_room.then(|| Descriptors::try_new(nr_pages)).flatten()
+    /// Gives a block's descriptors memory.
+    fn back(&self, block: BlockIndex) -> Descriptors {
+        let (vmemmap, frames) = (&self.kernel.vmemmap, KernelFrames(self.kernel.phys));
+        let Some(range) = self.kernel.phys.hotplug_region().block_range(block) else {
+            return Descriptors::Missing;
+        };
+        let backed = vmemmap.back(&DirectFrames, &frames, range);
+        // Whatever is cached of what was there before: zeroes, or descriptors that could not be completed.
+        forget_manager_translations();
+        match backed {
+            Ok(_) => Descriptors::There,
+            Err(unbacked) => {
+                unbacked.release(&DirectFrames, &frames);
+                Descriptors::Missing
+            }
+        }
+    }
+
+    /// Takes the memory of the blocks' descriptors back, as far as they have any. The blocks are offline.
+    pub(super) fn unback(&self, blocks: Vec<OfflineBlock>) {
+        let (vmemmap, frames) = (&self.kernel.vmemmap, KernelFrames(self.kernel.phys));
+        let region = self.kernel.phys.hotplug_region();
+        let with_memory = blocks
+            .into_iter()
+            .filter(|offline| offline.descriptors == Descriptors::There);
+        let unbacked: Vec<_> = with_memory
+            .filter_map(|offline| region.block_range(offline.block))
+            .map(|range| vmemmap.unback(&DirectFrames, range))
+            .collect();
+        if !unbacked.is_empty() {
+            forget_manager_translations();
+        }
+        for unbacked in unbacked {
+            unbacked.release(&DirectFrames, &frames);
+        }
     }
 
     /// Puts a plugged block to use. Without descriptors, or tables, it stays offline.
     pub(super) fn bring_online(&self, offline: OfflineBlock) {
         let OfflineBlock { block, descriptors } = offline;
-        let Some(descriptors) = descriptors.or_else(|| self.descriptors()) else {
+        if descriptors == Descriptors::Missing && self.back(block) == Descriptors::Missing {
             log!(Warning, "block {}: no memory for its descriptors", block.0);
             return;
-        };
-        let mut mm = self.kernel.mm.lock();
-        let frames = KernelFrames::of(&mut mm.phys);
+        }
+        let phys = self.kernel.phys;
         let mapped = self
             .kernel
             .direct_map
-            .map(self.addresses(block), Access::Write, &frames);
-        if let Err(error) = mapped {
+            .map(self.addresses(block), Access::Write, &KernelFrames(phys));
+        let failed = match mapped {
+            Ok(()) => phys
+                .online(block, ZoneKind::Movable)
+                .err()
+                .map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = failed {
             log!(Error, "block {}: {error}", block.0);
-            return;
-        }
-        if let Err(failed) = mm.phys.online(block, descriptors, ZoneKind::Movable) {
-            log!(Error, "{}", failed.error);
+            let descriptors = Descriptors::There;
+            self.unback(alloc::vec![OfflineBlock { block, descriptors }]);
         }
     }
 
     fn note(&self, block: BlockIndex, step: PlugStep) {
-        let phys = &mut self.kernel.mm.lock().phys;
+        let phys = self.kernel.phys;
         let result = match step {
             PlugStep::Begun => phys.begin_plug(block),
             PlugStep::Done => phys.plugged(block),

@@ -1,8 +1,9 @@
 //! Shrinking: the cheapest blocks are isolated together (so that what moves off one does not land on the next), then
 //! emptied one after the other while programs run in between, taken offline, out of the direct map, and unplugged.
 
-use super::{Interruption, OfflineBlock, Worker};
+use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
+use crate::machine::cpu::this_cpu;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
@@ -105,7 +106,7 @@ impl Worker {
 
     /// Plugged blocks that could not be brought online.
     fn never_used(&self, count: usize) -> Leaving {
-        let phys = &self.kernel.mm.lock().phys;
+        let phys = self.kernel.phys;
         let state = |block| phys.hotplug_region().state(block);
         let blocks = self.planner.candidates().map(|block| BlockIndex(block.raw()));
         let offline = blocks
@@ -114,7 +115,7 @@ impl Worker {
         let offline = offline
             .map(|block| OfflineBlock {
                 block,
-                descriptors: None,
+                descriptors: Descriptors::Missing,
             })
             .collect();
         Leaving {
@@ -131,14 +132,14 @@ impl Worker {
 
     /// Memory that programs can do without.
     fn spare_bytes(&self) -> u64 {
-        let stats = self.kernel.mm.lock().phys.memory_stats();
+        let stats = self.kernel.phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
         (stats.available_pages * PAGE_SIZE).saturating_sub(keep)
     }
 
     fn isolate(&mut self, count: usize, leaving: &mut Leaving) {
-        let phys = &mut self.kernel.mm.lock().phys;
+        let phys = self.kernel.phys;
         let mut left = count;
         for cost in phys.rank_blocks() {
             let number = DeviceBlock::new(cost.block.0);
@@ -148,13 +149,10 @@ impl Worker {
             match phys.isolate(cost.block) {
                 Ok(block) if phys.used_pages(&block) > 0 => leaving.used.push(block),
                 Ok(block) => match phys.offline(block) {
-                    Ok(descriptors) => {
-                        let descriptors = Some(descriptors);
-                        leaving.offline.push(OfflineBlock {
-                            block: cost.block,
-                            descriptors,
-                        });
-                    }
+                    Ok(()) => leaving.offline.push(OfflineBlock {
+                        block: cost.block,
+                        descriptors: Descriptors::There,
+                    }),
                     Err(not_empty) => leaving.used.push(not_empty.block),
                 },
                 Err(error) => {
@@ -173,26 +171,29 @@ impl Worker {
         let mut passes = 0;
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
-            let used_pages = self.kernel.mm.lock().phys.used_pages(&block);
+            let used_pages = self.kernel.phys.used_pages(&block);
             if self.spare_bytes() < u64::from(used_pages) * PAGE_SIZE {
                 return Emptied::No(block, StuckReason::NoMemory);
             }
             let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
             while self.kernel.clock.now() < turn_end {
-                let report = self.kernel.mm.lock().migrate_batch(&mut block, BATCH_PAGES);
+                let report = self
+                    .kernel
+                    .mm
+                    .lock()
+                    .migrate_batch(this_cpu(), &mut block, BATCH_PAGES);
                 reason = report.refused.last().map_or(reason, refusal_reason);
                 match report.end {
                     BatchEnd::Budget => {}
                     BatchEnd::NoMemory => return Emptied::No(block, StuckReason::NoMemory),
                     BatchEnd::PassDone => {
                         let index = block.block();
-                        let offline = self.kernel.mm.lock().phys.offline(block);
+                        let offline = self.kernel.phys.offline(block);
                         match offline {
-                            Ok(descriptors) => {
-                                let descriptors = Some(descriptors);
+                            Ok(()) => {
                                 return Emptied::Yes(OfflineBlock {
                                     block: index,
-                                    descriptors,
+                                    descriptors: Descriptors::There,
                                 });
                             }
                             Err(not_empty) => block = not_empty.block,
@@ -218,7 +219,7 @@ impl Worker {
         if let Some(reason) = stuck {
             self.planner.stuck(DeviceBlock::new(block.block().0), reason);
         }
-        self.kernel.mm.lock().phys.undo(block);
+        self.kernel.phys.undo(block);
         self.kernel.migrated.raise();
     }
 
@@ -252,15 +253,17 @@ impl Worker {
         let failure = match self.device.unplug(run).await {
             Ok(()) => {
                 self.planner.unplugged(run);
-                for OfflineBlock { block, .. } in blocks {
-                    if let Err(error) = self.kernel.mm.lock().phys.unplugged(block) {
+                for OfflineBlock { block, .. } in &blocks {
+                    if let Err(error) = self.kernel.phys.unplugged(*block) {
                         panic!("memory manager and resize planner disagree: {error}");
                     }
                 }
+                self.unback(blocks);
                 return Ok(());
             }
             Err(error @ (RequestError::Device(_) | RequestError::Interrupted)) => {
                 self.planner.lost_track(run);
+                self.unback(blocks);
                 return Err(Interruption::Device(error));
             }
             Err(RequestError::Busy) => UnplugFailure::Busy,
