@@ -38,7 +38,7 @@ enum End {
 
 impl WaitQueue {
     /// Nobody waits.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             queue: SpinLock::new(Queue {
                 waiting: VecDeque::new(),

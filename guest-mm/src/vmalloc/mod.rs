@@ -178,7 +178,7 @@ struct Areas {
 
 impl Vmalloc {
     /// No areas in `window` of the tables, where nothing is mapped and nobody else maps anything. Takes no frame.
-    pub const fn new(tables: KernelTables, window: KernelRange) -> Self {
+    pub fn new(tables: KernelTables, window: KernelRange) -> Self {
         Self {
             tables,
             window,
