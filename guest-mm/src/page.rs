@@ -14,9 +14,6 @@ use guest_sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::frames::SpaceId;
 use crate::pfn::Order;
 
-/// End of a list of descriptors.
-pub(crate) const NO_LINK: u32 = u32::MAX;
-
 /// What a descriptor says of its frame.
 ///
 /// More is known from the place: a free frame of a block that is going offline is *isolated* (nobody can get it), and
@@ -216,11 +213,13 @@ impl Page {
     }
 
     /// What the frame is, as its own descriptor says.
+    #[inline]
     pub fn state(&self) -> PageState {
         self.head().state()
     }
 
     /// Properties of an allocated page.
+    #[inline]
     pub fn flags(&self) -> PageFlags {
         self.head().flags()
     }
@@ -241,21 +240,25 @@ impl Page {
     }
 
     /// Number of the address space, or what the owner of a `SLAB` page keeps here.
+    #[inline]
     pub fn mapping(&self) -> u32 {
         self.mapping.load(Relaxed)
     }
 
     /// Place in the address space, or what the owner of a `SLAB` page keeps here.
+    #[inline]
     pub fn index(&self) -> u32 {
         self.index.load(Relaxed)
     }
 
     /// Entries in use of a page table, or what the owner of a `SLAB` page keeps here.
+    #[inline]
     pub fn private(&self) -> u32 {
         self.private.load(Relaxed)
     }
 
     /// The links of a `SLAB` page: next and previous.
+    #[inline]
     pub fn links(&self) -> (u32, u32) {
         (self.next.load(Relaxed), self.prev.load(Relaxed))
     }

@@ -46,6 +46,7 @@ pub(crate) struct Machine {
     pub(crate) options: Options,
     pub(crate) acpi: Acpi,
     pub(crate) memory: &'static PhysicalMemory<'static>,
+    pub(crate) slabs: &'static heap::Slabs,
     pub(crate) direct_map: DirectMap,
     pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
@@ -102,6 +103,8 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     // SAFETY: these are the tables that are in use from now on.
     let pages = unsafe { descriptors::all_pages(&vmemmap) };
     let memory = add_frames((&ram, limit), &claimed, &acpi, (pages, topology));
+    // SAFETY: the heap is part of what is claimed, which is reserved; the direct map has all but high memory.
+    let slabs = unsafe { heap::start_slabs(memory, claimed.end, options.slab_debug) };
     let boot_bytes: u64 = ram.iter().map(|range| range.end - range.start).sum();
     log!(
         Info,
@@ -120,6 +123,7 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
         options,
         acpi,
         memory,
+        slabs,
         direct_map,
         vmemmap,
         clock,
@@ -198,11 +202,12 @@ fn claim(ram: &[Range<u64>], other_cpus: u64, nr_nodes: u64) -> Claim {
     };
     let highest = ram.last().map_or(0, |range| range.end);
     // A pageblock takes less than 128 bytes; the table from pageblocks to sections takes 4 for each 2 MiB below the
-    // highest address; and each CPU has lists of less than 8 KiB in each of two zones of a node.
+    // highest address; each CPU has lists of less than 8 KiB in each of two zones of a node, and
+    // thirty of less than 1.5 KiB for general caches.
     let spanned: u64 = spans(ram).map(|span| span.end - span.start).sum();
     let bookkeeping = spanned / PAGEBLOCK_SIZE * 128
         + highest / PAGEBLOCK_SIZE * 4
-        + (1 + other_cpus) * nr_nodes * (16 << 10);
+        + (1 + other_cpus) * (nr_nodes * (16 << 10) + 30 * 1536);
     // The image ends with stacks, so this is aligned as stacks must be.
     let stacks = image::end()..image::end() + other_cpus * cpu::STACKS_SIZE;
     let tables = stacks.end..stacks.end + FIRST_TABLES;

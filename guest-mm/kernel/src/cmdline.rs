@@ -8,6 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::{NonZeroU8, NonZeroU32, NonZeroU64};
+use guest_mm::slab::Debugging;
 
 /// Most CPUs this guest can use.
 pub const MAX_CPUS: NonZeroU8 = NonZeroU8::new(16).expect("not 0");
@@ -96,6 +97,8 @@ pub struct Options {
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
+    /// `slab_debug`: red zones and poison around and in every object of the manager's heap. Slow.
+    pub slab_debug: Debugging,
     /// `maxcpus=`: most CPUs that are used, 1 to 16. Default: all there are.
     pub max_cpus: NonZeroU8,
     /// `panic_test=`, and the CPU on which that is to happen: `manager`, `fault@1`.
@@ -115,6 +118,7 @@ impl Options {
             fault_around_kib: 256,
             highmem: None,
             validate: false,
+            slab_debug: Debugging::Off,
             max_cpus: MAX_CPUS,
             panic_test: None,
             errors: Vec::new(),
@@ -173,6 +177,10 @@ impl Options {
             }
             "validate" => {
                 self.validate = true;
+                value.is_empty()
+            }
+            "slab_debug" => {
+                self.slab_debug = Debugging::On;
                 value.is_empty()
             }
             "panic_test" => {

@@ -7,6 +7,7 @@ use crate::machine::{activity, heap};
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
+use guest_mm::slab::slabinfo;
 use guest_mm::{PAGE_SIZE, report};
 use guest_virtio::control::{self, Command, Reply};
 
@@ -14,6 +15,7 @@ const HELP: &str = "\
 help       this list
 meminfo    memory by use, as /proc/meminfo
 buddyinfo  free chunks of each order, as /proc/buddyinfo
+slabinfo   objects and slabs of each cache, as /proc/slabinfo
 blocks     every block of the hot-plug region: state, zone, free and used pages
 ps         every program: state, memory, checks of its own data, faults, CPU
 cpus       every CPU: programs, and counters of what it has done
@@ -41,8 +43,9 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
     let phys = kernel.phys;
     let written = match command.name() {
         "help" => text.write_str(HELP),
-        "meminfo" => report::meminfo(&mut text, phys).and_then(|()| kernel_heap(&mut text)),
+        "meminfo" => report::meminfo(&mut text, phys).and_then(|()| slab(&mut text, kernel)),
         "buddyinfo" => report::buddyinfo(&mut text, phys),
+        "slabinfo" => slabinfo(&mut text, kernel.slabs),
         "blocks" => report::blocks(&mut text, phys),
         "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
         "vmstat" => report::vmstat(&mut text, phys).and_then(|()| resize(&mut text, kernel)),
@@ -55,11 +58,17 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
     }
 }
 
-/// The manager's own memory: part of `KernelPages`, or set aside before the frame allocator started.
-fn kernel_heap(out: &mut String) -> fmt::Result {
-    let (total, free) = heap::usage();
-    writeln!(out, "{:<16}{:>8} kB", "KernelHeap:", total / 1024)?;
-    writeln!(out, "{:<16}{:>8} kB", "KernelHeapFree:", free / 1024)
+/// The manager's own memory: slabs, which are part of `KernelPages`, and what was set aside before the frame allocator
+/// started.
+fn slab(out: &mut String, kernel: &Kernel) -> fmt::Result {
+    let mut pages = 0;
+    kernel.slabs.for_each_cache(|cache| {
+        pages += cache.info().slabs * u64::from(cache.layout().order.nr_pages());
+    });
+    writeln!(out, "{:<16}{:>8} kB", "Slab:", pages * PAGE_SIZE / 1024)?;
+    let (total, free) = heap::boot_usage();
+    writeln!(out, "{:<16}{:>8} kB", "BootHeap:", total / 1024)?;
+    writeln!(out, "{:<16}{:>8} kB", "BootHeapFree:", free / 1024)
 }
 
 fn ps(out: &mut String, kernel: &Kernel, mm: &Memory) -> fmt::Result {

@@ -13,10 +13,10 @@ use crate::machine::clock::Clock;
 use crate::machine::cpu::{BootCpuOnly, this_cpu};
 use crate::machine::direct_map::DirectMap;
 use crate::machine::frames::DirectFrames;
-use crate::machine::heap::KernelChunk;
+use crate::machine::heap::Slabs;
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
-use crate::machine::{heap, power};
+use crate::machine::power;
 use crate::process::Program;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -37,8 +37,8 @@ use guest_virtio::plan::StallReason;
 /// Physical and virtual memory, on this machine.
 pub(crate) type Memory = Mm<'static, DirectFrames, AllCpus>;
 
-/// The heap is filled up when less than this is free.
-const HEAP_RESERVE: usize = 512 << 10;
+/// Free memory that caches do not need is given back this often (Linux `REAPTIMEOUT_AC`).
+const REAP_NS: u64 = 2_000_000_000;
 
 /// What the resize worker tells the world.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +68,8 @@ pub(crate) struct Kernel {
     pub(crate) direct_map: DirectMap,
     /// Frames, which every CPU takes and frees without the lock of `mm`.
     pub(crate) phys: &'static PhysicalMemory<'static>,
+    /// Caches of the manager's own objects.
+    pub(crate) slabs: &'static Slabs,
     pub(crate) vmemmap: Vmemmap,
     pub(crate) clock: Clock,
     /// For each CPU that there is; `nr_cpus` of them are in use, which are the first ones.
@@ -109,6 +111,7 @@ impl Kernel {
         Box::leak(Box::new(Self {
             mm: SpinLock::new(mm),
             phys: machine.memory,
+            slabs: machine.slabs,
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
             clock: machine.clock,
@@ -134,7 +137,6 @@ impl Kernel {
         loop {
             self.timers().advance(self.clock.now());
             executor.run_ready();
-            self.fill_heap(HEAP_RESERVE);
             if !executor.has_ready()
                 && let Some(vector) = activity::sleep(|| executor.has_ready(), self.timer_until(None))
             {
@@ -251,20 +253,15 @@ impl Kernel {
             .any(|io_apic| io_apic.route(gsi, vector, apic_id))
     }
 
-    /// Gives the heap frames until `bytes` can be allocated in one piece and half as much is left. False when there
-    /// are none. To be called with no lock held: the heap itself never asks for frames.
-    pub(crate) fn fill_heap(&self, bytes: usize) -> bool {
-        while !heap::has_room_for(bytes + bytes / 2) {
-            let wanted = (bytes + bytes / 2 + 64) as u64;
-            let Some(order) = Order::holding(wanted) else {
-                return heap::has_room_for(bytes);
-            };
-            let Some(chunk) = KernelChunk::allocate(self.phys, order) else {
-                return heap::has_room_for(bytes);
-            };
-            chunk.add();
+    /// Gives back what caches do not need, and reports what was done wrong with them, for ever.
+    pub(crate) async fn reap(&self) {
+        loop {
+            self.timers().sleep(REAP_NS).await;
+            self.slabs.reap(this_cpu());
+            while let Some(misuse) = self.slabs.next_misuse() {
+                log!(Error, "slab: {misuse}");
+            }
         }
-        true
     }
 
     /// The node of a physical address.

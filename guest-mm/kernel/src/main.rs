@@ -38,6 +38,7 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     smp::start(kernel, others);
     let executor = kernel.executor();
     devices::start(kernel, &executor, found);
+    kernel::spawn(&executor, kernel.reap());
     match options.panic_test {
         Some((test, 0)) => panic::provoke(test),
         Some((test, cpu)) => {

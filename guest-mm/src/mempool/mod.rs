@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use guest_sync::atomic::{AtomicU64, AtomicUsize};
 use guest_sync::{Cpu, SpinLock};
 
-use crate::slab::Gfp;
+use crate::gfp::Gfp;
 use state::State;
 
 pub use source::{KmallocSource, ObjectSource, PoolSource};

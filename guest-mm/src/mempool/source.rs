@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 use guest_sync::Cpu;
 
 use crate::frames::Frames;
-use crate::slab::{Cache, Gfp, ObjAddr, SlabAllocator, SlabSource};
+use crate::gfp::Gfp;
+use crate::slab::{Cache, ObjAddr, SlabAllocator, SlabSource};
 
 /// An allocator of elements.
 pub trait PoolSource {

@@ -17,8 +17,9 @@ use proptest::prelude::*;
 use super::{
     Allocation, CannotFill, KmallocSource, MAX_WAITING, Mempool, ObjectSource, PoolLeak, PoolSource,
 };
+use crate::gfp::Gfp;
+use crate::slab::CacheSpec;
 use crate::slab::tests::world::small_machine;
-use crate::slab::{CacheSpec, Gfp};
 
 /// Numbers, a new one each time, as long as there is budget.
 #[derive(Default)]

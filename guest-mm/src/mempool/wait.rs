@@ -9,7 +9,7 @@ use guest_sync::Cpu;
 
 use super::state::{Ticket, Turn};
 use super::{Mempool, PoolSource};
-use crate::slab::Gfp;
+use crate::gfp::Gfp;
 
 /// Tells on which CPU a future is being polled.
 pub trait ThisCpu {

@@ -5,14 +5,14 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use guest_sync::Cpu;
 
-use super::Gfp;
 use super::cache::Cache;
-use super::head::{END, TAKEN};
+use super::head::{END, TAKEN, head};
 use super::lists::{Fullness, NodeLists};
 use super::object::{self, ObjAddr};
 use super::source::SlabSource;
 use super::{NoObject, SlabAllocator};
 use crate::frames::Frames;
+use crate::gfp::Gfp;
 use crate::pfn::Pfn;
 
 /// A slab and where things are on it.
@@ -128,7 +128,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         wanted: u32,
         mut take: impl FnMut(ObjAddr),
     ) -> u32 {
-        let (place, fields) = (self.placed(cache, slab), self.source.fields(slab));
+        let (place, fields) = (self.placed(cache, slab), head(&self.source, slab));
         let nr_objects = cache.layout.nr_objects;
         let mut fill = fields.fill();
         let before = Fullness::of(fill, nr_objects);
@@ -186,7 +186,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         };
         let node = self.source.node_of(slab);
         let colour = cache.nodes[node].lock().take_colour(layout.nr_colours);
-        self.source.fields(slab).describe(cache.id, colour, descriptors);
+        head(&self.source, slab).describe(cache.id, colour, descriptors);
         self.furnish(cache, slab);
         let mut lists = cache.nodes[node].lock();
         lists.insert(&self.source, Fullness::Free, slab);
@@ -228,7 +228,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
 
     /// Where things are on a slab of that cache.
     pub(super) fn placed(&self, cache: &Cache, slab: Pfn) -> Placed {
-        let (layout, fields) = (&cache.layout, self.source.fields(slab));
+        let (layout, fields) = (&cache.layout, head(&self.source, slab));
         let start = slab.gpa() + u64::from(fields.colour() * layout.colour_step);
         let in_place = layout.debug.map_or(0, |debug| debug.object);
         Placed {

@@ -7,11 +7,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use guest_sync::atomic::{AtomicBool, AtomicU32};
 use guest_sync::{Cpu, CpuStack, Local, PerCpu, SpinLock};
 
-use super::Gfp;
 use super::layout::{Alignment, SlabLayout};
 use super::lists::NodeLists;
 use super::object::ObjAddr;
 use crate::frames::Frames;
+use crate::gfp::Gfp;
 
 /// Number of a cache among all caches of the allocator, as slab descriptors name it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -8,7 +8,7 @@ use guest_sync::{Cpu, SpinGuard};
 use super::SlabAllocator;
 use super::alloc_path::Placed;
 use super::cache::Cache;
-use super::head::{Fill, TAKEN};
+use super::head::{Fill, TAKEN, head};
 use super::lists::{Doomed, Fullness, NodeLists};
 use super::misuse::Misuse;
 use super::object::ObjAddr;
@@ -90,7 +90,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
             .pfn()
             .and_then(|pfn| self.source.slab_of(pfn))
             .ok_or(foreign)?;
-        let owner = self.source.fields(slab).cache();
+        let owner = head(&self.source, slab).cache();
         if owner != cache.id {
             return Err(Misuse::WrongCache {
                 cache: cache.name,
@@ -121,7 +121,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
                 self.debug_check_free(cache, place.object(number));
             }
         }
-        let descriptors = self.source.fields(slab).descriptors();
+        let descriptors = head(&self.source, slab).descriptors();
         self.source.put(cpu, slab, cache.layout.order);
         if let Some(descriptors) = descriptors {
             // A misuse of the descriptors is in the journal.
@@ -182,7 +182,7 @@ impl<'a, F: Frames, P: SlabSource> Returning<'a, F, P> {
             });
             return;
         }
-        let fields = slabs.source.fields(place.slab);
+        let fields = head(&slabs.source, place.slab);
         let Fill { taken, first_free } = fields.fill();
         let before = Fullness::of(fields.fill(), cache.layout.nr_objects);
         slabs.set_descriptor(place, number, first_free);

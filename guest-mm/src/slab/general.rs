@@ -6,14 +6,15 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use guest_sync::Cpu;
 
-use super::Gfp;
 use super::cache::{Cache, CacheId, CacheSpec, Debugging};
+use super::head::head;
 use super::layout::{Alignment, MAX_OBJECT};
 use super::misuse::Misuse;
 use super::object::ObjAddr;
 use super::source::SlabSource;
 use super::{NoObject, SlabAllocator};
 use crate::frames::Frames;
+use crate::gfp::Gfp;
 
 /// Sizes of general caches: powers of two from 32 to 131072, and two between them that many objects have.
 pub const GENERAL_SIZES: [u32; 15] = [
@@ -96,7 +97,12 @@ pub(super) fn caches(debug: Debugging, nr_cpus: u8, nr_nodes: usize) -> Box<[Cac
             .into_iter()
             .zip(GENERAL_SIZES)
             .map(move |(name, size)| CacheSpec {
-                align: Alignment::CacheLine,
+                align: match size {
+                    // A whole line would make it as large as the next.
+                    96 => Alignment::Bytes(32),
+                    512.. => Alignment::Bytes(size.min(4096)),
+                    _ => Alignment::CacheLine,
+                },
                 gfp,
                 debug,
                 ..CacheSpec::new(name, size)
@@ -125,8 +131,8 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         })
     }
 
-    /// Takes `size` bytes, aligned to 32 and, from 64 on, to 64; from 512 on, to the next power of two from `size`
-    /// (up to 4096) on unless general caches are debugged. Contents unknown.
+    /// Takes `size` bytes, of unknown contents. They are aligned to 32; if `size` is 33 to 64 or above 96, to 64; from
+    /// 257 on, to the next power of two that is not below `size`, up to 4096.
     ///
     /// # Errors
     /// When there is no memory, or `size` is above [`KMALLOC_MAX`].
@@ -152,7 +158,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
                 object,
             }));
         };
-        let id = self.source.fields(slab).cache();
+        let id = head(&self.source, slab).cache();
         match self.general.get(usize::from(id.0)) {
             Some(cache) => self.free(cpu, cache, object),
             None => self.kfree_other(cpu, object, id, Location::caller()),
@@ -186,7 +192,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
     /// Bytes that an object has room for: at least what was asked for. `None` if it lies in no slab.
     pub fn ksize(&self, object: ObjAddr) -> Option<u32> {
         let slab = self.source.slab_of(object.pfn()?)?;
-        self.with_cache(self.source.fields(slab).cache(), |cache| cache.layout.object_size)
+        self.with_cache(head(&self.source, slab).cache(), |cache| cache.layout.object_size)
     }
 }
 

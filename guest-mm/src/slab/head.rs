@@ -1,31 +1,32 @@
 //! The slab descriptor: what is known of a slab, kept in the page descriptor of its first frame.
 
-use core::sync::atomic::Ordering::Relaxed;
-
-use guest_sync::atomic::AtomicU32;
-
 use super::cache::CacheId;
 use super::object::ObjAddr;
-use crate::page::NO_LINK;
+use super::source::SlabSource;
+use crate::page::Page;
 use crate::pfn::{PAGE_SIZE, Pfn};
 
-/// The fields of a page descriptor that belong to the owner of an allocated chunk.
+/// No frame.
+const NONE: u32 = u32::MAX;
+
+/// The slab descriptor in a page descriptor.
 ///
-/// Who may write them: all of them, who makes or destroys the slab; `private`, `next` and `prev`, who holds the lock
-/// of the slab's cache and node.
+/// | field | what it holds |
+/// |---|---|
+/// | `mapping` | bits 0 to 11: number of the cache; 12 to 23: colour; 24 to 30: where in their frame the object descriptors are, in 32 bytes, if they are off the slab |
+/// | `index` | frame of the object descriptors if they are off the slab, otherwise [`NONE`] |
+/// | `private` | bits 0 to 15: objects taken from the slab; 16 to 31: number of its first free object, or [`END`] |
+/// | `next`, `prev` | the neighbours on the slab's list, or [`NONE`] |
+///
+/// All of them are written by who makes or destroys the slab; `private`, `next` and `prev` also by who holds the lock of
+/// the slab's cache and node.
 #[derive(Clone, Copy, Debug)]
-pub struct SlabFields<'a> {
-    /// Bits 0 to 11: number of the cache. 12 to 23: colour. 24 to 30: where in their frame the object descriptors
-    /// are, in 32 bytes, if they are off the slab.
-    pub mapping: &'a AtomicU32,
-    /// Frame of the object descriptors if they are off the slab.
-    pub index: &'a AtomicU32,
-    /// Bits 0 to 15: objects taken from the slab. 16 to 31: number of its first free object, or [`END`].
-    pub private: &'a AtomicU32,
-    /// Next slab on the list, or [`NO_LINK`].
-    pub next: &'a AtomicU32,
-    /// Previous slab on the list, or [`NO_LINK`].
-    pub prev: &'a AtomicU32,
+pub(crate) struct SlabHead<'a>(&'a Page);
+
+/// The descriptor of a slab.
+#[inline]
+pub(crate) fn head(source: &impl SlabSource, slab: Pfn) -> SlabHead<'_> {
+    SlabHead(source.page(slab))
 }
 
 /// The object descriptor of the last free object.
@@ -43,18 +44,17 @@ pub(crate) struct Fill {
     pub(crate) first_free: u16,
 }
 
-impl SlabFields<'_> {
+impl SlabHead<'_> {
     /// Describes a new slab without lists or objects.
     pub(crate) fn describe(&self, cache: CacheId, colour: u32, descriptors: Option<ObjAddr>) {
-        let (frame, unit) = descriptors.map_or((NO_LINK, 0), |at| {
+        let (frame, unit) = descriptors.map_or((NONE, 0), |at| {
             let frame = at.pfn().expect("general caches lie in frames").number();
             (frame, (at.gpa() % PAGE_SIZE / UNIT) as u32)
         });
-        self.mapping
-            .store(u32::from(cache.0) | colour << 12 | unit << 24, Relaxed);
-        self.index.store(frame, Relaxed);
-        self.next.store(NO_LINK, Relaxed);
-        self.prev.store(NO_LINK, Relaxed);
+        self.0.set_mapping(u32::from(cache.0) | colour << 12 | unit << 24);
+        self.0.set_index(frame);
+        self.0.set_next(NONE);
+        self.0.set_prev(NONE);
         self.set_fill(Fill {
             taken: 0,
             first_free: 0,
@@ -63,25 +63,25 @@ impl SlabFields<'_> {
 
     #[inline]
     pub(crate) fn cache(&self) -> CacheId {
-        CacheId((self.mapping.load(Relaxed) & 0xfff) as u16)
+        CacheId((self.0.mapping() & 0xfff) as u16)
     }
 
     #[inline]
     pub(crate) fn colour(&self) -> u32 {
-        self.mapping.load(Relaxed) >> 12 & 0xfff
+        self.0.mapping() >> 12 & 0xfff
     }
 
     /// Where the object descriptors are if they are off the slab.
     #[inline]
     pub(crate) fn descriptors(&self) -> Option<ObjAddr> {
-        let frame = self.index.load(Relaxed);
-        let unit = u64::from(self.mapping.load(Relaxed) >> 24);
-        (frame != NO_LINK).then(|| ObjAddr::new(Pfn::new(frame).gpa() + unit * UNIT))
+        let frame = self.0.index();
+        let unit = u64::from(self.0.mapping() >> 24);
+        (frame != NONE).then(|| ObjAddr::new(Pfn::new(frame).gpa() + unit * UNIT))
     }
 
     #[inline]
     pub(crate) fn fill(&self) -> Fill {
-        let private = self.private.load(Relaxed);
+        let private = self.0.private();
         Fill {
             taken: (private & 0xffff) as u16,
             first_free: (private >> 16) as u16,
@@ -91,31 +91,31 @@ impl SlabFields<'_> {
     #[inline]
     pub(crate) fn set_fill(&self, fill: Fill) {
         let private = u32::from(fill.taken) | u32::from(fill.first_free) << 16;
-        self.private.store(private, Relaxed);
+        self.0.set_private(private);
     }
 
     #[inline]
     pub(crate) fn next(&self) -> Option<Pfn> {
-        link(self.next.load(Relaxed))
+        link(self.0.links().0)
     }
 
     #[inline]
     pub(crate) fn prev(&self) -> Option<Pfn> {
-        link(self.prev.load(Relaxed))
+        link(self.0.links().1)
     }
 
     #[inline]
     pub(crate) fn set_next(&self, slab: Option<Pfn>) {
-        self.next.store(slab.map_or(NO_LINK, Pfn::number), Relaxed);
+        self.0.set_next(slab.map_or(NONE, Pfn::number));
     }
 
     #[inline]
     pub(crate) fn set_prev(&self, slab: Option<Pfn>) {
-        self.prev.store(slab.map_or(NO_LINK, Pfn::number), Relaxed);
+        self.0.set_prev(slab.map_or(NONE, Pfn::number));
     }
 }
 
 #[inline]
 fn link(number: u32) -> Option<Pfn> {
-    (number != NO_LINK).then(|| Pfn::new(number))
+    (number != NONE).then(|| Pfn::new(number))
 }

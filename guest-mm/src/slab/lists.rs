@@ -1,7 +1,7 @@
 //! A cache's slabs on one node: three lists by how full they are (Linux `struct kmem_list3`), linked through the slab
 //! descriptors.
 
-use super::head::Fill;
+use super::head::{Fill, head};
 use super::source::SlabSource;
 use crate::pfn::Pfn;
 
@@ -61,11 +61,11 @@ impl NodeLists {
     /// Puts a slab at the head of a list.
     pub(crate) fn insert(&mut self, source: &impl SlabSource, list: Fullness, slab: Pfn) {
         let list = &mut self.lists[list as usize];
-        let fields = source.fields(slab);
+        let fields = head(source, slab);
         fields.set_prev(None);
         fields.set_next(list.first);
         if let Some(next) = list.first {
-            source.fields(next).set_prev(Some(slab));
+            head(source, next).set_prev(Some(slab));
         }
         list.first = Some(slab);
         list.nr_slabs += 1;
@@ -74,10 +74,10 @@ impl NodeLists {
     /// Takes a slab off the list that it is on.
     pub(crate) fn remove(&mut self, source: &impl SlabSource, list: Fullness, slab: Pfn) {
         let list = &mut self.lists[list as usize];
-        let fields = source.fields(slab);
+        let fields = head(source, slab);
         let (next, prev) = (fields.next(), fields.prev());
         match prev {
-            Some(prev) => source.fields(prev).set_next(next),
+            Some(prev) => head(source, prev).set_next(next),
             None => {
                 assert!(
                     list.first == Some(slab),
@@ -87,7 +87,7 @@ impl NodeLists {
             }
         }
         if let Some(next) = next {
-            source.fields(next).set_prev(prev);
+            head(source, next).set_prev(prev);
         }
         list.nr_slabs -= 1;
     }
@@ -106,13 +106,13 @@ pub(crate) struct Doomed(Option<Pfn>);
 
 impl Doomed {
     pub(crate) fn add(&mut self, source: &impl SlabSource, slab: Pfn) {
-        source.fields(slab).set_next(self.0);
+        head(source, slab).set_next(self.0);
         self.0 = Some(slab);
     }
 
     pub(crate) fn pop(&mut self, source: &impl SlabSource) -> Option<Pfn> {
         let slab = self.0?;
-        self.0 = source.fields(slab).next();
+        self.0 = head(source, slab).next();
         Some(slab)
     }
 }

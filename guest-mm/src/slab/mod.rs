@@ -13,8 +13,6 @@ mod cache;
 mod debug;
 mod free_path;
 mod general;
-mod gfp_shim;
-pub use gfp_shim::Gfp;
 mod head;
 mod info;
 mod layout;
@@ -40,7 +38,6 @@ use crate::frames::Frames;
 
 pub use cache::{Cache, CacheId, CacheSpec, Constructor, Debugging};
 pub use general::{GENERAL_SIZES, KMALLOC_MAX};
-pub use head::SlabFields;
 pub use info::{CacheInfo, slabinfo};
 pub use layout::{Alignment, CACHE_LINE, MAX_OBJECT, SlabLayout};
 pub use misuse::{Damage, DamageKind, Misuse, SHOWN};

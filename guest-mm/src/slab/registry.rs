@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use guest_sync::Cpu;
 
 use super::cache::{Cache, CacheId, CacheSpec};
-use super::head::TAKEN;
+use super::head::{TAKEN, head};
 use super::lists::Fullness;
 use super::object::ObjAddr;
 use super::source::SlabSource;
@@ -135,7 +135,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
                             }
                         }
                     }
-                    next = self.source.fields(slab).next();
+                    next = head(&self.source, slab).next();
                 }
             }
         }

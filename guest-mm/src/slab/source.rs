@@ -2,9 +2,10 @@
 
 use guest_sync::Cpu;
 
-use super::Gfp;
-use super::head::SlabFields;
+use crate::gfp::Gfp;
+use crate::page::{Page, PageFlags, PageState};
 use crate::pfn::{Order, Pfn};
+use crate::phys::PhysicalMemory;
 
 /// The page allocator, as the slab allocator needs it. Nothing here may call the slab allocator or a heap on top of
 /// it.
@@ -30,8 +31,8 @@ pub trait SlabSource {
     /// The first frame of the slab that a frame belongs to; `None` if it belongs to none.
     fn slab_of(&self, pfn: Pfn) -> Option<Pfn>;
 
-    /// The fields of a slab's first frame. May panic if there is no slab.
-    fn fields(&self, slab: Pfn) -> SlabFields<'_>;
+    /// The descriptor of a slab's first frame; its fields belong to the slab allocator. May panic if there is no slab.
+    fn page(&self, slab: Pfn) -> &Page;
 }
 
 impl<P: SlabSource + ?Sized> SlabSource for &P {
@@ -65,7 +66,58 @@ impl<P: SlabSource + ?Sized> SlabSource for &P {
     }
 
     #[inline]
-    fn fields(&self, slab: Pfn) -> SlabFields<'_> {
-        (**self).fields(slab)
+    fn page(&self, slab: Pfn) -> &Page {
+        (**self).page(slab)
+    }
+}
+
+impl SlabSource for PhysicalMemory<'_> {
+    fn nr_cpus(&self) -> u8 {
+        self.topology().nr_cpus()
+    }
+
+    fn nr_nodes(&self) -> usize {
+        self.topology().nodes().count()
+    }
+
+    fn node_of_cpu(&self, cpu: &Cpu) -> usize {
+        self.topology().node_of(cpu.id()).index()
+    }
+
+    fn node_of(&self, slab: Pfn) -> usize {
+        self.zone_of(slab).map_or(0, |zone| zone.node().index())
+    }
+
+    fn take(&self, cpu: &Cpu, gfp: Gfp, order: Order) -> Option<Pfn> {
+        let slab = self.alloc_pages(cpu, gfp, order).ok()?;
+        SlabSource::page(self, slab).add_flags(PageFlags::SLAB);
+        Some(slab)
+    }
+
+    fn put(&self, cpu: &Cpu, slab: Pfn, _: Order) {
+        SlabSource::page(self, slab).clear();
+        if let Err(error) = self.free_pages(cpu, slab) {
+            panic!("a slab is given back: {error}");
+        }
+    }
+
+    #[inline]
+    fn slab_of(&self, pfn: Pfn) -> Option<Pfn> {
+        let page = Self::page(self, pfn)?;
+        if page.flags().has(PageFlags::SLAB) {
+            return Some(pfn);
+        }
+        // Inside a chunk only its first frame says what it is.
+        if page.state() != PageState::Blank {
+            return None;
+        }
+        let first = self.table.head_of(pfn)?;
+        let is_slab = Self::page(self, first)?.flags().has(PageFlags::SLAB);
+        is_slab.then_some(first)
+    }
+
+    #[inline]
+    fn page(&self, slab: Pfn) -> &Page {
+        Self::page(self, slab).expect("slabs stay online: they are never on blocks that can go")
     }
 }

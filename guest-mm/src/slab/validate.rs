@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 
 use super::SlabAllocator;
 use super::cache::Cache;
-use super::head::{END, TAKEN};
+use super::head::{END, TAKEN, head};
 use super::lists::{Fullness, NodeLists};
 use super::object::ObjAddr;
 use super::source::SlabSource;
@@ -83,7 +83,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         let (mut nr_slabs, mut free_objects) = (0, 0);
         while let Some(slab) = next {
             ensure!(slabs.insert(slab), "cache {name}: slab at {slab} is on two lists");
-            let fields = self.source.fields(slab);
+            let fields = head(&self.source, slab);
             let fill = fields.fill();
             ensure!(
                 self.source.slab_of(slab) == Some(slab) && fields.cache() == cache.id,
@@ -117,7 +117,7 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
     /// Collects the taken objects of a slab, and returns the number of free ones.
     fn validate_slab(&self, cache: &Cache, slab: Pfn, taken: &mut BTreeSet<ObjAddr>) -> Result<u64, Invalid> {
         let name = cache.name;
-        let (place, fill) = (self.placed(cache, slab), self.source.fields(slab).fill());
+        let (place, fill) = (self.placed(cache, slab), head(&self.source, slab).fill());
         let nr_objects = cache.layout.nr_objects;
         let mut free = BTreeSet::new();
         let mut next = fill.first_free;

@@ -6,9 +6,10 @@ use std::vec::Vec;
 
 use super::world::{byte, machine, poke, put, small_machine, take};
 use crate::Frames;
+use crate::gfp::Gfp;
 use crate::slab::{
-    Alignment, CACHE_LINE, CacheSpec, CreateError, Debugging, GENERAL_SIZES, Gfp, KMALLOC_MAX, NoObject,
-    ObjAddr, slabinfo,
+    Alignment, CACHE_LINE, CacheSpec, CreateError, Debugging, GENERAL_SIZES, KMALLOC_MAX, NoObject, ObjAddr,
+    slabinfo,
 };
 
 #[test]
@@ -293,7 +294,8 @@ fn general_caches_serve_every_size_and_find_the_cache_again() {
                 let object = slabs.kmalloc(&cpu, size as usize, gfp).unwrap();
                 assert!(slabs.ksize(object).unwrap() >= size);
                 let align = u64::from(size.next_power_of_two()).clamp(32, 64);
-                let wanted = if size < 512 {
+                let align = if (65..=96).contains(&size) { 32 } else { align };
+                let wanted = if size <= 256 {
                     align
                 } else {
                     u64::from(size.next_power_of_two().min(4096))

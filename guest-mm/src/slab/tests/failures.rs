@@ -1,7 +1,8 @@
 //! No memory, at every single request.
 
 use super::world::{machine, put, small_machine, take};
-use crate::slab::{CacheSpec, Debugging, Gfp, NoObject};
+use crate::gfp::Gfp;
+use crate::slab::{CacheSpec, Debugging, NoObject};
 
 #[test]
 fn a_failure_at_any_request_leaks_nothing_and_harms_nobody() {

@@ -4,7 +4,8 @@ use std::string::ToString;
 use std::vec::Vec;
 
 use super::world::{TestSlabs, byte, debugged, machine, poke, put, small_machine, take};
-use crate::slab::{CacheSpec, Damage, DamageKind, Debugging, Gfp, Misuse, ObjAddr, Track};
+use crate::gfp::Gfp;
+use crate::slab::{CacheSpec, Damage, DamageKind, Debugging, Misuse, ObjAddr, Track};
 
 fn damage(misuse: Misuse) -> Damage {
     match misuse {

@@ -4,5 +4,6 @@ mod basics;
 mod failures;
 mod misuse;
 mod model;
+mod physical;
 mod threads;
 pub(crate) mod world;

@@ -6,7 +6,8 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::world::{TestSlabs, byte, machine, poke};
-use crate::slab::{Alignment, Cache, CacheSpec, Debugging, Gfp, ObjAddr};
+use crate::gfp::Gfp;
+use crate::slab::{Alignment, Cache, CacheSpec, Debugging, ObjAddr};
 
 #[derive(Clone, Debug)]
 enum Op {

@@ -5,7 +5,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use super::world::{byte, machine, poke};
-use crate::slab::{CacheSpec, Debugging, Gfp};
+use crate::gfp::Gfp;
+use crate::slab::{CacheSpec, Debugging};
 
 #[test]
 fn objects_freed_elsewhere_while_a_third_cpu_shrinks_are_never_lost_or_handed_out_twice() {

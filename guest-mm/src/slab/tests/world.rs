@@ -5,9 +5,10 @@ use std::vec::Vec;
 use guest_sync::atomic::{AtomicU32, Ordering::Relaxed};
 use guest_sync::{Cpu, CpuId, CpuSet, SpinLock};
 
+use crate::gfp::Gfp;
 use crate::host::HostFrames;
-use crate::page::NO_LINK;
-use crate::slab::{Cache, CacheSpec, Debugging, Gfp, ObjAddr, SlabAllocator, SlabFields, SlabSource};
+use crate::page::Page;
+use crate::slab::{Cache, CacheSpec, Debugging, ObjAddr, SlabAllocator, SlabSource};
 use crate::{Frames, Order, Pfn, PfnRange};
 
 /// Frames of a node: 8 MiB.
@@ -17,11 +18,7 @@ const BASE: u32 = 512;
 
 #[derive(Debug, Default)]
 struct Fields {
-    mapping: AtomicU32,
-    index: AtomicU32,
-    private: AtomicU32,
-    next: AtomicU32,
-    prev: AtomicU32,
+    page: Page,
     /// First frame of the slab plus 1; 0 in no slab.
     slab: AtomicU32,
 }
@@ -110,8 +107,8 @@ impl SlabSource for TestSource {
             self.at(slab + page).slab.store(slab.number() + 1, Relaxed);
         }
         // What a slab descriptor is made of is whatever was there before.
-        self.at(slab).private.store(0xdead_beef, Relaxed);
-        self.at(slab).next.store(NO_LINK - 1, Relaxed);
+        self.at(slab).page.set_private(0xdead_beef);
+        self.at(slab).page.set_next(0xdead_beef);
         Some(slab)
     }
 
@@ -138,20 +135,14 @@ impl SlabSource for TestSource {
             .map(Pfn::new)
     }
 
-    fn fields(&self, slab: Pfn) -> SlabFields<'_> {
+    fn page(&self, slab: Pfn) -> &Page {
         let fields = self.at(slab);
         assert_eq!(
             fields.slab.load(Relaxed),
             slab.number() + 1,
             "{slab} is no slab's first frame"
         );
-        SlabFields {
-            mapping: &fields.mapping,
-            index: &fields.index,
-            private: &fields.private,
-            next: &fields.next,
-            prev: &fields.prev,
-        }
+        &fields.page
     }
 }
 
