@@ -251,6 +251,12 @@ impl Topology {
         self.cpu_nodes[cpu.index()]
     }
 
+    /// The CPUs that are near to a node.
+    pub fn cpus_of(&self, node: NodeId) -> impl Iterator<Item = CpuId> + '_ {
+        let cpus = (0..self.nr_cpus).filter_map(CpuId::new);
+        cpus.filter(move |&cpu| self.node_of(cpu) == node)
+    }
+
     /// How far `to` is from `from`: 10 for the node itself.
     pub const fn distance(&self, from: NodeId, to: NodeId) -> u8 {
         self.distances[from.index()][to.index()]

@@ -1,11 +1,15 @@
 //! What an operator reads: texts in the formats of Linux' `/proc` files, written to any [`fmt::Write`].
 
+mod zones;
+
 use core::fmt;
 
 use crate::node::NodeId;
 use crate::pfn::PAGE_SIZE;
 use crate::phys::PhysicalMemory;
 use crate::zone::{Watermark, ZoneKind};
+
+pub use zones::{TypeCounts, nodes, pagetypeinfo, zoneinfo};
 
 /// How much memory there is and what it is used for, in frames of 4 KiB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -27,7 +27,7 @@ use guest_mm::kernel_map::{DESCRIPTOR_BYTES, FrameSource, OutOfFrames, Vmemmap};
 use guest_mm::node::TopologyError;
 use guest_mm::pfn::{Order, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, PfnRange};
 use guest_mm::phys::{BootRegion, PhysicalMemory};
-use guest_mm::{MemMap, NodeId, Page, Topology};
+use guest_mm::{MemMap, NodeId, Page, Topology, ZoneLimits};
 use guest_sync::CpuId;
 
 /// Below this is what firmware and VMM left for us: no longer needed once it was read, and not worth managing.
@@ -369,6 +369,7 @@ fn topology(acpi: &Acpi, this: u32, options: &Options) -> Topology {
     let nr_cpus = u8::try_from(cpus).unwrap_or(1);
     let build = || -> Result<Topology, TopologyError> {
         let mut topology = Topology::new(nr_cpus, affinity.nr_nodes())?;
+        topology.set_limits(ZoneLimits::PC)?;
         let nodes: Vec<NodeId> = topology.nodes().collect();
         for &from in &nodes {
             for &to in &nodes {

@@ -12,14 +12,17 @@ use guest_mm::{PAGE_SIZE, report};
 use guest_virtio::control::{self, Command, Reply};
 
 const HELP: &str = "\
-help       this list
-meminfo    memory by use, as /proc/meminfo
-buddyinfo  free chunks of each order, as /proc/buddyinfo
-slabinfo   objects and slabs of each cache, as /proc/slabinfo
-blocks     every block of the hot-plug region: state, zone, free and used pages
-ps         every program: state, memory, checks of its own data, faults, CPU
-cpus       every CPU: programs, and counters of what it has done
-vmstat     counters of the memory manager and of the resize, as /proc/vmstat
+help          this list
+meminfo       memory by use, as /proc/meminfo
+zoneinfo      every zone of every node: frames, watermarks, counters, lists of CPUs, as /proc/zoneinfo
+buddyinfo     free chunks of each order, as /proc/buddyinfo
+pagetypeinfo  the same by migrate type, and pageblocks, as /proc/pagetypeinfo
+slabinfo      objects and slabs of each cache, as /proc/slabinfo
+nodes         CPUs, memory and distances of nodes, as numactl --hardware, and requests served, as numastat
+blocks        every block of the hot-plug region: state, zone, free and used pages
+ps            every program: state, memory, checks of its own data, faults, CPU
+cpus          every CPU: programs, and counters of what it has done
+vmstat        counters of the memory manager and of the resize, as /proc/vmstat
 ";
 
 /// Serves the channel for as long as the guest runs.
@@ -44,8 +47,11 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
     let written = match command.name() {
         "help" => text.write_str(HELP),
         "meminfo" => report::meminfo(&mut text, phys).and_then(|()| slab(&mut text, kernel)),
+        "zoneinfo" => report::zoneinfo(&mut text, phys),
         "buddyinfo" => report::buddyinfo(&mut text, phys),
+        "pagetypeinfo" => report::pagetypeinfo(&mut text, phys),
         "slabinfo" => slabinfo(&mut text, kernel.slabs),
+        "nodes" => report::nodes(&mut text, phys),
         "blocks" => report::blocks(&mut text, phys),
         "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
         "vmstat" => report::vmstat(&mut text, phys).and_then(|()| resize(&mut text, kernel)),

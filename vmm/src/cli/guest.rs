@@ -7,11 +7,13 @@ use crate::control::client::ControlClient;
 
 /// Ask the running guest for its own view of its memory
 ///
-/// The built-in guest knows help, meminfo, buddyinfo, blocks, ps and vmstat.
+/// The built-in guest knows help, meminfo, zoneinfo, buddyinfo, pagetypeinfo, slabinfo, vmallocinfo, vmstat, nodes,
+/// blocks, ps and cpus. Those that Linux has in /proc are in the formats of Linux.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ballast guest a meminfo
+  ballast guest a zoneinfo
   ballast guest a blocks
   ballast guest a help
 
