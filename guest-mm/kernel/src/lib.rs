@@ -13,5 +13,6 @@ pub mod heap;
 pub mod layout;
 pub mod physical;
 pub mod pvh;
+pub mod stress;
 pub mod sync;
 pub mod timers;

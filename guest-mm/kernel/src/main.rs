@@ -8,6 +8,7 @@ extern crate alloc;
 mod boot;
 mod control;
 mod devices;
+mod exercise;
 mod fault;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;

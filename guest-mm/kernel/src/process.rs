@@ -1,6 +1,7 @@
 //! Programs: loaded from the executable that the image carries, each a task that runs its process and serves what
 //! stops it. A fault, a system call, an interrupt: all come back from the nucleus as a [`Trap`].
 
+use crate::exercise::{self, Exercises};
 use crate::fault;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
@@ -44,6 +45,8 @@ pub(crate) struct Program {
     pub(crate) checks_failed: AtomicU64,
     /// Page faults served for it.
     pub(crate) faults: AtomicU64,
+    /// What it has under way in the memory manager itself.
+    pub(crate) exercises: Exercises,
 }
 
 /// What changes while a program lives.
@@ -114,6 +117,7 @@ pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
         checks_ok: AtomicU64::new(0),
         checks_failed: AtomicU64::new(0),
         faults: AtomicU64::new(0),
+        exercises: Exercises::default(),
     });
     programs.push(program.clone());
     drop(programs);
@@ -134,6 +138,7 @@ pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
 /// A program's whole life.
 async fn live(kernel: &'static Kernel, program: Arc<Program>, space: SpaceId, mut context: Box<Context>) {
     let end = serve(kernel, &program, space, &mut context).await;
+    exercise::end(kernel, &program).await;
     // A page under migration holds the address space until it has arrived.
     loop {
         let seen = kernel.migrated.count();

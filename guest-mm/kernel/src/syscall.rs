@@ -1,5 +1,6 @@
 //! System calls: what programs can ask for (`guest_programs::abi`).
 
+use crate::exercise;
 use crate::fault::{self, Seen, Waiting};
 use crate::kernel::Kernel;
 use crate::log::log;
@@ -12,7 +13,7 @@ use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{CopyError, FaultError, MmapError};
 use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
-use guest_programs::abi::{Call, Error, MAX_LINE, SystemInfo, map_flags};
+use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, map_flags};
 
 /// What a system call leads to.
 pub(crate) enum Outcome {
@@ -60,6 +61,7 @@ pub(crate) async fn serve(
             Ok(0)
         }
         Some(Call::Arguments) => arguments(kernel, program, space, first, second).await,
+        Some(Call::Stress) => stress(kernel, program, space, (first, second, third)).await,
         None => Err(Error::NoCall),
     };
     Outcome::Result(result.unwrap_or_else(Error::to_result))
@@ -146,6 +148,19 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
 fn report(program: &Program, ok: u64, failed: u64) {
     program.checks_ok.fetch_add(ok, Ordering::Relaxed);
     program.checks_failed.fetch_add(failed, Ordering::Relaxed);
+}
+
+async fn stress(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    (row, seed, address): (u64, u64, u64),
+) -> Result<u64, Error> {
+    let row = StressRow::from_number(row).ok_or(Error::Invalid)?;
+    let outcome = exercise::round(kernel, program, row, seed).await?;
+    let bytes = outcome.to_words().map(u64::to_le_bytes);
+    copy_out(kernel, program, space, address, bytes.as_flattened()).await?;
+    Ok(0)
 }
 
 async fn arguments(

@@ -29,6 +29,9 @@ pub enum Call {
     /// `(address, bytes)`: stores the program's arguments there, each ended by a zero byte, and returns how many
     /// bytes they take altogether.
     Arguments = 9,
+    /// `(row, seed, address)`: carries out one round of a [`StressRow`], given by its number, in the manager, and
+    /// stores a [`StressOutcome`] there. What a round leaves allocated is the program's until it ends.
+    Stress = 10,
 }
 
 impl Call {
@@ -45,8 +48,103 @@ impl Call {
             7 => Self::SystemInfo,
             8 => Self::Report,
             9 => Self::Arguments,
+            10 => Self::Stress,
             _ => return None,
         })
+    }
+}
+
+/// A mechanism of the memory manager that [`Call::Stress`] works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum StressRow {
+    /// Chunks of every order and mobility, split and merged.
+    Buddy = 0,
+    /// Single frames and huge pages through the CPU's own lists, hot and cold.
+    Pcp = 1,
+    /// Requests bound to each zone.
+    Zones = 2,
+    /// A zone emptied to its watermarks: who may go on below them.
+    Atomic = 3,
+    /// A request that waits until reclaim serves it.
+    Wait = 4,
+    /// Frames outside of the direct map, mapped permanently and for a moment.
+    Kmap = 5,
+    /// A cache of objects.
+    Slab = 6,
+    /// General caches.
+    Kmalloc = 7,
+    /// A pool that lends when the allocator fails.
+    Mempool = 8,
+    /// Areas of single frames.
+    Vmalloc = 9,
+    /// Each node, and where requests go when it is full.
+    Nodes = 10,
+}
+
+impl StressRow {
+    /// All rows, by number.
+    pub const ALL: [Self; 11] = [
+        Self::Buddy,
+        Self::Pcp,
+        Self::Zones,
+        Self::Atomic,
+        Self::Wait,
+        Self::Kmap,
+        Self::Slab,
+        Self::Kmalloc,
+        Self::Mempool,
+        Self::Vmalloc,
+        Self::Nodes,
+    ];
+
+    /// Its name in `stress row=NAME`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Buddy => "buddy",
+            Self::Pcp => "pcp",
+            Self::Zones => "zones",
+            Self::Atomic => "atomic",
+            Self::Wait => "wait",
+            Self::Kmap => "kmap",
+            Self::Slab => "slab",
+            Self::Kmalloc => "kmalloc",
+            Self::Mempool => "mempool",
+            Self::Vmalloc => "vmalloc",
+            Self::Nodes => "nodes",
+        }
+    }
+
+    /// The row of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|row| row.name() == name)
+    }
+
+    /// The row with that number.
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|row| *row as u64 == number)
+    }
+}
+
+/// What came of a round of [`Call::Stress`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct StressOutcome {
+    /// Checks that went well: contents, alignment, zone and node of what was allocated, and what the row is about.
+    pub ok: u64,
+    /// Checks that did not. The manager has described the first of them on the console.
+    pub failed: u64,
+}
+
+impl StressOutcome {
+    /// The structure as it lies in memory, word by word.
+    pub const fn to_words(self) -> [u64; 2] {
+        [self.ok, self.failed]
+    }
+
+    /// The structure out of its words.
+    pub const fn from_words([ok, failed]: [u64; 2]) -> Self {
+        Self { ok, failed }
     }
 }
 
@@ -153,7 +251,19 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(10), None);
+        assert_eq!(Call::from_number(11), None);
+    }
+
+    #[test]
+    fn rows_are_found_by_their_numbers_and_names() {
+        for (number, row) in (0..).zip(StressRow::ALL) {
+            assert_eq!(row as u64, number);
+            assert_eq!(StressRow::from_number(number), Some(row));
+            assert_eq!(StressRow::from_name(row.name()), Some(row));
+        }
+        assert_eq!(StressRow::from_number(StressRow::ALL.len() as u64), None);
+        assert_eq!(StressRow::from_number(u64::MAX), None);
+        assert_eq!(StressRow::from_name("Buddy"), None);
     }
 
     #[test]

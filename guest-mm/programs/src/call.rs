@@ -8,7 +8,9 @@
 use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
-use guest_programs::abi::{Call, Error, MAX_LINE, SYSTEM_INFO_WORDS, SystemInfo, map_flags};
+use guest_programs::abi::{
+    Call, Error, MAX_LINE, SYSTEM_INFO_WORDS, StressOutcome, StressRow, SystemInfo, map_flags,
+};
 use guest_programs::options::CHUNK;
 use guest_programs::pattern::Page;
 
@@ -106,6 +108,16 @@ pub(crate) fn system_info() -> SystemInfo {
 /// Reports checks of the program's own data.
 pub(crate) fn report(ok: u64, failed: u64) {
     call(Call::Report, ok, failed, 0);
+}
+
+/// Has the manager carry out a round of a row.
+///
+/// # Errors
+/// [`Error::NoCall`] for a row that this guest does not have.
+pub(crate) fn stress(row: StressRow, seed: u64) -> Result<StressOutcome, Error> {
+    let mut words = [0_u64; 2];
+    let address = (&raw mut words).addr() as u64;
+    Error::check(call(Call::Stress, row as u64, seed, address)).map(|_| StressOutcome::from_words(words))
 }
 
 /// Sleeps for so many milliseconds.

@@ -6,6 +6,7 @@
 mod call;
 mod hog;
 mod intrinsics;
+mod stress;
 mod trespass;
 
 use call::say;
@@ -30,6 +31,7 @@ fn main() -> u64 {
     let mut arguments = text.split_terminator('\0');
     match arguments.next() {
         Some("hog") => hog::main(arguments),
+        Some("stress") => stress::main(arguments),
         Some("trespass") => trespass::main(arguments),
         Some("crash") => crash(),
         name => {

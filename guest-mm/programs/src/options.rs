@@ -1,5 +1,6 @@
 //! The programs' arguments: words `name=value`.
 
+use crate::abi::StressRow;
 use core::fmt;
 
 /// Bytes of a chunk, the unit in which `hog` takes and gives memory back: a huge page.
@@ -38,6 +39,21 @@ pub struct HogOptions {
     pub seed: u64,
     /// `pause_ms=N`: how long it sleeps after each round. Default 0.
     pub pause_ms: u64,
+}
+
+/// What `stress` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StressOptions {
+    /// `row=NAME`: the mechanism; must be given.
+    pub row: StressRow,
+    /// `rounds=N`: how many rounds before it ends; for ever without.
+    pub rounds: Option<u64>,
+    /// `seed=N`: what choices and patterns start from. Default 1.
+    pub seed: u64,
+    /// `pause_ms=N`: how long it sleeps after each round. Default 0.
+    pub pause_ms: u64,
+    /// `stay`: does not end after its rounds, but keeps what it has, so that it can be looked at.
+    pub stays: bool,
 }
 
 /// Which physical address `trespass` touches.
@@ -135,6 +151,40 @@ impl Trespass {
     }
 }
 
+impl StressOptions {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing, or `row=` if that is missing.
+    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let mut row = None;
+        let mut options = Self {
+            row: StressRow::Buddy,
+            rounds: None,
+            seed: 1,
+            pause_ms: 0,
+            stays: false,
+        };
+        for argument in arguments {
+            let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
+            let understood = match name {
+                "row" => StressRow::from_name(value).map(|named| row = Some(named)),
+                "rounds" => value.parse().ok().map(|rounds| options.rounds = Some(rounds)),
+                "seed" => value.parse().ok().map(|seed| options.seed = seed),
+                "pause_ms" => value.parse().ok().map(|pause_ms| options.pause_ms = pause_ms),
+                "stay" if argument == "stay" => {
+                    options.stays = true;
+                    Some(())
+                }
+                _ => None,
+            };
+            understood.ok_or(BadArgument(argument))?;
+        }
+        options.row = row.ok_or(BadArgument("row="))?;
+        Ok(options)
+    }
+}
+
 fn parse_size(text: &str) -> Option<u64> {
     let (number, shift) = match text.as_bytes().last()? {
         b'K' | b'k' => (&text[..text.len() - 1], 10),
@@ -191,6 +241,28 @@ mod tests {
             Trespass::parse(["gpa=up"].into_iter()),
             Err(BadArgument("gpa=up"))
         );
+    }
+
+    #[test]
+    fn every_option_of_stress_is_understood_and_a_row_is_needed() {
+        let line = "row=vmalloc rounds=3 seed=9 pause_ms=5 stay";
+        let expected = StressOptions {
+            row: StressRow::Vmalloc,
+            rounds: Some(3),
+            seed: 9,
+            pause_ms: 5,
+            stays: true,
+        };
+        assert_eq!(StressOptions::parse(line.split(' ')), Ok(expected));
+        for (line, bad) in [
+            ("seed=2", "row="),
+            ("row=all", "row=all"),
+            ("row=slab stay=1", "stay=1"),
+            ("row=slab rounds", "rounds"),
+            ("row=slab fast", "fast"),
+        ] {
+            assert_eq!(StressOptions::parse(line.split(' ')), Err(BadArgument(bad)));
+        }
     }
 
     #[test]
