@@ -18,5 +18,6 @@ mod hardware;
 mod kernel_files;
 mod names;
 mod other_vmm;
+mod physical;
 mod resize_errors;
 mod violation;

@@ -124,18 +124,31 @@ impl Home {
     /// # Panics
     /// When the namespace cannot be made, or the command does not end within the deadline.
     pub fn run_in_namespace(&self, setup: &str, arguments: &[&str]) -> Outcome {
+        let drop_privilege = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"].map(OsStr::new);
+        let binary = binary();
+        let command = drop_privilege
+            .into_iter()
+            .chain([binary.as_os_str()])
+            .chain(arguments.iter().map(OsStr::new));
+        self.in_namespace(setup, command)
+    }
+
+    /// Runs any program with its arguments in a mount namespace of its own, after the shell line `setup`.
+    ///
+    /// # Panics
+    /// As [`run_in_namespace`](Self::run_in_namespace).
+    pub fn run_tool_in_namespace(&self, setup: &str, command: &[&str]) -> Outcome {
+        self.in_namespace(setup, command.iter().map(OsStr::new))
+    }
+
+    fn in_namespace<'a>(&self, setup: &str, command: impl Iterator<Item = &'a OsStr>) -> Outcome {
         let mut unshare = Command::new("unshare");
         unshare.arg("--mount");
         if !is_root() {
             unshare.args(["--user", "--map-root-user"]);
         }
-        let drop_privilege = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
         let script = format!("{setup} || exit 99; exec \"$@\"");
-        unshare
-            .args(["sh", "-c", &script, "sh"])
-            .args(drop_privilege)
-            .arg(binary())
-            .args(arguments);
+        unshare.args(["sh", "-c", &script, "sh"]).args(command);
         self.settle(&mut unshare);
         let outcome = finish(&mut unshare);
         assert!(
