@@ -47,6 +47,16 @@ impl WaitQueue {
         }
     }
 
+    /// Nobody waits; the first `waiters` at a time need no memory to be noted.
+    pub fn with_room(waiters: usize) -> Self {
+        Self {
+            queue: SpinLock::new(Queue {
+                waiting: VecDeque::with_capacity(waiters),
+                next: 0,
+            }),
+        }
+    }
+
     /// The first `Some` of `attempt`, which is tried at once, and again whenever this future's turn has come.
     pub const fn until<T, A: FnMut() -> Option<T>>(&self, attempt: A) -> Until<'_, A> {
         Until {
@@ -82,8 +92,8 @@ impl WaitQueue {
         self.len() == 0
     }
 
-    /// Adds a waker; the room for it is allocated before the lock is taken.
-    fn enter(&self, waker: &Waker, end: End) -> Ticket {
+    /// Adds a waker; the room for it is allocated before the lock is taken. `None` if there is no memory for it.
+    fn enter(&self, waker: &Waker, end: End) -> Option<Ticket> {
         let waker = waker.clone();
         let mut room = VecDeque::new();
         loop {
@@ -101,10 +111,11 @@ impl WaitQueue {
                     End::Front => queue.waiting.push_front((ticket, waker)),
                     End::Back => queue.waiting.push_back((ticket, waker)),
                 }
-                return ticket;
+                return Some(ticket);
             }
             drop(queue);
-            room = VecDeque::with_capacity(2 * len + 8);
+            room = VecDeque::new();
+            room.try_reserve(2 * len + 8).ok()?;
         }
     }
 
@@ -165,7 +176,11 @@ impl<T, A: FnMut() -> Option<T>> Future for Until<'_, A> {
                 this.ticket = None;
                 return Poll::Ready(value);
             }
-            this.ticket = Some(this.queue.enter(context.waker(), end));
+            this.ticket = this.queue.enter(context.waker(), end);
+            if this.ticket.is_none() {
+                // There is no memory to wait in: looks again after everybody else.
+                context.waker().wake_by_ref();
+            }
         }
         // Once more: what was given back before the place was taken has woken nobody.
         let Some(value) = (this.attempt)() else {

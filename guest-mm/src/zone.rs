@@ -196,6 +196,11 @@ impl Zone {
         self.floors[gfp.watermark() as usize][gfp.highest_zone().index()].load(Relaxed)
     }
 
+    /// Frames that the request would leave behind if it were bound by another watermark than its own.
+    pub(crate) fn floor_at(&self, mark: Watermark, gfp: Gfp) -> u64 {
+        self.floors[mark as usize][gfp.highest_zone().index()].load(Relaxed)
+    }
+
     /// How long lists of CPUs may become.
     #[inline]
     pub(crate) const fn limits(&self) -> &Limits {

@@ -167,6 +167,9 @@ impl PhysicalMemory<'_> {
         areas.admit(&self.table.tags, block.section.section(), Admission::Open);
         zone.publish(&areas);
         region.slots[block.block.0 as usize] = Slot::Online(block.section);
+        drop(areas);
+        drop(region);
+        self.shortage.memory_came();
     }
 
     /// Takes an empty block out of its zone: going-offline -> offline. Its descriptors are blank then, and are not

@@ -69,7 +69,9 @@ impl PhysicalMemory<'_> {
             }
         })?;
         region.slots[block.0 as usize] = Slot::Online(tag);
+        drop(region);
         self.counts.blocks_plugged.add(1);
+        self.shortage.memory_came();
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::page::Head;
 use crate::pcp::{OwnCount, OwnList};
 use crate::pfn::{Order, Pfn};
 use crate::phys::PhysicalMemory;
-use crate::zone::Zone;
+use crate::zone::{Watermark, Zone};
 
 /// No zone that the request may use has a chunk of that order above its watermark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +120,7 @@ impl PhysicalMemory<'_> {
     #[cold]
     #[inline(never)]
     fn alloc_slowly(&self, cpu: &Cpu, node: NodeId, gfp: Gfp, order: Order) -> Result<Pfn, AllocError> {
+        self.wake_daemons(node, gfp, order);
         if let Some(pfn) = self.alloc_from_list(cpu, node, gfp, order) {
             return Ok(pfn);
         }
@@ -135,6 +136,17 @@ impl PhysicalMemory<'_> {
             return Ok(pfn);
         }
         Err(AllocError { order, gfp })
+    }
+
+    /// Wakes the daemons of all nodes that the request may use when no zone would be left above its `Low` watermark.
+    fn wake_daemons(&self, node: NodeId, gfp: Gfp, order: Order) {
+        let has_enough = |zone: &Zone| {
+            zone.free_pages() >= zone.floor_at(Watermark::Low, gfp) + u64::from(order.nr_pages())
+        };
+        if !self.candidates(node, gfp).any(has_enough) {
+            self.candidates(node, gfp)
+                .for_each(|zone| self.shortage.wake_daemon(zone.node(), order));
+        }
     }
 
     /// The zones that the request may use, in the order in which they are tried.

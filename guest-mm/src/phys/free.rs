@@ -129,6 +129,7 @@ impl PhysicalMemory<'_> {
         let zone = self.zone_at(tag.zone());
         let lists = zone.lists().this(cpu);
         if !tag.is_isolated()
+            && !self.shortage.is_there()
             && let Some(list) = OwnList::of(lists, order, tag.mobility())
         {
             if list.len() >= zone.limits().high(order) {
@@ -142,6 +143,9 @@ impl PhysicalMemory<'_> {
         }
         self.give_back(zone, pfn, order);
         zone.events.slow_free_pages.add(u64::from(order.nr_pages()));
+        if self.shortage.is_there() {
+            self.shortage.memory_freed(zone.kind());
+        }
     }
 
     /// Gives a chunk that is on no list to the buddy allocator.

@@ -19,6 +19,7 @@ use crate::node::{NodeId, Topology, ZoneIndex};
 use crate::page::{Page, PageState};
 use crate::pageblock::MigrateType;
 use crate::pfn::{NR_PAGE_ORDERS, Order, Pfn, PfnRange};
+use crate::reclaim::Shortage;
 use crate::section::{Admission, SectionHome};
 use crate::stats::{Counts, VmStat, ZoneStat};
 use crate::zone::{NR_ZONES, Zone, ZoneKind};
@@ -30,7 +31,8 @@ pub use pin::{Pin, PinError};
 
 /// Every frame the guest has, and who has it.
 ///
-/// Lock order: blocks, pins, zone. Zones are locked one at a time.
+/// Lock order: blocks, pins, zone. Zones are locked one at a time. Those who wait for memory are woken with none of them
+/// held.
 #[derive(Debug)]
 pub struct PhysicalMemory<'m> {
     pub(crate) table: FrameTable<'m>,
@@ -44,6 +46,7 @@ pub struct PhysicalMemory<'m> {
     pub(crate) region: SpinLock<HotplugRegion>,
     pub(crate) pins: SpinLock<pin::Pins>,
     pub(crate) counts: Counts,
+    pub(crate) shortage: Shortage,
     #[cfg(test)]
     pub(crate) injected: SpinLock<crate::tests::inject::Injected>,
 }
@@ -83,6 +86,7 @@ impl<'m> PhysicalMemory<'m> {
                 .nodes()
                 .map(|node| ZoneKind::ALL.map(|kind| AtomicU8::new(ZoneIndex::of(node, kind).number())))
                 .collect(),
+            shortage: Shortage::new(topology.nr_nodes()),
             topology,
             region: SpinLock::new(HotplugRegion::default()),
             pins: SpinLock::new(pin::Pins::default()),
