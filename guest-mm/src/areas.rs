@@ -8,7 +8,7 @@ use crate::fill::FillList;
 use crate::mem_map::{Tag, Tags};
 use crate::node::ZoneIndex;
 use crate::pageblock::Mobility;
-use crate::pfn::{NR_PAGE_ORDERS, Order, Pfn};
+use crate::pfn::{NR_PAGE_ORDERS, Order, PAGEBLOCK_NR_PAGES, Pfn};
 use crate::section::{Admission, FreeLinks, Section, Sections, WholeLinks};
 
 /// The sections of one zone and their free frames (Linux `zone->free_area`).
@@ -113,12 +113,36 @@ impl FreeAreas {
     /// Gives a chunk back to the section that its tag names.
     #[inline]
     pub(crate) fn give(&mut self, tags: &Tags, tag: Tag, pfn: Pfn, order: Order) {
+        self.give_to(tag, order.nr_pages(), |section| {
+            section.give(tags, pfn - section.range.start(), order);
+        });
+    }
+
+    /// Gives chunks of one order back. Neighbours in the slice that lie in one pageblock cost little more than one.
+    pub(crate) fn give_many(&mut self, tags: &Tags, chunks: &[Pfn], order: Order) {
+        let pageblock = |pfn: &Pfn| pfn.number() / PAGEBLOCK_NR_PAGES;
+        for neighbours in chunks.chunk_by(|one, next| pageblock(one) == pageblock(next)) {
+            let tag = tags
+                .at(neighbours[0])
+                .expect("a frame that is not free stays online");
+            if order != Order::ZERO {
+                self.give(tags, tag, neighbours[0], order);
+                continue;
+            }
+            let nr_pages = u32::try_from(neighbours.len()).expect("at most 512");
+            self.give_to(tag, nr_pages, |section| section.give_singles(tags, neighbours));
+        }
+    }
+
+    /// Has a section take `nr_pages` back that were in use.
+    #[inline]
+    fn give_to(&mut self, tag: Tag, nr_pages: u32, give: impl FnOnce(&mut Section)) {
         let section = self.sections[tag.section() as usize]
             .as_mut()
             .expect("a frame that is not free keeps its section");
-        section.give(tags, pfn - section.range.start(), order);
+        give(section);
         if section.admission == Admission::Open {
-            self.free_pages += u64::from(order.nr_pages());
+            self.free_pages += u64::from(nr_pages);
         }
         let listed = section.free_link.bucket() == section.free_bucket()
             && section.whole_link.bucket() == section.whole_bucket();

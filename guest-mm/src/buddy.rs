@@ -68,22 +68,42 @@ impl Section {
     /// Gives a chunk back; `offset` is its first frame.
     #[inline]
     pub(crate) fn give(&mut self, tags: &Tags, offset: u32, order: Order) {
-        self.free_pages += order.nr_pages();
         let pageblock = offset / PAGEBLOCK_NR_PAGES;
         if order < Order::PAGEBLOCK {
-            let block = &mut self.pageblocks[pageblock as usize];
-            block.put(offset % PAGEBLOCK_NR_PAGES, order);
-            if u32::from(block.free_pages) == PAGEBLOCK_NR_PAGES {
-                self.relink(tags, pageblock);
-                self.add_whole(pageblock);
-            } else if block.listed_bucket() != block.bucket() {
-                self.relink(tags, pageblock);
-            }
+            self.free_pages += order.nr_pages();
+            self.pageblocks[pageblock as usize].put(offset % PAGEBLOCK_NR_PAGES, order);
+            self.settle(tags, pageblock);
             return;
         }
+        self.free_pages += order.nr_pages();
         for pageblock in pageblock..pageblock + order.nr_pages() / PAGEBLOCK_NR_PAGES {
             self.pageblocks[pageblock as usize].set_all(true);
             self.add_whole(pageblock);
+        }
+    }
+
+    /// Gives single frames of one pageblock back; there is at least one.
+    pub(crate) fn give_singles(&mut self, tags: &Tags, frames: &[Pfn]) {
+        let start = self.range.start();
+        let pageblock = (frames[0] - start) / PAGEBLOCK_NR_PAGES;
+        let block = &mut self.pageblocks[pageblock as usize];
+        let before = block.free_pages;
+        for &pfn in frames {
+            block.put((pfn - start) % PAGEBLOCK_NR_PAGES, Order::ZERO);
+        }
+        self.free_pages += u32::from(block.free_pages - before);
+        self.settle(tags, pageblock);
+    }
+
+    /// Puts a pageblock that has more free frames than before on the list where it belongs.
+    #[inline]
+    fn settle(&mut self, tags: &Tags, pageblock: u32) {
+        let block = &self.pageblocks[pageblock as usize];
+        if u32::from(block.free_pages) == PAGEBLOCK_NR_PAGES {
+            self.relink(tags, pageblock);
+            self.add_whole(pageblock);
+        } else if block.listed_bucket() != block.bucket() {
+            self.relink(tags, pageblock);
         }
     }
 

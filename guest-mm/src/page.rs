@@ -204,6 +204,8 @@ pub struct Page {
     prev: AtomicU32,
 }
 
+// A model checker's atomics are larger.
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<Page>() <= 32, "goals.md: at most 32 bytes a page");
 
 impl Page {

@@ -140,8 +140,8 @@ impl CpuLists {
             .look(|number| seen(unpack(number), Order::PAGEBLOCK));
     }
 
-    /// Takes chunks off the lists, for any CPU.
-    pub(crate) fn steal(&self, wanted: impl Fn(Pfn) -> bool, mut taken: impl FnMut(Pfn, Order)) {
+    /// Takes chunks off the lists, for any CPU; with the zone's lock, which keeps a returning owner out.
+    fn steal(&self, wanted: impl Fn(Pfn) -> bool, mut taken: impl FnMut(Pfn, Order)) {
         let mut nr_pages = 0;
         for singles in &self.singles {
             singles.steal(
@@ -201,6 +201,15 @@ impl<'a> OwnList<'a> {
             Self::Pageblocks(list) => list.pop_cold(),
         }
         .map(unpack)
+    }
+
+    /// Takes chunks from the cold end; with the zone's lock, without which nobody steals.
+    #[inline]
+    fn pop_cold_many(self, wanted: u32, mut taken: impl FnMut(Pfn)) {
+        match self {
+            Self::Singles(list) => list.pop_cold_many(wanted, |number| taken(unpack(number))),
+            Self::Pageblocks(list) => list.pop_cold_many(wanted, |number| taken(unpack(number))),
+        };
     }
 
     /// Puts a chunk on the hot end; false when there is no room.
@@ -266,25 +275,28 @@ impl Zone {
     }
 
     /// Gives a batch from the cold end of a CPU's own list back to the buddy allocator.
+    #[inline(never)]
     pub(crate) fn return_batch(&self, table: &FrameTable<'_>, cpu: &Cpu, list: OwnList<'_>, order: Order) {
         let batch = if order == Order::ZERO {
             self.limits().batch()
         } else {
             1
         };
-        let mut returned = 0;
-        {
-            let mut areas = self.areas.lock();
-            for _ in 0..batch {
-                let Some(pfn) = list.pop_cold() else { break };
-                self.give_locked(&mut areas, table, pfn, order);
-                returned += u64::from(order.nr_pages());
-            }
-            self.publish(&areas);
-        }
+        let mut frames = [Pfn::default(); MAX_BATCH];
+        let mut nr_chunks = 0;
+        let mut areas = self.areas.lock();
+        list.pop_cold_many(batch, |pfn| {
+            table.page(pfn).set_head(Head::BLANK);
+            frames[nr_chunks] = pfn;
+            nr_chunks += 1;
+        });
+        areas.give_many(&table.tags, &frames[..nr_chunks], order);
+        self.publish(&areas);
+        drop(areas);
         let lists = self.lists().this(cpu);
+        let nr_pages = nr_chunks as u64 * u64::from(order.nr_pages());
         OwnCount::add(lists.map(|lists| &lists.events.returns), 1);
-        OwnCount::add(lists.map(|lists| &lists.events.returned_pages), returned);
+        OwnCount::add(lists.map(|lists| &lists.events.returned_pages), nr_pages);
     }
 
     /// Takes the wanted frames off the lists of all CPUs and gives them to the buddy allocator; returns how many.

@@ -184,6 +184,26 @@ impl<const N: usize> Local<'_, CpuStack<N>> {
         None
     }
 
+    /// Takes up to `wanted` numbers, lowest first, and calls `taken` with each; returns how many there were. Without an
+    /// atomic exchange for each: the caller keeps thieves out, by a lock that everybody who steals from this stack holds.
+    #[inline]
+    pub fn pop_cold_many(&self, wanted: u32, mut taken: impl FnMut(u64)) -> u32 {
+        let (top, mut bottom) = self.ends();
+        let mut nr_taken = 0;
+        while top != bottom && nr_taken < wanted {
+            let slot = self.slot(bottom);
+            let number = slot.load(Ordering::Relaxed);
+            if number != EMPTY {
+                slot.store(EMPTY, Ordering::Relaxed);
+                taken(number);
+                nr_taken += 1;
+            }
+            bottom = bottom.wrapping_add(1);
+        }
+        self.bottom.store(bottom, Ordering::Relaxed);
+        nr_taken
+    }
+
     /// `top` and `bottom`: only the owner reads and writes them.
     #[inline]
     fn ends(&self) -> (u32, u32) {
@@ -217,6 +237,7 @@ mod tests {
     use crate::{CpuId, CpuSet, PerCpu};
     use std::sync::atomic::AtomicBool;
     use std::thread;
+    use std::vec;
     use std::vec::Vec;
 
     fn with_stack<const N: usize>(test: impl FnOnce(Local<'_, CpuStack<N>>, &CpuStack<N>)) {
@@ -259,6 +280,19 @@ mod tests {
                 (own.pop(), own.pop_cold(), own.pop(), own.pop()),
                 (Some(4), Some(0), Some(2), None)
             );
+            assert!(own.is_empty());
+        });
+    }
+
+    #[test]
+    fn the_coldest_numbers_go_together_and_gaps_do_not_count() {
+        with_stack::<8>(|own, others| {
+            (0..6).for_each(|number| own.push(number).unwrap());
+            others.steal(|number| number == 1, |_| {});
+            let mut taken = Vec::new();
+            assert_eq!(own.pop_cold_many(3, |number| taken.push(number)), 3);
+            assert_eq!((taken, own.len()), (vec![0, 2, 3], 2));
+            assert_eq!(own.pop_cold_many(3, |_| {}), 2);
             assert!(own.is_empty());
         });
     }

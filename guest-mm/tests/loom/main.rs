@@ -6,7 +6,12 @@
 //! nothing here.
 
 #![cfg(loom)]
+#![expect(
+    unsafe_code,
+    reason = "loom has no scoped threads: what they share is held by a pointer"
+)]
 
+mod frames;
 mod slab;
 
 use guest_sync::{Cpu, CpuId, CpuSet};
