@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how failure is told")]
 
 mod bad_input;
+mod builtin_mappings;
 mod builtin_memory;
 mod builtin_panic;
 mod builtin_run;

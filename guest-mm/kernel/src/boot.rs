@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) slabs: &'static heap::Slabs,
     pub(crate) direct_map: DirectMap,
     pub(crate) vmemmap: Vmemmap,
+    /// Boot memory that is not in the direct map, by address.
+    pub(crate) high: Vec<PfnRange>,
     pub(crate) clock: Clock,
     pub(crate) local_apics: LocalApics,
     /// APIC id of the boot CPU.
@@ -99,10 +101,10 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     let clock = Clock::start().unwrap_or_else(|| panic!("the hypervisor offers no kvmclock"));
     let local_apics = LocalApics::start(&clock).unwrap_or_else(|| panic!("the CPU has no x2APIC mode"));
     let apic_id = apic::this_id();
-    let topology = topology(&acpi, apic_id, &options);
+    let topology = topology(&acpi, apic_id, &options, limit);
     // SAFETY: these are the tables that are in use from now on.
     let pages = unsafe { descriptors::all_pages(&vmemmap) };
-    let memory = add_frames((&ram, limit), &claimed, &acpi, (pages, topology));
+    let memory = add_frames(&ram, &claimed, &acpi, (pages, topology));
     // SAFETY: the heap is part of what is claimed, which is reserved; the direct map has all but high memory.
     let slabs = unsafe { heap::start_slabs(memory, claimed.end, options.slab_debug) };
     let boot_bytes: u64 = ram.iter().map(|range| range.end - range.start).sum();
@@ -126,6 +128,7 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
         slabs,
         direct_map,
         vmemmap,
+        high: high_ranges(&ram, limit),
         clock,
         local_apics,
     }
@@ -363,7 +366,7 @@ fn spans(ram: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// CPUs and nodes as ACPI has them.
-fn topology(acpi: &Acpi, this: u32, options: &Options) -> Topology {
+fn topology(acpi: &Acpi, this: u32, options: &Options, limit: u64) -> Topology {
     let affinity = &acpi.affinity;
     let cpus = acpi.cpus.len().clamp(1, usize::from(options.max_cpus.get()));
     let nr_cpus = u8::try_from(cpus).unwrap_or(1);
@@ -385,22 +388,45 @@ fn topology(acpi: &Acpi, this: u32, options: &Options) -> Topology {
         }
         Ok(topology)
     };
-    build().unwrap_or_else(|error| {
+    let mut topology = build().unwrap_or_else(|error| {
         log!(Warning, "nodes: {error}");
         Topology::one_node(nr_cpus)
-    })
+    });
+    if let Some(limit) = Pfn::containing(limit) {
+        // What is not mapped is in no other zone.
+        let limits = *topology.limits();
+        let limits = ZoneLimits {
+            dma: limits.dma.min(limit),
+            dma32: limits.dma32.min(limit),
+            normal: limits.normal.min(limit),
+        };
+        if let Err(error) = topology.set_limits(limits) {
+            panic!("the end of the direct map: {error}");
+        }
+    }
+    topology
 }
 
-/// Hands all RAM below the limit to the frame allocator, with what is taken already marked as reserved.
+/// Boot memory from the limit on.
+fn high_ranges(ram: &[Range<u64>], limit: u64) -> Vec<PfnRange> {
+    let above = ram
+        .iter()
+        .map(|range| range.start.max(limit)..range.end.max(limit));
+    above
+        .filter_map(|range| PfnRange::inside(range.start, range.end - range.start))
+        .filter(|range| !range.is_empty())
+        .collect()
+}
+
+/// Hands all RAM to the frame allocator, with what is taken already marked as reserved.
 fn add_frames(
-    (ram, limit): (&[Range<u64>], u64),
+    ram: &[Range<u64>],
     claimed: &Claim,
     acpi: &Acpi,
     (pages, topology): (&'static [Page], Topology),
 ) -> &'static PhysicalMemory<'static> {
     let pfns = |range: &Range<u64>| PfnRange::inside(range.start, range.end - range.start);
-    let below = |range: &Range<u64>| range.start.min(limit)..range.end.min(limit);
-    let usable: Vec<PfnRange> = ram.iter().filter_map(|range| pfns(&below(range))).collect();
+    let usable: Vec<PfnRange> = ram.iter().filter_map(pfns).collect();
     let reserved: Vec<PfnRange> = [0..LOW_MEMORY, image::nucleus()..claimed.end]
         .iter()
         .filter_map(pfns)

@@ -4,14 +4,17 @@
 //! What this guest understands is in [`Options`]. Unknown words are ignored, as a command line is shared with
 //! whatever else reads it; wrong values of known words are reported.
 
+use crate::layout::NR_KMAPS;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::{NonZeroU8, NonZeroU32, NonZeroU64};
+use core::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use guest_mm::slab::Debugging;
 
 /// Most CPUs this guest can use.
 pub const MAX_CPUS: NonZeroU8 = NonZeroU8::new(16).expect("not 0");
+/// Most permanent mappings of memory outside the direct map.
+pub const MAX_KMAPS: NonZeroU16 = NonZeroU16::new(NR_KMAPS).expect("not 0");
 
 /// One word of the command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,6 +78,17 @@ pub enum PanicTest {
     Fault,
     /// `stack`: the manager overflows its stack.
     Stack,
+    /// `highmem`: the manager touches memory outside its direct map (`highmem=`) at its physical address.
+    HighMem,
+}
+
+/// Work for the manager's own mappings, beside the programs: `load=`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    /// `vmalloc`: areas come and go, and their contents are checked.
+    Vmalloc,
+    /// `kmap`: frames are mapped, looked at, and looked at in another way.
+    Kmap,
 }
 
 /// Everything the command line can say to this guest.
@@ -94,6 +108,11 @@ pub struct Options {
     /// `highmem=`: boot memory from this physical address on (rounded up to 2 MiB) is not in the direct map. At least 1
     /// byte; the default is no limit. (Linux' parameter of that name gives the size of the rest instead.)
     pub highmem: Option<NonZeroU64>,
+    /// `kmap_slots=`: permanent mappings of memory outside the direct map that there can be at a time, 1 to 1024.
+    /// Default 1024.
+    pub kmap_slots: NonZeroU16,
+    /// `load=`, in order.
+    pub loads: Vec<Load>,
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
@@ -117,6 +136,8 @@ impl Options {
             loglevel: 7,
             fault_around_kib: 256,
             highmem: None,
+            kmap_slots: MAX_KMAPS,
+            loads: Vec::new(),
             validate: false,
             slab_debug: Debugging::Off,
             max_cpus: MAX_CPUS,
@@ -175,6 +196,21 @@ impl Options {
                 self.highmem = parse_size(value).and_then(NonZeroU64::new);
                 self.highmem.is_some()
             }
+            "kmap_slots" => value
+                .parse()
+                .ok()
+                .filter(|&slots: &NonZeroU16| slots <= MAX_KMAPS)
+                .map(|slots| self.kmap_slots = slots)
+                .is_some(),
+            "load" => {
+                let load = match value {
+                    "vmalloc" => Some(Load::Vmalloc),
+                    "kmap" => Some(Load::Kmap),
+                    _ => None,
+                };
+                self.loads.extend(load);
+                load.is_some()
+            }
             "validate" => {
                 self.validate = true;
                 value.is_empty()
@@ -217,6 +253,7 @@ fn parse_panic_test(text: &str) -> Option<(PanicTest, u8)> {
         "manager" => PanicTest::Manager,
         "fault" => PanicTest::Fault,
         "stack" => PanicTest::Stack,
+        "highmem" => PanicTest::HighMem,
         _ => return None,
     };
     let cpu = cpu.parse().ok().filter(|&cpu: &u8| cpu < MAX_CPUS.get())?;
@@ -322,6 +359,10 @@ mod tests {
             "fault_around_kib=4096",
             "highmem=0",
             "highmem=much",
+            "kmap_slots=0",
+            "kmap_slots=1025",
+            "load=",
+            "load=all",
             "panic_test=never",
         ] {
             let options = Options::parse(bad);

@@ -1,5 +1,7 @@
 //! The control channel: what the guest answers to the host's questions, one a line, over the console.
 
+mod mappings;
+
 use crate::devices::{Console, restart};
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
@@ -18,6 +20,7 @@ zoneinfo      every zone of every node: frames, watermarks, counters, lists of C
 buddyinfo     free chunks of each order, as /proc/buddyinfo
 pagetypeinfo  the same by migrate type, and pageblocks, as /proc/pagetypeinfo
 slabinfo      objects and slabs of each cache, as /proc/slabinfo
+vmallocinfo   the manager's own areas of single frames, as /proc/vmallocinfo
 nodes         CPUs, memory and distances of nodes, as numactl --hardware, and requests served, as numastat
 blocks        every block of the hot-plug region: state, zone, free and used pages
 ps            every program: state, memory, checks of its own data, faults, CPU
@@ -46,7 +49,9 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
     let phys = kernel.phys;
     let written = match command.name() {
         "help" => text.write_str(HELP),
-        "meminfo" => report::meminfo(&mut text, phys).and_then(|()| slab(&mut text, kernel)),
+        "meminfo" => report::meminfo(&mut text, phys)
+            .and_then(|()| slab(&mut text, kernel))
+            .and_then(|()| mappings::meminfo(&mut text, kernel)),
         "zoneinfo" => report::zoneinfo(&mut text, phys),
         "buddyinfo" => report::buddyinfo(&mut text, phys),
         "pagetypeinfo" => report::pagetypeinfo(&mut text, phys),
@@ -54,7 +59,10 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "nodes" => report::nodes(&mut text, phys),
         "blocks" => report::blocks(&mut text, phys),
         "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
-        "vmstat" => report::vmstat(&mut text, phys).and_then(|()| resize(&mut text, kernel)),
+        "vmstat" => report::vmstat(&mut text, phys)
+            .and_then(|()| mappings::vmstat(&mut text, kernel))
+            .and_then(|()| resize(&mut text, kernel)),
+        "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),
         "cpus" => cpus(&mut text, kernel),
         name => return Reply::Err(alloc::format!("unknown command {name}, try help")),
     };

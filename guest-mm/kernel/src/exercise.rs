@@ -4,7 +4,7 @@
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
-use crate::machine::frames::DirectFrames;
+use crate::machine::high_memory::AllFrames;
 use crate::process::Program;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -14,7 +14,7 @@ use guest_programs::abi::{Error, StressOutcome, StressRow};
 use guest_sync::SpinLock;
 
 /// A row as a program has it.
-type Work = Box<dyn Row<DirectFrames>>;
+type Work = Box<dyn Row<AllFrames>>;
 
 /// Between two steps: interrupts come in only while a program runs or the CPU has nothing to do.
 const PAUSE_NS: u64 = 1000;
@@ -101,10 +101,10 @@ fn new(row: StressRow) -> Option<Work> {
 }
 
 /// One step, on this CPU.
-fn on_bench(kernel: &'static Kernel, step: impl FnOnce(&Bench<'_, DirectFrames>) -> Step) -> Step {
+fn on_bench(kernel: &'static Kernel, step: impl FnOnce(&Bench<'_, AllFrames>) -> Step) -> Step {
     step(&Bench {
         phys: kernel.phys,
-        frames: &DirectFrames,
+        frames: &AllFrames(kernel.high),
         cpu: this_cpu(),
     })
 }

@@ -9,11 +9,12 @@ use crate::boot::Machine;
 use crate::log::log;
 use crate::machine::activity::{self, AllCpus, CpuBell};
 use crate::machine::apic::{CALL_VECTOR, GSI_VECTOR, LocalApics, TIMER_VECTOR};
+use crate::machine::areas::{self, Areas};
 use crate::machine::clock::Clock;
 use crate::machine::cpu::{BootCpuOnly, this_cpu};
 use crate::machine::direct_map::DirectMap;
-use crate::machine::frames::DirectFrames;
 use crate::machine::heap::Slabs;
+use crate::machine::high_memory::{self, AllFrames, HighMemory};
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
 use crate::machine::power;
@@ -35,7 +36,7 @@ use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
 
 /// Physical and virtual memory, on this machine.
-pub(crate) type Memory = Mm<'static, DirectFrames, AllCpus>;
+pub(crate) type Memory = Mm<'static, AllFrames, AllCpus>;
 
 /// Free memory that caches do not need is given back this often (Linux `REAPTIMEOUT_AC`).
 const REAP_NS: u64 = 2_000_000_000;
@@ -71,6 +72,10 @@ pub(crate) struct Kernel {
     /// Caches of the manager's own objects.
     pub(crate) slabs: &'static Slabs,
     pub(crate) vmemmap: Vmemmap,
+    /// The manager's own areas, made of single frames.
+    pub(crate) areas: &'static Areas,
+    /// What is not in the direct map, and windows to look at it.
+    pub(crate) high: &'static HighMemory,
     pub(crate) clock: Clock,
     /// For each CPU that there is; `nr_cpus` of them are in use, which are the first ones.
     work: PerCpu<Work>,
@@ -100,7 +105,15 @@ type Handler = Rc<dyn Fn()>;
 impl Kernel {
     /// The kernel of a machine that has booted, with `nr_others` CPUs yet to be started.
     pub(crate) fn new(machine: Machine, nr_others: u8) -> &'static Self {
-        let mut mm = Mm::new(machine.memory, DirectFrames, AllCpus);
+        let tables = machine.direct_map.tables();
+        let areas = areas::start(tables, machine.memory);
+        let maps = (1 + nr_others, machine.options.kmap_slots.get());
+        let high = HighMemory::new(tables, &KernelFrames(machine.memory), machine.high, maps);
+        let high = match high {
+            Ok(high) => high_memory::start(high),
+            Err(error) => panic!("windows for high memory: {error}"),
+        };
+        let mut mm = Mm::new(machine.memory, AllFrames(high), AllCpus);
         let fault_around = Order::holding(u64::from(machine.options.fault_around_kib) << 10);
         mm.set_fault_around(fault_around.unwrap_or(Order::PAGEBLOCK));
         let work = |id| Work {
@@ -114,6 +127,8 @@ impl Kernel {
             slabs: machine.slabs,
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
+            areas,
+            high,
             clock: machine.clock,
             work: PerCpu::new(1 + nr_others, work),
             nr_cpus: AtomicU8::new(1),
@@ -137,6 +152,11 @@ impl Kernel {
         loop {
             self.timers().advance(self.clock.now());
             executor.run_ready();
+            if executor.has_ready() {
+                self.areas.purge_if_many();
+            } else {
+                self.areas.purge();
+            }
             if !executor.has_ready()
                 && let Some(vector) = activity::sleep(|| executor.has_ready(), self.timer_until(None))
             {
@@ -196,6 +216,15 @@ impl Kernel {
         if let Err(error) = work.tasks.spawn(task) {
             work.nr_programs.fetch_sub(1, Ordering::Relaxed);
             log!(Error, "cannot start a program: {error}");
+        }
+    }
+
+    /// Adds a task of the manager's to a CPU, on which it stays.
+    pub(crate) fn start_task(&self, cpu: CpuId, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(work) = self.work.of(cpu)
+            && let Err(error) = work.tasks.spawn(task)
+        {
+            log!(Error, "cannot start a task: {error}");
         }
     }
 
@@ -302,6 +331,11 @@ pub(crate) struct KernelFrames(pub(crate) &'static PhysicalMemory<'static>);
 impl FrameSource for KernelFrames {
     fn take(&self, order: Order) -> Option<Pfn> {
         self.0.alloc_pages(this_cpu(), Gfp::KERNEL, order).ok()
+    }
+
+    fn take_page(&self) -> Option<Pfn> {
+        let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM);
+        self.0.alloc_pages(this_cpu(), gfp, Order::ZERO).ok()
     }
 
     fn give(&self, pfn: Pfn, _: Order) {

@@ -47,6 +47,20 @@ pub const KMAP_HUGE_SLOTS: u16 = 8;
 /// Where they are, for all CPUs.
 pub const KMAP_HUGE: KernelRange = window(67 * TIB, KMAP_HUGE_SLOTS as u64 * 2 * MIB * MAX_CPUS as u64);
 
+/// The shares of the first `nr_cpus` CPUs of both windows of temporary mappings: frames, and pageblocks.
+pub const fn atomic_windows(nr_cpus: u8) -> (KernelRange, KernelRange) {
+    (
+        window(
+            KMAP_ATOMIC.start(),
+            KMAP_ATOMIC_SLOTS as u64 * PAGE_SIZE * nr_cpus as u64,
+        ),
+        window(
+            KMAP_HUGE.start(),
+            KMAP_HUGE_SLOTS as u64 * 2 * MIB * nr_cpus as u64,
+        ),
+    )
+}
+
 const fn window(start: u64, bytes: u64) -> KernelRange {
     match KernelRange::new(start, bytes) {
         Some(range) => range,

@@ -13,6 +13,7 @@ mod fault;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;
 mod kernel;
+mod load;
 mod log;
 mod machine;
 mod panic;
@@ -48,6 +49,7 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
         }
         None => {}
     }
+    options.loads.iter().for_each(|&load| load::start(kernel, load));
     let has_programs = !options.programs.is_empty();
     for words in options.programs {
         process::start(kernel, words);

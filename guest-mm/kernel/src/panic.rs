@@ -9,7 +9,7 @@
 )]
 
 use crate::machine::cpu::{this_cpu, this_guard};
-use crate::machine::{nucleus, ports, power, registers::MmioRegisters, serial};
+use crate::machine::{high_memory, nucleus, ports, power, registers::MmioRegisters, serial};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -45,6 +45,11 @@ pub(crate) fn provoke(test: PanicTest) {
         PanicTest::Fault => {
             // SAFETY: nothing is mapped at page 0, so this does not read anything: it faults.
             unsafe { core::ptr::without_provenance::<u8>(8).read_volatile() };
+        }
+        PanicTest::HighMem => {
+            if let Some(high) = high_memory::get() {
+                high.touch_without_mapping();
+            }
         }
         PanicTest::Stack => {
             core::hint::black_box(deeper(&[0; 128]));

@@ -151,6 +151,25 @@ impl KernelTables {
         (end.level == Level::PAGE && !end.is_shared).then_some(end.slot.table)
     }
 
+    /// Calls `seen` with every present leaf of a range, by address: its first address, the entry, and the bytes that it
+    /// covers. Where nothing is mapped this takes as many steps as there are entries that say so.
+    pub fn for_each_leaf(
+        self,
+        frames: &impl Frames,
+        range: KernelRange,
+        mut seen: impl FnMut(u64, Entry, u64),
+    ) {
+        let mut va = range.start();
+        while va < range.end() {
+            let found = self.walk(frames, va, Level::PAGE);
+            let (entry, size) = (found.entry(frames), found.level.entry_bytes());
+            if entry.is_present() {
+                seen(va / size * size, entry, size);
+            }
+            va = (va / size + 1) * size;
+        }
+    }
+
     /// Writes the entry of the page at `va` and returns what was there. If that was present, translation caches may
     /// still hold it. `None`, and nothing is written, where no table for 4 KiB pages leads there: [`Self::prepare`] it.
     pub fn set_page(self, frames: &impl Frames, va: u64, entry: Entry) -> Option<Entry> {

@@ -5,6 +5,7 @@ pub(crate) mod inject;
 pub(crate) mod kernel_cpus;
 pub(crate) mod kernel_frames;
 mod machine;
+mod mapping_threads;
 mod migration;
 mod paging;
 pub(crate) mod phys_model;

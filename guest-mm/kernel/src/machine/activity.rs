@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, f
 use guest_kernel::cmdline::MAX_CPUS;
 use guest_kernel::executor::Bell;
 use guest_mm::frames::{FlushBatch, Mmu};
+use guest_mm::kernel_map::{KernelRange, KernelTlb};
 use guest_sync::CpuId;
 use guest_sync::atomic::relax;
 
@@ -213,6 +214,19 @@ impl Mmu for AllCpus {
             {
                 relax();
             }
+        }
+    }
+}
+
+impl KernelTlb for AllCpus {
+    fn flush(&self, _: KernelRange) {
+        forget_manager_translations();
+    }
+
+    fn flush_local(&self, range: KernelRange) {
+        match range.nr_pages() {
+            1 => nucleus::invalidate(range.start()),
+            _ => nucleus::flush(),
         }
     }
 }

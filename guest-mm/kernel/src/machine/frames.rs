@@ -21,7 +21,7 @@ fn word(pfn: Pfn, index: usize) -> *const AtomicU64 {
     pointer(pfn).cast::<AtomicU64>().cast_const().wrapping_add(index)
 }
 
-fn check(offset: usize, len: usize) {
+pub(super) fn check(offset: usize, len: usize) {
     let inside = offset.checked_add(len).is_some_and(|end| end as u64 <= PAGE_SIZE);
     assert!(inside, "{len} bytes at offset {offset} of a frame");
 }

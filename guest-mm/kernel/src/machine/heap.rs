@@ -1,11 +1,12 @@
-//! The global allocator: objects of the general caches, chunks of the page allocator for what is larger than those, and,
-//! before there is either, a heap of boot memory.
+//! The global allocator: objects of the general caches, areas of single frames for what is larger than those (or chunks of
+//! frames, while there are no areas), and, before there is any of it, a heap of boot memory.
 //!
 //! Whatever the manager allocates thereby shows in `slabinfo`. Nothing below it uses it: slabs and zones keep their
 //! books in page descriptors and on the slabs themselves.
 
 #![expect(unsafe_code, reason = "implements the global allocator")]
 
+use super::areas::{self, Areas};
 use super::cpu::this_cpu;
 use super::frames::DirectFrames;
 use core::alloc::{GlobalAlloc, Layout};
@@ -16,6 +17,7 @@ use guest_kernel::heap::Heap;
 use guest_kernel::physical::to_usize;
 use guest_mm::pfn::{PAGE_BYTES, Pfn};
 use guest_mm::slab::{CACHE_LINE, Debugging, KMALLOC_MAX, Misuse, ObjAddr, SlabAllocator};
+use guest_mm::vmalloc::Tag;
 use guest_mm::{Gfp, Order, PhysicalMemory};
 use guest_sync::{SetOnce, SpinLock};
 
@@ -60,10 +62,10 @@ unsafe impl Sync for FirstMemory {}
 enum Place {
     /// `kmalloc`, with this many bytes.
     Object(usize),
-    /// A chunk of frames.
+    /// An area, or a chunk of frames, which the address tells apart.
     Chunk(Order),
-    /// There is no piece that large.
-    Nowhere,
+    /// An area: no chunk is that large.
+    Area,
 }
 
 impl Place {
@@ -77,7 +79,7 @@ impl Place {
         if size <= KMALLOC_MAX && align <= PAGE_BYTES {
             return Self::Object(size);
         }
-        Order::holding(size as u64).map_or(Self::Nowhere, Self::Chunk)
+        Order::holding(size as u64).map_or(Self::Area, Self::Chunk)
     }
 }
 
@@ -96,19 +98,23 @@ fn persistently<T>(request: impl Fn(Gfp) -> Option<T>) -> Option<T> {
 }
 
 // SAFETY: slabs and page allocator hand out disjoint memory, mapped for good at its physical address (they are never
-// asked for high memory), aligned as `Place::of` relies on; so does the boot heap.
+// asked for high memory), aligned as `Place::of` relies on; so does the boot heap. Areas are mapped until they are freed,
+// begin with a page, and nobody else has their addresses or their frames.
 unsafe impl GlobalAlloc for GuestHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(slabs) = SLABS.get() else {
             return allocate_at_boot(layout);
         };
         let cpu = this_cpu();
+        if let Some(area) = large(layout) {
+            return area;
+        }
         let gpa = match Place::of(layout) {
             Place::Object(size) => persistently(|gfp| slabs.kmalloc(cpu, size, gfp).ok()).map(ObjAddr::gpa),
             Place::Chunk(order) => {
                 persistently(|gfp| slabs.source().alloc_pages(cpu, gfp, order).ok()).map(Pfn::gpa)
             }
-            Place::Nowhere => None,
+            Place::Area => None,
         };
         // What is left of boot memory is better than nothing.
         gpa.map_or_else(
@@ -126,6 +132,10 @@ unsafe impl GlobalAlloc for GuestHeap {
             }
             return;
         };
+        if let Some(areas) = area_of(memory) {
+            areas.free(gpa).expect("the caller got it from `alloc`");
+            return;
+        }
         match Place::of(layout) {
             Place::Object(_) => match slabs.kfree(this_cpu(), ObjAddr::new(gpa)) {
                 // Damage is in the journal, and the object is freed.
@@ -138,7 +148,7 @@ unsafe impl GlobalAlloc for GuestHeap {
                     panic!("heap: {error}");
                 }
             }
-            Place::Nowhere => {}
+            Place::Area => {}
         }
     }
 
@@ -146,7 +156,11 @@ unsafe impl GlobalAlloc for GuestHeap {
         let Ok(new) = Layout::from_size_align(new_size, layout.align()) else {
             return null_mut();
         };
-        if SLABS.get().is_some_and(|slabs| has_room(slabs, layout, new)) && !is_boot(memory) {
+        let has_room = match area_of(memory) {
+            Some(_) => nr_pages(layout) == nr_pages(new),
+            None => SLABS.get().is_some_and(|slabs| has_room(slabs, layout, new)) && !is_boot(memory),
+        };
+        if has_room {
             return memory;
         }
         // SAFETY: the new layout is not empty, by the contract of this function.
@@ -173,6 +187,26 @@ fn has_room(slabs: &Slabs, old: Layout, new: Layout) -> bool {
         (Place::Chunk(old), Place::Chunk(new)) => old == new,
         _ => false,
     }
+}
+
+/// The manager's areas, if the memory is one.
+fn area_of(memory: *mut u8) -> Option<&'static Areas> {
+    areas::get().filter(|areas| areas.contains(memory.addr() as u64))
+}
+
+fn nr_pages(layout: Layout) -> usize {
+    layout.size().div_ceil(PAGE_BYTES)
+}
+
+/// An area for what is too large for the general caches; `None` for anything else, and when there is no memory for one.
+fn large(layout: Layout) -> Option<*mut u8> {
+    if matches!(Place::of(layout), Place::Object(_)) || layout.align() > PAGE_BYTES {
+        return None;
+    }
+    let area = areas::get()?
+        .allocate(layout.size() as u64, Tag::new("heap"))
+        .ok()?;
+    Some(with_exposed_provenance_mut(to_usize(area.start())))
 }
 
 /// Gives the heap its first memory.

@@ -3,6 +3,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod apic;
+pub(crate) mod areas;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod descriptors;
@@ -10,6 +11,7 @@ pub(crate) mod direct_map;
 pub(crate) mod dma;
 pub(crate) mod frames;
 pub(crate) mod heap;
+pub(crate) mod high_memory;
 pub(crate) mod image;
 pub(crate) mod io_apic;
 pub(crate) mod nucleus;

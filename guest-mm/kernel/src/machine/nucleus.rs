@@ -193,7 +193,6 @@ pub(crate) fn flush() {
 }
 
 /// Forgets what this CPU has cached of the translation of `address` in the manager's address space.
-#[expect(dead_code, reason = "for mappings that one CPU alone uses")]
 pub(crate) fn invalidate(address: u64) {
     call(Call::Invalidate, address, 0, 0);
 }
