@@ -13,7 +13,7 @@ use crate::machine::areas::{self, Areas};
 use crate::machine::clock::Clock;
 use crate::machine::cpu::{BootCpuOnly, this_cpu};
 use crate::machine::direct_map::DirectMap;
-use crate::machine::heap::Slabs;
+use crate::machine::heap::{self, Slabs};
 use crate::machine::high_memory::{self, AllFrames, HighMemory};
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
@@ -303,9 +303,11 @@ impl Kernel {
     /// # Panics
     /// If any of it is wrong.
     pub(crate) fn validate(&self) {
-        if self.validates
-            && let Err(error) = self.mm.lock().validate()
-        {
+        if !self.validates {
+            return;
+        }
+        let mut mm = self.mm.lock();
+        if let Err(error) = heap::without_frames(|| mm.validate()) {
             panic!("memory manager: {error}");
         }
     }

@@ -12,7 +12,7 @@ use super::frames::DirectFrames;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use guest_kernel::heap::Heap;
 use guest_kernel::physical::to_usize;
 use guest_mm::pfn::{PAGE_BYTES, Pfn};
@@ -40,6 +40,10 @@ static BOOT_HEAP: SpinLock<Owned> = SpinLock::new(Owned(Heap::new()));
 
 /// All memory of the boot heap lies below this address, and no memory of the page allocator does.
 static BOOT_END: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Number of the CPU that allocates from the boot heap for the time being, or [`NOBODY`].
+static FROM_BOOT: AtomicU8 = AtomicU8::new(NOBODY);
+const NOBODY: u8 = u8::MAX;
 
 struct GuestHeap;
 
@@ -106,6 +110,9 @@ unsafe impl GlobalAlloc for GuestHeap {
             return allocate_at_boot(layout);
         };
         let cpu = this_cpu();
+        if FROM_BOOT.load(Ordering::Relaxed) == cpu.id().number() {
+            return allocate_at_boot(layout);
+        }
         if let Some(area) = large(layout) {
             return area;
         }
@@ -173,6 +180,15 @@ unsafe impl GlobalAlloc for GuestHeap {
         }
         moved
     }
+}
+
+/// Calls `check`, which may allocate although it holds the locks of zones: this CPU's memory comes from the boot heap
+/// meanwhile, and no frame is taken for it.
+pub(crate) fn without_frames<R>(check: impl FnOnce() -> R) -> R {
+    FROM_BOOT.store(this_cpu().id().number(), Ordering::Relaxed);
+    let result = check();
+    FROM_BOOT.store(NOBODY, Ordering::Relaxed);
+    result
 }
 
 fn is_boot(memory: *mut u8) -> bool {
