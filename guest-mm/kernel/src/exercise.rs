@@ -51,7 +51,7 @@ pub(crate) async fn round(
     seed: u64,
 ) -> Result<StressOutcome, Error> {
     let known = program.exercises.take(row);
-    let mut work = known.or_else(|| new(row)).ok_or(Error::NoCall)?;
+    let mut work = known.or_else(|| new(kernel, program, row)).ok_or(Error::NoCall)?;
     let mut checks = Checks::default();
     let exhausts = work.exhausts();
     while exhausts && EXHAUSTING.swap(true, Ordering::Acquire) {
@@ -89,12 +89,15 @@ pub(crate) async fn end(kernel: &'static Kernel, program: &Program) {
     }
 }
 
-fn new(row: StressRow) -> Option<Work> {
+fn new(kernel: &'static Kernel, program: &Program, row: StressRow) -> Option<Work> {
     Some(match row {
         StressRow::Buddy => Box::new(stress::Buddy::default()),
         StressRow::Pcp => Box::new(stress::Pcp::default()),
         StressRow::Zones => Box::new(stress::Zones::default()),
         StressRow::Atomic => Box::new(stress::Atomic::default()),
+        StressRow::Slab => Box::new(stress::Slab::new(kernel.slabs, program.pid)),
+        StressRow::Kmalloc => Box::new(stress::Kmalloc::new(kernel.slabs)),
+        StressRow::Mempool => Box::new(stress::Pool::new(kernel.slabs)),
         StressRow::Nodes => Box::new(stress::Nodes::default()),
         _ => return None,
     })

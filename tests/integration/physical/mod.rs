@@ -3,6 +3,7 @@
 
 mod frames;
 mod nodes;
+mod objects;
 
 use integration_tests::views::Numbers;
 use integration_tests::views::physical::{self, ZoneInfo};

@@ -10,6 +10,8 @@ mod areas;
 mod checks;
 mod high;
 mod hoard;
+mod objects;
+mod pools;
 mod pressure;
 mod requests;
 
@@ -19,6 +21,8 @@ mod tests;
 pub use areas::{Areas, Vmalloc};
 pub use checks::Checks;
 pub use high::{HighMemory, Windows};
+pub use objects::{Kmalloc, Slab};
+pub use pools::Pool;
 pub use pressure::{Atomic, Nodes};
 pub use requests::{Buddy, Pcp, Zones};
 

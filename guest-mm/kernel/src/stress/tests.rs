@@ -6,6 +6,7 @@ use guest_mm::host::HostFrames;
 use guest_mm::kernel_map::{FrameSource, KernelRange, KernelTables, KernelTlb};
 use guest_mm::kmap::PermanentMaps;
 use guest_mm::node::{NodeId, Topology, ZoneLimits};
+use guest_mm::slab::{Debugging, SlabAllocator};
 use guest_mm::{BootRegion, Gfp, MemMap, Order, Page, Pfn, PfnRange};
 use guest_sync::{CpuId, CpuSet, SpinLock};
 use std::boxed::Box;
@@ -48,7 +49,7 @@ fn machine(nr_nodes: u8) -> (PhysicalMemory<'static>, HostFrames, CpuSet) {
 }
 
 /// Runs `rounds` rounds and the end on a CPU, and answers the checks.
-fn run<R: Row<HostFrames>>(row: &mut R, bench: &Bench<'_, HostFrames>, rounds: u64) -> Checks {
+fn run<F: Frames, R: Row<F> + ?Sized>(row: &mut R, bench: &Bench<'_, F>, rounds: u64) -> Checks {
     let mut checks = Checks::default();
     for round in 0..rounds {
         row.begin(round);
@@ -271,4 +272,36 @@ fn areas_and_windows_pass_where_no_two_free_frames_are_neighbours_and_in_full_wi
         "{lost} frames"
     );
     assert!(areas.phys.validate().is_ok());
+}
+
+#[test]
+fn objects_and_pools_pass_and_leave_nothing_in_the_caches() {
+    for nr_nodes in [1, 2] {
+        let (phys, frames, cpus) = machine(nr_nodes);
+        let before = free(&phys);
+        let slabs = SlabAllocator::new(frames, &phys, Debugging::Off);
+        for id in [0, 1] {
+            let cpu = cpus.claim(CpuId::new(id).unwrap()).unwrap();
+            let bench = Bench {
+                phys: &phys,
+                frames: slabs.frames(),
+                cpu: &cpu,
+            };
+            let mut rows: [Box<dyn Row<HostFrames> + '_>; 3] = [
+                Box::new(Slab::new(&slabs, 1)),
+                Box::new(Kmalloc::new(&slabs)),
+                Box::new(Pool::new(&slabs)),
+            ];
+            for row in &mut rows {
+                let checks = run(&mut **row, &bench, 3);
+                assert_eq!((checks.failed, &checks.first), (0, &None));
+                assert!(checks.ok > 100, "{checks:?}");
+            }
+            slabs.shrink_all(&cpu, u64::MAX);
+        }
+        assert_eq!(slabs.nr_misuses(), 0);
+        slabs.for_each_cache(|cache| assert_eq!(cache.info().slabs, 0, "{}", cache.name()));
+        phys.drain_all();
+        assert_eq!(free(&phys), before, "frames were lost");
+    }
 }
