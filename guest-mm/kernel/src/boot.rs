@@ -105,8 +105,13 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
     // SAFETY: these are the tables that are in use from now on.
     let pages = unsafe { descriptors::all_pages(&vmemmap) };
     let memory = add_frames(&ram, &claimed, &acpi, (pages, topology));
+    let watched = if options.validate {
+        heap::Watched::Yes
+    } else {
+        heap::Watched::No
+    };
     // SAFETY: the heap is part of what is claimed, which is reserved; the direct map has all but high memory.
-    let slabs = unsafe { heap::start_slabs(memory, claimed.end, options.slab_debug) };
+    let slabs = unsafe { heap::start_slabs(memory, claimed.end, options.slab_debug, watched) };
     let boot_bytes: u64 = ram.iter().map(|range| range.end - range.start).sum();
     log!(
         Info,

@@ -13,11 +13,11 @@ use crate::machine::areas::{self, Areas};
 use crate::machine::clock::Clock;
 use crate::machine::cpu::{BootCpuOnly, this_cpu};
 use crate::machine::direct_map::DirectMap;
-use crate::machine::heap::{self, Slabs};
+use crate::machine::heap::Slabs;
 use crate::machine::high_memory::{self, AllFrames, HighMemory};
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
-use crate::machine::power;
+use crate::machine::{power, quiet};
 use crate::process::Program;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -87,7 +87,7 @@ pub(crate) struct Kernel {
     /// A program ended.
     pub(crate) program_ended: Signal,
     /// All programs that were ever started, by number; the first is 1.
-    pub(crate) programs: SpinLock<Vec<Arc<Program>>>,
+    pub(crate) programs: SpinLock<Vec<&'static Program>>,
     pub(crate) resize: SpinLock<ResizeStatus>,
     pub(crate) tick_ns: u64,
     validates: bool,
@@ -286,7 +286,10 @@ impl Kernel {
     pub(crate) async fn reap(&self) {
         loop {
             self.timers().sleep(REAP_NS).await;
-            self.slabs.reap(this_cpu());
+            {
+                let _visit = quiet::visit(this_cpu());
+                self.slabs.reap(this_cpu());
+            }
             while let Some(misuse) = self.slabs.next_misuse() {
                 log!(Error, "slab: {misuse}");
             }
@@ -307,7 +310,8 @@ impl Kernel {
             return;
         }
         let mut mm = self.mm.lock();
-        if let Err(error) = heap::without_frames(|| mm.validate()) {
+        let checked = quiet::keep_quiet(|| mm.validate().and_then(|()| self.slabs.validate()));
+        if let Err(error) = checked {
             panic!("memory manager: {error}");
         }
     }

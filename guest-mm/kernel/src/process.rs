@@ -9,10 +9,9 @@ use crate::machine::activity;
 use crate::machine::cpu::this_cpu;
 use crate::machine::image;
 use crate::machine::nucleus::{Context, Trap};
+use crate::machine::object_cache::{CacheBox, ObjectCache};
 use crate::syscall::{self, Outcome};
-use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +19,7 @@ use guest_kernel::elf::{ElfError, Executable, SegmentKind};
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{CopyError, MmapError};
 use guest_mm::pagetable::MapError;
+use guest_mm::slab::NoObject;
 use guest_mm::{Backing, Entry, FixedMapping, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
 use guest_sync::{CpuId, SpinLock};
 
@@ -30,6 +30,9 @@ static PROGRAMS: &[u8] = include_bytes!(env!("GUEST_PROGRAMS"));
 const PROGRAM_ADDRESSES: core::ops::Range<u64> = 0x40_0000..STACK_BOTTOM;
 const STACK_BOTTOM: u64 = STACK_TOP - (1 << 20);
 const STACK_TOP: u64 = 0x1000_0000;
+
+static PROGRAM_CACHE: ObjectCache<Program> = ObjectCache::new("program");
+static CONTEXT_CACHE: ObjectCache<Context> = ObjectCache::new("context");
 
 /// A program, running or ended.
 pub(crate) struct Program {
@@ -106,7 +109,7 @@ pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
     let cpu = kernel.least_loaded_cpu();
     let mut programs = kernel.programs.lock();
     let pid = u32::try_from(programs.len() + 1).unwrap_or(u32::MAX);
-    let program = Arc::new(Program {
+    let stored = PROGRAM_CACHE.store(Program {
         pid,
         words,
         cpu,
@@ -119,7 +122,15 @@ pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
         faults: AtomicU64::new(0),
         exercises: Exercises::default(),
     });
-    programs.push(program.clone());
+    let program: &'static Program = match stored {
+        Ok(program) => program.leak(),
+        Err(error) => {
+            drop(programs);
+            log!(Error, "program {pid} cannot be started: {error}");
+            return;
+        }
+    };
+    programs.push(program);
     drop(programs);
     let loaded = load(&mut kernel.mm.lock());
     match loaded {
@@ -136,9 +147,14 @@ pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
 }
 
 /// A program's whole life.
-async fn live(kernel: &'static Kernel, program: Arc<Program>, space: SpaceId, mut context: Box<Context>) {
-    let end = serve(kernel, &program, space, &mut context).await;
-    exercise::end(kernel, &program).await;
+async fn live(
+    kernel: &'static Kernel,
+    program: &'static Program,
+    space: SpaceId,
+    mut context: CacheBox<Context>,
+) {
+    let end = serve(kernel, program, space, &mut context).await;
+    exercise::end(kernel, program).await;
     // A page under migration holds the address space until it has arrived.
     loop {
         let seen = kernel.migrated.count();
@@ -204,7 +220,7 @@ fn kill(program: &Program, context: &Context, why: fmt::Arguments<'_>) -> State 
 }
 
 /// A new address space with the executable and a stack in it, and the registers to start with.
-fn load(mm: &mut Memory) -> Result<(SpaceId, Box<Context>), LoadError> {
+fn load(mm: &mut Memory) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
     let executable = Executable::parse(PROGRAMS, PROGRAM_ADDRESSES).map_err(LoadError::File)?;
     let nucleus = Pfn::containing(image::nucleus()).ok_or(LoadError::File(ElfError::Truncated))?;
     let bits = Entry::PRESENT | Entry::WRITABLE | Entry::HUGE | Entry::ACCESSED | Entry::DIRTY;
@@ -213,11 +229,13 @@ fn load(mm: &mut Memory) -> Result<(SpaceId, Box<Context>), LoadError> {
         entry: Entry::new(nucleus, bits),
     };
     let space = mm.create_space(this_cpu(), &[fixed]).map_err(LoadError::Space)?;
-    match fill(mm, space, &executable) {
-        Ok(()) => {
-            let root = mm.space(space).map_or(0, |space| space.root().gpa());
-            Ok((space, Box::new(Context::new(root, executable.entry(), STACK_TOP))))
-        }
+    let filled = fill(mm, space, &executable).and_then(|()| {
+        let root = mm.space(space).map_or(0, |space| space.root().gpa());
+        let context = Context::new(root, executable.entry(), STACK_TOP);
+        CONTEXT_CACHE.store(context).map_err(LoadError::Context)
+    });
+    match filled {
+        Ok(context) => Ok((space, context)),
         Err(error) => {
             // Nothing of a space that never ran is under migration.
             let _ = mm.destroy_space(this_cpu(), space);
@@ -259,6 +277,7 @@ enum LoadError {
     Space(MapError),
     Area(MmapError),
     Copy(CopyError),
+    Context(NoObject),
 }
 
 impl fmt::Display for LoadError {
@@ -268,6 +287,7 @@ impl fmt::Display for LoadError {
             Self::Space(error) => error.fmt(f),
             Self::Area(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
+            Self::Context(error) => error.fmt(f),
         }
     }
 }

@@ -104,6 +104,11 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         &self.source
     }
 
+    /// Whether the general caches are debugged.
+    pub fn is_debugged(&self) -> bool {
+        self.general.iter().any(Cache::is_debugged)
+    }
+
     /// Misuses noticed so far.
     pub fn nr_misuses(&self) -> u64 {
         self.journal.count()

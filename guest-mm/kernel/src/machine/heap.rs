@@ -9,10 +9,11 @@
 use super::areas::{self, Areas};
 use super::cpu::this_cpu;
 use super::frames::DirectFrames;
+use super::quiet::{self, Entry};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use guest_kernel::heap::Heap;
 use guest_kernel::physical::to_usize;
 use guest_mm::pfn::{PAGE_BYTES, Pfn};
@@ -40,10 +41,6 @@ static BOOT_HEAP: SpinLock<Owned> = SpinLock::new(Owned(Heap::new()));
 
 /// All memory of the boot heap lies below this address, and no memory of the page allocator does.
 static BOOT_END: AtomicU64 = AtomicU64::new(u64::MAX);
-
-/// Number of the CPU that allocates from the boot heap for the time being, or [`NOBODY`].
-static FROM_BOOT: AtomicU8 = AtomicU8::new(NOBODY);
-const NOBODY: u8 = u8::MAX;
 
 struct GuestHeap;
 
@@ -110,9 +107,9 @@ unsafe impl GlobalAlloc for GuestHeap {
             return allocate_at_boot(layout);
         };
         let cpu = this_cpu();
-        if FROM_BOOT.load(Ordering::Relaxed) == cpu.id().number() {
+        let Entry::Open(_visit) = quiet::enter(cpu) else {
             return allocate_at_boot(layout);
-        }
+        };
         if let Some(area) = large(layout) {
             return area;
         }
@@ -139,18 +136,22 @@ unsafe impl GlobalAlloc for GuestHeap {
             }
             return;
         };
+        let cpu = this_cpu();
+        let Entry::Open(_visit) = quiet::enter(cpu) else {
+            panic!("memory of slabs is freed while nobody may use them");
+        };
         if let Some(areas) = area_of(memory) {
             areas.free(gpa).expect("the caller got it from `alloc`");
             return;
         }
         match Place::of(layout) {
-            Place::Object(_) => match slabs.kfree(this_cpu(), ObjAddr::new(gpa)) {
+            Place::Object(_) => match slabs.kfree(cpu, ObjAddr::new(gpa)) {
                 // Damage is in the journal, and the object is freed.
                 Ok(()) | Err(Misuse::Damaged(_)) => {}
                 Err(misuse) => panic!("heap: {misuse}"),
             },
             Place::Chunk(_) => {
-                let freed = Pfn::containing(gpa).map(|pfn| slabs.source().free_pages(this_cpu(), pfn));
+                let freed = Pfn::containing(gpa).map(|pfn| slabs.source().free_pages(cpu, pfn));
                 if let Some(Err(error)) = freed {
                     panic!("heap: {error}");
                 }
@@ -180,15 +181,6 @@ unsafe impl GlobalAlloc for GuestHeap {
         }
         moved
     }
-}
-
-/// Calls `check`, which may allocate although it holds the locks of zones: this CPU's memory comes from the boot heap
-/// meanwhile, and no frame is taken for it.
-pub(crate) fn without_frames<R>(check: impl FnOnce() -> R) -> R {
-    FROM_BOOT.store(this_cpu().id().number(), Ordering::Relaxed);
-    let result = check();
-    FROM_BOOT.store(NOBODY, Ordering::Relaxed);
-    result
 }
 
 fn is_boot(memory: *mut u8) -> bool {
@@ -225,6 +217,13 @@ fn large(layout: Layout) -> Option<*mut u8> {
     Some(with_exposed_provenance_mut(to_usize(area.start())))
 }
 
+/// Whether a machine can keep its heap quiet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Watched {
+    No,
+    Yes,
+}
+
 /// Gives the heap its first memory.
 ///
 /// # Safety
@@ -250,7 +249,7 @@ pub(crate) unsafe fn add(start: u64, bytes: u64) {
 }
 
 /// Makes the caches, of which everything is allocated from now on. `boot_end` is where boot memory that is nobody's but
-/// the manager's ends.
+/// the manager's ends. If the heap is `watched`, it can be kept quiet (machine/quiet.rs).
 ///
 /// # Safety
 /// All of the boot heap must lie below `boot_end`, and all frames of `memory` above; those that are no high memory are
@@ -259,10 +258,19 @@ pub(crate) unsafe fn start_slabs(
     memory: &'static PhysicalMemory<'static>,
     boot_end: u64,
     debug: Debugging,
+    watched: Watched,
 ) -> &'static Slabs {
     BOOT_END.store(boot_end, Ordering::Relaxed);
+    if watched == Watched::Yes {
+        quiet::watch();
+    }
     let _ = SLABS.set(SlabAllocator::new(DirectFrames, memory, debug));
     SLABS.get().expect("set on the line above at the latest")
+}
+
+/// The caches, once there are any.
+pub(crate) fn slabs() -> Option<&'static Slabs> {
+    SLABS.get()
 }
 
 /// Bytes of the boot heap, and how many of them are free.
