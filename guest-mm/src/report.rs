@@ -7,6 +7,7 @@ use core::fmt;
 use crate::node::NodeId;
 use crate::pfn::PAGE_SIZE;
 use crate::phys::PhysicalMemory;
+use crate::reclaim::Reclaim;
 use crate::zone::{Watermark, ZoneKind};
 
 pub use zones::{TypeCounts, nodes, pagetypeinfo, zoneinfo};
@@ -133,6 +134,18 @@ pub fn vmstat(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Re
         writeln!(out, "{name} {value}")?;
     }
     Ok(())
+}
+
+/// The lines of `/proc/vmstat` about reclaim, and how many requests wait for memory.
+///
+/// # Errors
+/// Those of the writer.
+pub fn reclaim(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>, reclaim: &Reclaim<'_>) -> fmt::Result {
+    let stat = reclaim.stat();
+    writeln!(out, "pgsteal_kswapd {}", stat.pgsteal_kswapd)?;
+    writeln!(out, "pgsteal_direct {}", stat.pgsteal_direct)?;
+    writeln!(out, "pageoutrun {}", stat.pageoutrun)?;
+    writeln!(out, "nr_waiting_for_memory {}", memory.nr_waiting())
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "blocks" => report::blocks(&mut text, phys),
         "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
         "vmstat" => report::vmstat(&mut text, phys)
+            .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))
             .and_then(|()| mappings::vmstat(&mut text, kernel))
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),

@@ -4,9 +4,9 @@
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::process::Program;
-use guest_kernel::sync::race;
+use guest_kernel::sync::{Winner, race};
 use guest_mm::mm::{CopyError, FaultError, FaultOutcome};
-use guest_mm::{Access, SpaceId};
+use guest_mm::{Access, Gfp, Order, SpaceId};
 
 /// Page-fault error code (Intel SDM volume 3, 4.7): the access was a store, or an instruction fetch.
 const ERROR_WRITE: u64 = 1 << 1;
@@ -14,8 +14,6 @@ const ERROR_FETCH: u64 = 1 << 4;
 
 /// How long a program waits for memory before it is given up.
 const PATIENCE_NS: u64 = 10_000_000_000;
-/// How often it looks again even if nobody tells it about memory.
-const LOOK_AGAIN_NS: u64 = 100_000_000;
 
 /// Serves the fault at `address`.
 ///
@@ -33,17 +31,16 @@ pub(crate) async fn serve(
         error if error & ERROR_WRITE != 0 => Access::Write,
         _ => Access::Read,
     };
-    let mut waiting = Waiting::default();
     loop {
-        let seen = Seen::now(kernel);
-        let outcome = kernel.mm.lock().fault(this_cpu(), space, address, access);
-        match outcome {
-            Ok(FaultOutcome::Migrating) => waiting.for_page(kernel, program, seen).await,
-            Ok(_) => return Ok(()),
-            Err(FaultError::OutOfMemory) if waiting.has_patience(kernel) => {
-                waiting.for_memory(kernel, program, seen).await;
-            }
-            Err(error) => return Err(error),
+        let seen = kernel.migrated.count();
+        let fault = || match kernel.mm.lock().fault(this_cpu(), space, address, access) {
+            Err(FaultError::OutOfMemory) => None,
+            outcome => Some(outcome),
+        };
+        match until_memory(kernel, program, fault).await {
+            Some(Ok(FaultOutcome::Migrating)) => for_page(kernel, program, seen).await,
+            Some(outcome) => return outcome.map(|_| ()),
+            None => return Err(FaultError::OutOfMemory),
         }
     }
 }
@@ -57,61 +54,56 @@ pub(crate) async fn copy<T>(
     program: &Program,
     mut copy: impl FnMut(&mut crate::kernel::Memory) -> Result<T, CopyError>,
 ) -> Result<T, CopyError> {
-    let mut waiting = Waiting::default();
     loop {
-        let seen = Seen::now(kernel);
-        let outcome = copy(&mut kernel.mm.lock());
-        match outcome {
-            Err(CopyError::Migrating { .. }) => waiting.for_page(kernel, program, seen).await,
-            Err(CopyError::Fault {
-                error: FaultError::OutOfMemory,
-                ..
-            }) if waiting.has_patience(kernel) => {
-                waiting.for_memory(kernel, program, seen).await;
+        let seen = kernel.migrated.count();
+        let mut unserved = None;
+        let attempt = || match copy(&mut kernel.mm.lock()) {
+            Err(
+                error @ CopyError::Fault {
+                    error: FaultError::OutOfMemory,
+                    ..
+                },
+            ) => {
+                unserved = Some(error);
+                None
             }
-            outcome => return outcome,
+            outcome => Some(outcome),
+        };
+        let outcome = until_memory(kernel, program, attempt).await;
+        match outcome.or(unserved.map(Err)) {
+            Some(Err(CopyError::Migrating { .. })) => for_page(kernel, program, seen).await,
+            Some(outcome) => return outcome,
+            // Without an outcome the last attempt found no memory, and is repeated.
+            None => {}
         }
     }
 }
 
-/// The signals as they were before the attempt, so that nothing is missed between attempt and wait.
-#[derive(Clone, Copy)]
-pub(crate) struct Seen {
-    memory: u64,
-    migrated: u64,
+/// Waits until a page has moved; `seen` is the count of `migrated` before it was found moving.
+pub(crate) async fn for_page(kernel: &'static Kernel, program: &Program, seen: u64) {
+    program.wait_for(kernel.migrated.after(seen)).await;
 }
 
-impl Seen {
-    /// As they are now.
-    pub(crate) fn now(kernel: &Kernel) -> Self {
-        Self {
-            memory: kernel.memory_came.count(),
-            migrated: kernel.migrated.count(),
-        }
+/// Repeats `attempt` until it finds memory: after direct reclaim, and then whenever memory was freed and it is this
+/// program's turn. `None` when its patience has ended.
+async fn until_memory<T>(
+    kernel: &'static Kernel,
+    program: &Program,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    if let Some(outcome) = attempt() {
+        return Some(outcome);
     }
-}
-
-/// How long somebody has waited for memory.
-#[derive(Default)]
-pub(crate) struct Waiting {
-    since: Option<u64>,
-}
-
-impl Waiting {
-    /// Waits until a page has moved.
-    pub(crate) async fn for_page(&self, kernel: &'static Kernel, program: &Program, seen: Seen) {
-        program.wait_for(kernel.migrated.after(seen.migrated)).await;
-    }
-
-    async fn for_memory(&self, kernel: &'static Kernel, program: &Program, seen: Seen) {
-        let again = kernel.timers().sleep(LOOK_AGAIN_NS);
-        program
-            .wait_for(race(kernel.memory_came.after(seen.memory), again))
-            .await;
-    }
-
-    fn has_patience(&mut self, kernel: &Kernel) -> bool {
-        let now = kernel.clock.now();
-        now - *self.since.get_or_insert(now) < PATIENCE_NS
+    let reclaiming = || {
+        kernel.reclaim.direct(this_cpu(), Order::ZERO);
+        attempt()
+    };
+    let memory = kernel.phys.until_memory(Gfp::USER, Order::ZERO, reclaiming);
+    match program
+        .wait_for(race(memory, kernel.timers().sleep(PATIENCE_NS)))
+        .await
+    {
+        Winner::First(outcome) => Some(outcome),
+        Winner::Second(()) => None,
     }
 }

@@ -31,6 +31,7 @@ use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::phys::PhysicalMemory;
+use guest_mm::reclaim::{Reclaim, Shrinker};
 use guest_mm::{Gfp, Mm, NodeId, Order, Pfn};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
@@ -71,6 +72,8 @@ pub(crate) struct Kernel {
     pub(crate) phys: &'static PhysicalMemory<'static>,
     /// Caches of the manager's own objects.
     pub(crate) slabs: &'static Slabs,
+    /// How memory is got back when there is none.
+    pub(crate) reclaim: Reclaim<'static>,
     pub(crate) vmemmap: Vmemmap,
     /// The manager's own areas, made of single frames.
     pub(crate) areas: &'static Areas,
@@ -80,7 +83,7 @@ pub(crate) struct Kernel {
     /// For each CPU that there is; `nr_cpus` of them are in use, which are the first ones.
     work: PerCpu<Work>,
     nr_cpus: AtomicU8,
-    /// Frames became free, or came with a block: who waits for memory looks again.
+    /// Frames became free, or came with a block: a resize that stalled for lack of them tries again.
     pub(crate) memory_came: Signal,
     /// Pages that were under migration can be used again.
     pub(crate) migrated: Signal,
@@ -121,10 +124,12 @@ impl Kernel {
             timers: Timers::new(),
             nr_programs: AtomicU32::new(0),
         };
+        let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new([machine.slabs as &dyn Shrinker]));
         Box::leak(Box::new(Self {
             mm: SpinLock::new(mm),
             phys: machine.memory,
             slabs: machine.slabs,
+            reclaim: Reclaim::new(machine.memory, shrinkers),
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
             areas,
@@ -217,6 +222,14 @@ impl Kernel {
             work.nr_programs.fetch_sub(1, Ordering::Relaxed);
             log!(Error, "cannot start a program: {error}");
         }
+    }
+
+    /// The CPU for what belongs to a node: one of that node if it has any.
+    pub(crate) fn cpu_near(&self, node: NodeId) -> CpuId {
+        let topology = self.phys.topology();
+        let mut cpus = self.programs_by_cpu().map(|(id, _)| id);
+        cpus.find(|&id| topology.node_of(id) == node)
+            .unwrap_or(CpuId::ZERO)
     }
 
     /// Adds a task of the manager's to a CPU, on which it stays.

@@ -13,6 +13,7 @@ mod fault;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;
 mod kernel;
+mod kswapd;
 mod load;
 mod log;
 mod machine;
@@ -41,6 +42,7 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     let executor = kernel.executor();
     devices::start(kernel, &executor, found);
     kernel::spawn(&executor, kernel.reap());
+    kswapd::start(kernel);
     match options.panic_test {
         Some((test, 0)) => panic::provoke(test),
         Some((test, cpu)) => {

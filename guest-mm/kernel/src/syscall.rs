@@ -1,7 +1,7 @@
 //! System calls: what programs can ask for (`guest_programs::abi`).
 
 use crate::exercise;
-use crate::fault::{self, Seen, Waiting};
+use crate::fault;
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
@@ -111,16 +111,15 @@ async fn unmap(
     address: u64,
     len: u64,
 ) -> Result<u64, Error> {
-    let waiting = Waiting::default();
     loop {
-        let seen = Seen::now(kernel);
+        let seen = kernel.migrated.count();
         let outcome = kernel.mm.lock().munmap(this_cpu(), space, address, len);
         match outcome {
             Ok(()) => {
                 kernel.memory_came.raise();
                 return Ok(0);
             }
-            Err(MmapError::Migrating(_)) => waiting.for_page(kernel, program, seen).await,
+            Err(MmapError::Migrating(_)) => fault::for_page(kernel, program, seen).await,
             Err(error) => return Err(map_error(error)),
         }
     }

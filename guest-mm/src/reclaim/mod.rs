@@ -53,7 +53,6 @@ pub struct Reclaim<'a> {
 struct Events {
     pgsteal_direct: Count,
     pgsteal_kswapd: Count,
-    allocstall: Count,
     pageoutrun: Count,
 }
 
@@ -64,8 +63,6 @@ pub struct ReclaimStat {
     pub pgsteal_direct: u64,
     /// Frames that shrinkers gave back to a daemon.
     pub pgsteal_kswapd: u64,
-    /// Requests that reclaimed themselves.
-    pub allocstall: u64,
     /// Runs of daemons.
     pub pageoutrun: u64,
 }
@@ -123,7 +120,6 @@ impl<'a> Reclaim<'a> {
 
     /// Direct reclaim: asks the shrinkers for what a request of `order` needs; returns the frames that they gave back.
     pub fn direct(&self, cpu: &Cpu, order: Order) -> u64 {
-        self.events.allocstall.add(1);
         let freed = self.ask(cpu, CLUSTER.max(order.nr_pages().into()));
         self.events.pgsteal_direct.add(freed);
         freed
@@ -158,7 +154,6 @@ impl<'a> Reclaim<'a> {
         ReclaimStat {
             pgsteal_direct: self.events.pgsteal_direct.value(),
             pgsteal_kswapd: self.events.pgsteal_kswapd.value(),
-            allocstall: self.events.allocstall.value(),
             pageoutrun: self.events.pageoutrun.value(),
         }
     }

@@ -135,10 +135,7 @@ fn shrinkers_serve_a_request_before_it_has_to_wait() {
     let mut request = Request::new(&reclaim, &cpu, Gfp::KERNEL, Order::ZERO);
     assert!(matches!(request.poll(), Poll::Ready(Ok(_))));
     let stat = reclaim.stat();
-    assert_eq!(
-        (stat.allocstall, stat.pgsteal_direct),
-        (1, held - hoard.freeable_pages())
-    );
+    assert_eq!(stat.pgsteal_direct, held - hoard.freeable_pages());
     assert_eq!(stat.pgsteal_direct, 32);
     drop(request);
     memory.validate().unwrap();

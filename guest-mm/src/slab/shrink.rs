@@ -11,6 +11,21 @@ use super::free_path::Returning;
 use super::object::ObjAddr;
 use super::source::SlabSource;
 use crate::frames::Frames;
+use crate::reclaim::Shrinker;
+
+impl<F: Frames + Sync, P: SlabSource + Sync> Shrinker for SlabAllocator<F, P> {
+    fn name(&self) -> &'static str {
+        "slab"
+    }
+
+    fn freeable_pages(&self) -> u64 {
+        self.shrinkable_pages()
+    }
+
+    fn shrink(&self, cpu: &Cpu, nr_pages: u64) -> u64 {
+        self.shrink_all(cpu, nr_pages)
+    }
+}
 
 /// What a pass over all caches gave back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
