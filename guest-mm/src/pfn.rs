@@ -237,6 +237,16 @@ impl PfnRange {
         !self.is_empty() && !other.is_empty() && self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
+    /// The smallest range that contains both.
+    pub fn hull(self, other: Self) -> Self {
+        let start = self.start.min(other.start);
+        let end = self.end().max(other.end());
+        Self {
+            start,
+            nr_pages: end - start,
+        }
+    }
+
     /// Whether both borders lie on pageblock borders.
     pub const fn is_pageblock_aligned(self) -> bool {
         self.start.is_aligned(Order::PAGEBLOCK) && self.end().is_aligned(Order::PAGEBLOCK)

@@ -227,7 +227,7 @@ impl Zone {
     pub(crate) fn grow(&self, areas: &FreeAreas, range: PfnRange, present_pages: u32, managed_pages: u32) {
         let span = match self.span() {
             span if span.is_empty() => range,
-            span => hull(span, range),
+            span => span.hull(range),
         };
         self.set_span(span);
         self.present_pages.store(
@@ -242,7 +242,10 @@ impl Zone {
     pub(crate) fn shrink(&self, areas: &FreeAreas, gone: &Section) {
         let span = self.span();
         if gone.range.start() == span.start() || gone.range.end() == span.end() {
-            let left = areas.iter().map(|(_, section)| section.range).reduce(hull);
+            let left = areas
+                .iter()
+                .map(|(_, section)| section.range)
+                .reduce(PfnRange::hull);
             self.set_span(left.unwrap_or_default());
         }
         let present_pages = self.present_pages.load(Relaxed) - u64::from(gone.present_pages);
@@ -259,12 +262,14 @@ impl Zone {
     fn set_managed(&self, managed: u64) {
         self.managed_pages.store(managed, Relaxed);
         self.limits.derive(managed);
-        self.set_watermarks(managed);
     }
 
-    /// Derives the watermarks from the managed size, by the kernel's formulas
-    /// (`mm/page_alloc.c`, `calculate_min_free_kbytes` and `__setup_per_zone_wmarks`).
-    fn set_watermarks(&self, managed: u64) {
+    /// Derives the watermarks from the managed size, by the kernel's formulas (`mm/page_alloc.c`,
+    /// `calculate_min_free_kbytes` and `__setup_per_zone_wmarks`), and what requests that could be served by higher
+    /// zones leave here besides (`setup_per_zone_lowmem_reserve`). `above` has for each kind of zone the managed frames
+    /// of the node's zones from the one above this up to it.
+    pub(crate) fn set_floors(&self, above: &[u64; NR_ZONES]) {
+        let managed = self.managed_pages();
         let min = match self.kind {
             // Nothing unmovable lives here: a token reserve that lets migration and reclaim make progress.
             ZoneKind::Movable | ZoneKind::HighMem => (managed / 1024).clamp(32, 128),
@@ -275,20 +280,25 @@ impl Zone {
         let marks = [0, min / 2, min, min + min / 4, min + min / 2];
         for (floors, mark) in self.floors.iter().zip(marks) {
             for (highest, floor) in ZoneKind::ALL.into_iter().zip(floors) {
-                // Only in what the kernel has mapped is there something to keep from requests that need no mapping.
-                let reserve = match (self.kind, highest) {
-                    (ZoneKind::HighMem | ZoneKind::Movable, _) => 0,
-                    (_, ZoneKind::HighMem | ZoneKind::Movable) => managed / 16,
-                    _ => 0,
-                };
+                let reserve = self.reserve_of(managed, highest, above[highest.index()]);
+                // Nothing holds for `Nothing`.
                 floor.store(if mark == 0 { 0 } else { mark + reserve }, Relaxed);
             }
         }
     }
-}
 
-/// The smallest range that contains both.
-fn hull(a: PfnRange, b: PfnRange) -> PfnRange {
-    let (start, end) = (a.start().min(b.start()), a.end().max(b.end()));
-    PfnRange::new(start, end - start).expect("between two ranges that exist")
+    fn reserve_of(&self, managed: u64, highest: ZoneKind, above: u64) -> u64 {
+        // `sysctl_lowmem_reserve_ratio`: small zones give a 256th of what lies above them.
+        let ratio = match self.kind {
+            ZoneKind::Dma | ZoneKind::Dma32 => 256,
+            ZoneKind::Normal => 32,
+            ZoneKind::HighMem | ZoneKind::Movable => return 0,
+        };
+        match highest {
+            // What need not be mapped always leaves the kernel a part of what is: page tables, and the descriptors of
+            // the very blocks that are plugged when memory is short, have nowhere else to go.
+            ZoneKind::HighMem | ZoneKind::Movable => (managed / 16).max(above / ratio).min(managed / 4),
+            _ => (above / ratio).min(managed),
+        }
+    }
 }

@@ -197,6 +197,7 @@ impl PhysicalMemory<'_> {
             zone.shrink(&areas, section);
         }
         drop(areas);
+        self.derive_floors(zone.node());
         region.slots[block.block.0 as usize] = Slot::Offline;
         drop(region);
         drop(section);

@@ -194,6 +194,7 @@ impl PhysicalMemory<'_> {
             zone.grow(&areas, range, present_pages, managed_pages);
             break (tag, was_empty);
         };
+        self.derive_floors(zone.node());
         if was_empty {
             self.rebuild_first_zones();
         }

@@ -6,6 +6,7 @@
 mod alloc;
 mod boot;
 mod free;
+mod node;
 mod pin;
 
 use ::alloc::boxed::Box;
@@ -27,6 +28,7 @@ use crate::zone::{NR_ZONES, Zone, ZoneKind};
 pub use self::alloc::AllocError;
 pub use boot::{AddError, BootRegion};
 pub use free::FreeError;
+pub use node::Node;
 pub use pin::{Pin, PinError};
 
 /// Every frame the guest has, and who has it.

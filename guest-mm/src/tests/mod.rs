@@ -7,6 +7,7 @@ pub(crate) mod kernel_frames;
 mod machine;
 mod mapping_threads;
 mod migration;
+mod nodes;
 mod paging;
 pub(crate) mod phys_model;
 mod vmemmap;

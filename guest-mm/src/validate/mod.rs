@@ -66,16 +66,7 @@ impl PhysicalMemory<'_> {
             sums.present_pages += u64::from(section.present_pages);
             sums.managed_pages += u64::from(section.managed_pages);
             sums.free_pages += u64::from(section.open_pages());
-            span = Some(match span {
-                None => section.range,
-                Some(span) => {
-                    let (start, end) = (
-                        span.start().min(section.range.start()),
-                        span.end().max(section.range.end()),
-                    );
-                    PfnRange::new(start, end - start).unwrap_or_default()
-                }
-            });
+            span = Some(span.map_or(section.range, |span| span.hull(section.range)));
             if section.admission == Admission::Open {
                 with_free.extend(section.free_bucket().map(|bucket| (bucket, number)));
                 with_whole.extend(section.whole_bucket().map(|bucket| (bucket, number)));
