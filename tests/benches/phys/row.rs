@@ -1,0 +1,104 @@
+//! A row of the table: what was measured, in which unit, with which goal.
+
+use crate::measure::Figure;
+
+/// What guest-mm's figures are called.
+pub(crate) const OURS: &str = "guest-mm";
+
+/// What a figure counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unit {
+    /// Nanoseconds an operation.
+    Nanoseconds,
+    /// Per cent of all there is.
+    Percent,
+    /// Bytes.
+    Bytes,
+}
+
+impl Unit {
+    /// As printed behind a figure.
+    pub(crate) const fn symbol(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::Percent => "%",
+            Self::Bytes => "B",
+        }
+    }
+}
+
+/// What is to be reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    /// The figure itself, at most.
+    AtMost { target: f64, stretch: f64 },
+    /// The figure itself, at least.
+    AtLeast { target: f64, stretch: f64 },
+    /// The figure as a share of that peer's, at most.
+    AtMostOf { peer: &'static str, target: f64 },
+    /// The peer's time as a share of ours, at least: the rate reached, of the peer's.
+    RateOf {
+        peer: &'static str,
+        target: f64,
+        stretch: f64,
+    },
+}
+
+/// Measured.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
+    pub(crate) goal: Goal,
+    pub(crate) ours: Figure,
+    pub(crate) peers: Vec<(String, Figure)>,
+}
+
+impl Row {
+    /// Our figure as a share of a peer's.
+    pub(crate) fn ratio(&self, peer: &Figure) -> f64 {
+        self.ours.median / peer.median
+    }
+
+    /// The goal in words, and whether it was met. `None` when the goal is a share of a peer that did not take part.
+    pub(crate) fn verdict(&self) -> Option<String> {
+        let met = |met| if met { "met" } else { "missed" };
+        let value = self.ours.median;
+        let unit = self.unit.symbol();
+        Some(match self.goal {
+            Goal::AtMost { target, stretch } => format!(
+                "<= {target} {unit}: {}; {stretch}: {}",
+                met(value <= target),
+                met(value <= stretch)
+            ),
+            Goal::AtLeast { target, stretch } => format!(
+                ">= {target} {unit}: {}; {stretch}: {}",
+                met(value >= target),
+                met(value >= stretch)
+            ),
+            Goal::AtMostOf { peer, target } => {
+                let ratio = self.ratio(self.peer(peer)?);
+                format!("<= {target} x {peer}: {}", met(ratio <= target))
+            }
+            Goal::RateOf {
+                peer,
+                target,
+                stretch,
+            } => {
+                let rate = 1.0 / self.ratio(self.peer(peer)?);
+                format!(
+                    ">= {target} of {peer}: {} ({rate:.2}); {stretch}: {}",
+                    met(rate >= target),
+                    met(rate >= stretch)
+                )
+            }
+        })
+    }
+
+    fn peer(&self, name: &str) -> Option<&Figure> {
+        self.peers
+            .iter()
+            .find(|(peer, _)| peer == name)
+            .map(|(_, figure)| figure)
+    }
+}

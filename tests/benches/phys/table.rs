@@ -1,0 +1,91 @@
+//! The table on standard output, and `target/bench/phys.json`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::row::{OURS, Row, Unit};
+
+/// Prints a row: guest-mm first, then each peer.
+pub(crate) fn print(row: &Row, is_first: bool) {
+    if is_first {
+        println!(
+            "{:<34} {:<30} {:>9} {:>9} {:>9} {:>7}  goal",
+            "what", "who", "median", "min", "max", "ratio"
+        );
+    }
+    let line = |what: &str, who: &str, figure: &crate::measure::Figure, rest: &str| {
+        println!(
+            "{what:<34} {who:<30} {:>9} {:>9} {:>9} {rest}",
+            number(figure.median),
+            number(figure.min),
+            number(figure.max)
+        );
+    };
+    let what = format!("{} ({})", row.name, row.unit.symbol());
+    let verdict = row.verdict().unwrap_or_default();
+    line(&what, OURS, &row.ours, &format!("{:>7}  {verdict}", ""));
+    for (peer, figure) in &row.peers {
+        line("", peer, figure, &format!("{:>7}", ratio(row.ratio(figure))));
+    }
+}
+
+/// Two decimals, unless the peer has nothing at all.
+fn ratio(value: f64) -> String {
+    if value.is_finite() {
+        format!("{value:.2}")
+    } else {
+        "-".into()
+    }
+}
+
+/// Three digits or more.
+fn number(value: f64) -> String {
+    match value {
+        value if value < 99.95 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+/// Writes `bench/phys.json` into cargo's target directory; an entry for each row and peer. Returns its path.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write_json(rows: &[Row]) -> std::io::Result<PathBuf> {
+    let entries: Vec<Value> = rows.iter().flat_map(entries).collect();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .unwrap_or(Path::new("."));
+    let path = target.join("bench/phys.json");
+    std::fs::create_dir_all(target.join("bench"))?;
+    std::fs::write(&path, format!("{:#}\n", Value::from(entries)))?;
+    Ok(path)
+}
+
+/// `ns` and `peer_ns` are there for times; `value` and `peer_value` hold whatever the unit says.
+fn entries(row: &Row) -> Vec<Value> {
+    let entry = |peer: Option<&(String, crate::measure::Figure)>| {
+        let mut entry = json!({
+            "name": row.name,
+            "unit": row.unit.symbol(),
+            "value": row.ours.median,
+            "min": row.ours.min,
+            "max": row.ours.max,
+            "peer": peer.map(|(name, _)| name),
+            "peer_value": peer.map(|(_, figure)| figure.median),
+            "peer_min": peer.map(|(_, figure)| figure.min),
+            "peer_max": peer.map(|(_, figure)| figure.max),
+            "ratio": peer.map(|(_, figure)| row.ratio(figure)),
+            "goal": row.verdict(),
+        });
+        if row.unit == Unit::Nanoseconds {
+            entry["ns"] = entry["value"].clone();
+            entry["peer_ns"] = entry["peer_value"].clone();
+        }
+        entry
+    };
+    if row.peers.is_empty() {
+        return vec![entry(None)];
+    }
+    row.peers.iter().map(|peer| entry(Some(peer))).collect()
+}
