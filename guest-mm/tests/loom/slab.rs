@@ -3,9 +3,9 @@
 use std::sync;
 
 use guest_mm::host::HostFrames;
-use guest_mm::slab::{Cache, CacheSpec, Debugging, Gfp, ObjAddr, SlabAllocator, SlabFields, SlabSource};
-use guest_mm::{Order, Pfn, PfnRange};
-use guest_sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use guest_mm::slab::{Cache, CacheSpec, Debugging, ObjAddr, SlabAllocator, SlabSource};
+use guest_mm::{Gfp, Order, Page, Pfn, PfnRange};
+use guest_sync::atomic::{AtomicBool, Ordering};
 use guest_sync::{Cpu, SpinLock};
 use loom::sync::Arc;
 
@@ -25,7 +25,7 @@ struct Source {
 #[derive(Default)]
 struct Descriptor {
     is_slab: AtomicBool,
-    fields: [AtomicU32; 5],
+    page: Page,
 }
 
 impl Source {
@@ -79,17 +79,10 @@ impl SlabSource for Source {
         descriptor.is_slab.load(Ordering::Relaxed).then_some(pfn)
     }
 
-    fn fields(&self, slab: Pfn) -> SlabFields<'_> {
-        let Descriptor { is_slab, fields } = self.at(slab);
+    fn page(&self, slab: Pfn) -> &Page {
+        let Descriptor { is_slab, page } = self.at(slab);
         assert!(is_slab.load(Ordering::Relaxed), "{slab} is no slab any more");
-        let [mapping, index, private, next, prev] = fields;
-        SlabFields {
-            mapping,
-            index,
-            private,
-            next,
-            prev,
-        }
+        page
     }
 }
 
