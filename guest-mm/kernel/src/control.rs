@@ -139,7 +139,7 @@ fn cpus(out: &mut String, kernel: &Kernel) -> fmt::Result {
             counters.calls.load(Ordering::Relaxed),
             counters.leave_calls.load(Ordering::Relaxed),
             counters.forget_calls.load(Ordering::Relaxed),
-            counters.idle_ns.load(Ordering::Relaxed) / 1_000_000,
+            counters.idle_ns(kernel.clock.now()) / 1_000_000,
         )?;
     }
     Ok(())

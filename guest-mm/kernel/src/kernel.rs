@@ -155,6 +155,7 @@ impl Kernel {
     /// Runs the tasks of this CPU for ever.
     pub(crate) fn run(&self, executor: &Executor) -> ! {
         loop {
+            activity::answer();
             self.timers().advance(self.clock.now());
             executor.run_ready();
             if executor.has_ready() {

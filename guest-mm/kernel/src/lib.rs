@@ -6,6 +6,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod acpi;
+pub mod activity;
 pub mod cmdline;
 pub mod elf;
 pub mod executor;

@@ -30,6 +30,8 @@ pub(crate) fn set_level(level: u8) {
 /// Writes a message; see [`log!`].
 pub(crate) fn write(level: Level, message: fmt::Arguments<'_>) {
     if (level as u8) < LOG_LEVEL.load(Ordering::Relaxed) {
+        // Lines are stamped in the order in which they appear.
+        let mut writer = serial::Writer::lock();
         let now = clock::now();
         let mut line = Line::new();
         // What does not fit is cut off, which is all that can go wrong.
@@ -39,7 +41,7 @@ pub(crate) fn write(level: Level, message: fmt::Arguments<'_>) {
             now / 1_000_000_000,
             now / 1_000 % 1_000_000
         );
-        line.end();
+        writer.write(line.end());
     }
 }
 
@@ -68,11 +70,11 @@ impl Line {
         }
     }
 
-    /// Writes the line to the console.
-    pub(crate) fn end(mut self) {
+    /// The line, with its end.
+    fn end(&mut self) -> &[u8] {
         let len = self.len.min(Self::CAPACITY - 1);
         self.bytes[len] = b'\n';
-        serial::write(&self.bytes[..=len]);
+        &self.bytes[..=len]
     }
 }
 

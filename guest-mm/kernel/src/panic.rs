@@ -9,7 +9,7 @@
 )]
 
 use crate::machine::cpu::{this_cpu, this_guard};
-use crate::machine::{high_memory, nucleus, ports, power, registers::MmioRegisters, serial};
+use crate::machine::{high_memory, nucleus, ports, power, registers::MmioRegisters, serial::Writer};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -91,7 +91,10 @@ fn end(message: fmt::Arguments<'_>) -> ! {
     match PANICKING.compare_exchange(NOBODY, cpu.number(), Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             // Writing to these two cannot fail.
-            let _ = writeln!(Serial, "guest panic: {message} (CPU {cpu})");
+            let _ = writeln!(
+                Serial(Writer::lock_or_interrupt()),
+                "guest panic: {message} (CPU {cpu})"
+            );
             if let Some(mut console) = emergency_console() {
                 let _ = writeln!(console, "{message} (CPU {cpu})");
             }
@@ -122,11 +125,11 @@ fn emergency_console() -> Option<EmergencyConsole<MmioRegisters>> {
     EmergencyConsole::probe(registers).ok()
 }
 
-struct Serial;
+struct Serial(Writer);
 
 impl Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        serial::write_last(text.as_bytes());
+        self.0.write(text.as_bytes());
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "drives the serial port")]
 
 use super::{nucleus, ports};
-use guest_sync::SpinLock;
+use guest_sync::{SpinGuard, SpinLock};
 
 /// The transmitter's data register; the other registers follow it.
 const COM1: u16 = 0x3f8;
@@ -31,21 +31,34 @@ pub(crate) fn start() {
 }
 
 /// Whoever writes has this: lines of several CPUs do not mix. Nothing else is locked under it.
-static WRITER: SpinLock<()> = SpinLock::new(());
+static LINE: SpinLock<()> = SpinLock::new(());
 
-/// Writes `bytes`, each newline as carriage return and newline.
-pub(crate) fn write(bytes: &[u8]) {
-    let _writer = WRITER.lock();
-    write_lines(bytes);
+/// The right to write.
+pub(crate) struct Writer {
+    _line: Option<SpinGuard<'static, ()>>,
 }
 
-/// As [`write`], for the end of the guest: does not wait long for a writer, who may never come to an end.
-pub(crate) fn write_last(bytes: &[u8]) {
-    let _writer = (0..PATIENCE).find_map(|_| {
-        core::hint::spin_loop();
-        WRITER.try_lock()
-    });
-    write_lines(bytes);
+impl Writer {
+    /// Waits for its turn.
+    pub(crate) fn lock() -> Self {
+        Self {
+            _line: Some(LINE.lock()),
+        }
+    }
+
+    /// For the end of the guest: does not wait long for another writer, who may never come to an end.
+    pub(crate) fn lock_or_interrupt() -> Self {
+        let line = (0..PATIENCE).find_map(|_| {
+            core::hint::spin_loop();
+            LINE.try_lock()
+        });
+        Self { _line: line }
+    }
+
+    /// Writes `bytes`, each newline as carriage return and newline.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        write_lines(bytes);
+    }
 }
 
 fn write_lines(bytes: &[u8]) {
