@@ -23,7 +23,7 @@ static KERNEL: SpinLock<Option<&'static Kernel>> = SpinLock::new(None);
 /// Starts the other CPUs. They use one page to start, one after the other; should one fail to come up the rest is not
 /// tried, as it may still be on its way. To be called by the boot CPU before it does anything that concerns several.
 pub(crate) fn start(kernel: &'static Kernel, others: Vec<Start>) {
-    guest_sync::atomic::set_while_waiting(activity::answer);
+    guest_sync::atomic::set_while_waiting(activity::answer_while_waiting);
     activity::begin(apic::this_id());
     *KERNEL.lock() = Some(kernel);
     let mut running = CpuId::ZERO.number();

@@ -3,7 +3,7 @@
 use super::cpu::this_cpu;
 use super::nucleus::{self, Context, TimerCount, Trap};
 use super::{apic, clock};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest_kernel::activity::{Activity, Counters, Hardware};
 use guest_kernel::cmdline::MAX_CPUS;
 use guest_kernel::executor::Bell;
@@ -14,6 +14,15 @@ use guest_sync::CpuId;
 static CPUS: Activity = Activity::new();
 /// By what numbers they are called.
 static APIC_IDS: [AtomicU32; MAX_CPUS.get() as usize] = [const { AtomicU32::new(0) }; _];
+
+/// How long a CPU may wait for another one from one task to the next: far more than even a host that is very busy lets
+/// the other one stand still.
+const PATIENCE_NS: u64 = 60_000_000_000;
+/// How often a CPU that waits looks at the clock: once in so many turns.
+const LOOPS_PER_LOOK: u32 = 1 << 16;
+/// Turns that each CPU has waited since it last began something, and the time of the first.
+static LOOPS: [AtomicU32; MAX_CPUS.get() as usize] = [const { AtomicU32::new(0) }; _];
+static WAITS_SINCE: [AtomicU64; MAX_CPUS.get() as usize] = [const { AtomicU64::new(0) }; _];
 
 struct Machine;
 
@@ -127,8 +136,30 @@ pub(crate) fn forget_manager_translations() {
     CPUS.forget_everywhere(this(), &Machine);
 }
 
-/// Does what other CPUs wait for: see [`Activity::answer`]. Called by all that wait for another CPU, locks included
-/// (`guest_sync::atomic::set_while_waiting`).
+/// Does what other CPUs wait for: see [`Activity::answer`]. To be called by whatever keeps this CPU for long, and between
+/// any two tasks.
 pub(crate) fn answer() {
+    LOOPS[this().index()].store(0, Ordering::Relaxed);
     CPUS.answer(this(), &Machine);
+}
+
+/// What a CPU does while it waits for another one, locks included (`guest_sync::atomic::set_while_waiting`): it answers.
+///
+/// # Panics
+/// If it has waited for so long that what it waits for will never come.
+pub(crate) fn answer_while_waiting() {
+    CPUS.answer(this(), &Machine);
+    let loops = LOOPS[this().index()].fetch_add(1, Ordering::Relaxed);
+    if loops.is_multiple_of(LOOPS_PER_LOOK) {
+        let now = clock::now();
+        let since = &WAITS_SINCE[this().index()];
+        if loops == 0 {
+            since.store(now, Ordering::Relaxed);
+        }
+        let waited = now.saturating_sub(since.load(Ordering::Relaxed));
+        assert!(
+            waited < PATIENCE_NS,
+            "waited {waited} ns for a lock or another CPU"
+        );
+    }
 }
