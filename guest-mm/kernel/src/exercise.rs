@@ -98,6 +98,8 @@ fn new(kernel: &'static Kernel, program: &Program, row: StressRow) -> Option<Wor
         StressRow::Slab => Box::new(stress::Slab::new(kernel.slabs, program.pid)),
         StressRow::Kmalloc => Box::new(stress::Kmalloc::new(kernel.slabs)),
         StressRow::Mempool => Box::new(stress::Pool::new(kernel.slabs)),
+        StressRow::Kmap => Box::new(stress::HighMemory::new(kernel.high)),
+        StressRow::Vmalloc => Box::new(stress::Vmalloc::new(kernel.areas)),
         StressRow::Nodes => Box::new(stress::Nodes::default()),
         _ => return None,
     })

@@ -354,8 +354,10 @@ impl FrameSource for KernelFrames {
     }
 
     fn take_page(&self) -> Option<Pfn> {
-        let gfp = Gfp::KERNEL.with(Gfp::HIGHMEM);
-        self.0.alloc_pages(this_cpu(), gfp, Order::ZERO).ok()
+        // What could be in high memory must leave the other zones a reserve; the kernel's own data need not.
+        let high = Gfp::KERNEL.with(Gfp::HIGHMEM);
+        let take = |gfp| self.0.alloc_pages(this_cpu(), gfp, Order::ZERO).ok();
+        take(high).or_else(|| take(Gfp::KERNEL))
     }
 
     fn give(&self, pfn: Pfn, _: Order) {

@@ -6,12 +6,15 @@
 //! ever uses these addresses. What a stale translation leads to may be somebody else's by then, but no address of a
 //! released slot is used before the flush.
 //!
+//! The slot released last stays as it is until another frame is mapped: looking at one frame again and again takes one
+//! mapping.
+//!
 //! Slots are 4 KiB, or 2 MiB for whole pageblocks.
 
 use core::fmt;
 use core::marker::PhantomData;
 
-use guest_sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use guest_sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use guest_sync::{Cpu, Local, PerCpu};
 
 use super::LEAF;
@@ -45,8 +48,26 @@ struct Ring {
     /// What `depth` and `used` were at the last flush: these slots have not been free of the cache since.
     kept_depth: AtomicU16,
     kept: [AtomicU16; MAX_NESTED],
+    /// The slot released last, which still leads to its frame, or [`NONE`]; and that frame.
+    warm: AtomicU16,
+    warm_pfn: AtomicU32,
     maps: AtomicU64,
+    hits: AtomicU64,
     flushes: AtomicU64,
+}
+
+/// No slot.
+const NONE: u16 = u16::MAX;
+
+/// What all CPUs have done since boot.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct AtomicStats {
+    /// Mappings had.
+    pub maps: u64,
+    /// Of these, mappings of the frame that the CPU had looked at last.
+    pub hits: u64,
+    /// Flushes of single CPUs.
+    pub flushes: u64,
 }
 
 /// A chunk's address, for the CPU that mapped it, as long as this value is there. It stays on its CPU.
@@ -56,6 +77,7 @@ pub struct AtomicMap<'a, F: Frames> {
     ring: Local<'a, Ring>,
     frames: &'a F,
     slot: u16,
+    pfn: Pfn,
     va: u64,
     /// Not `Send`, not `Sync`.
     one_cpu: PhantomData<*const ()>,
@@ -97,7 +119,10 @@ impl AtomicMaps {
                 used: core::array::from_fn(|_| AtomicU16::new(0)),
                 kept_depth: AtomicU16::new(0),
                 kept: core::array::from_fn(|_| AtomicU16::new(0)),
+                warm: AtomicU16::new(NONE),
+                warm_pfn: AtomicU32::new(0),
                 maps: AtomicU64::new(0),
+                hits: AtomicU64::new(0),
                 flushes: AtomicU64::new(0),
             }),
         })
@@ -122,7 +147,20 @@ impl AtomicMaps {
             "CPU {} has {depth} mappings of high memory at a time",
             cpu.id()
         );
+        if let Some(slot) = ring.take_warm(pfn) {
+            ring.push(slot);
+            return AtomicMap {
+                maps: self,
+                ring,
+                frames,
+                slot,
+                pfn,
+                va: self.va(first, slot),
+                one_cpu: PhantomData,
+            };
+        }
         let slot = ring.next_slot(self.slots_per_cpu).unwrap_or_else(|| {
+            self.cool(frames, ring, first);
             let bytes = u64::from(self.slots_per_cpu) * self.order.bytes();
             let share = KernelRange::new(self.window.start() + first * self.order.bytes(), bytes);
             tlb.flush_local(share.expect("a CPU's share is part of the window"));
@@ -130,7 +168,7 @@ impl AtomicMaps {
             ring.next_slot(self.slots_per_cpu)
                 .expect("there are more slots than mappings")
         });
-        let va = self.window.start() + (first + u64::from(slot)) * self.order.bytes();
+        let va = self.va(first, slot);
         self.set(frames, va, Entry::new(pfn, LEAF));
         ring.push(slot);
         AtomicMap {
@@ -138,19 +176,35 @@ impl AtomicMaps {
             ring,
             frames,
             slot,
+            pfn,
             va,
             one_cpu: PhantomData,
         }
     }
 
-    /// Mappings made and flushes of single CPUs, by all CPUs since boot.
-    pub fn maps_and_flushes(&self) -> (u64, u64) {
-        self.rings.iter().fold((0, 0), |(maps, flushes), (_, ring)| {
-            (
-                maps + ring.maps.load(Ordering::Relaxed),
-                flushes + ring.flushes.load(Ordering::Relaxed),
-            )
-        })
+    /// What all CPUs have done since boot.
+    pub fn stats(&self) -> AtomicStats {
+        let mut stats = AtomicStats::default();
+        for (_, ring) in self.rings.iter() {
+            stats.maps += ring.maps.load(Ordering::Relaxed);
+            stats.hits += ring.hits.load(Ordering::Relaxed);
+            stats.flushes += ring.flushes.load(Ordering::Relaxed);
+        }
+        stats
+    }
+
+    /// Empties the slot released last.
+    fn cool(&self, frames: &impl Frames, ring: Local<'_, Ring>, first: u64) {
+        let slot = ring.warm.load(Ordering::Relaxed);
+        if slot != NONE {
+            ring.warm.store(NONE, Ordering::Relaxed);
+            self.set(frames, self.va(first, slot), Entry::EMPTY);
+        }
+    }
+
+    /// Address of a slot of the CPU whose slots begin with number `first`.
+    fn va(&self, first: u64, slot: u16) -> u64 {
+        self.window.start() + (first + u64::from(slot)) * self.order.bytes()
     }
 
     fn set(&self, frames: &impl Frames, va: u64, entry: Entry) {
@@ -196,6 +250,18 @@ impl Ring {
             .store(self.flushes.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
+    /// The slot released last, if it leads to the frame: it is in use again.
+    fn take_warm(&self, pfn: Pfn) -> Option<u16> {
+        let slot = self.warm.load(Ordering::Relaxed);
+        if slot == NONE || self.warm_pfn.load(Ordering::Relaxed) != pfn.number() {
+            return None;
+        }
+        self.warm.store(NONE, Ordering::Relaxed);
+        self.hits
+            .store(self.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        Some(slot)
+    }
+
     fn push(&self, slot: u16) {
         let depth = self.depth.load(Ordering::Relaxed);
         self.used[usize::from(depth)].store(slot, Ordering::Relaxed);
@@ -231,8 +297,11 @@ impl<F: Frames> Drop for AtomicMap<'_, F> {
             Some(self.slot),
             "mappings of high memory are released newest first"
         );
-        self.maps.set(self.frames, self.va, Entry::EMPTY);
         self.ring.pop();
+        let first = (self.va - self.maps.window.start()) / self.maps.order.bytes() - u64::from(self.slot);
+        self.maps.cool(self.frames, self.ring, first);
+        self.ring.warm.store(self.slot, Ordering::Relaxed);
+        self.ring.warm_pfn.store(self.pfn.number(), Ordering::Relaxed);
     }
 }
 

@@ -14,7 +14,7 @@ mod permanent;
 #[cfg(test)]
 mod tests;
 
-pub use atomic::{AtomicMap, AtomicMaps, MAX_NESTED};
+pub use atomic::{AtomicMap, AtomicMaps, AtomicStats, MAX_NESTED};
 pub use permanent::{Kmap, KmapStats, PermanentMaps};
 
 use crate::pagetable::Entry;

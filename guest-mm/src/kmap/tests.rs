@@ -249,7 +249,7 @@ fn a_ring_is_flushed_once_and_on_its_own_cpu_alone() {
         assert!(mapped.va() >= BASE + 64 * PAGE_SIZE);
         assert_eq!(machine.reach(mapped.va()), high(page));
     }
-    assert_eq!(maps.maps_and_flushes(), (640, 9));
+    assert_eq!((maps.stats().maps, maps.stats().flushes), (640, 9));
     assert_eq!(
         (machine.cpus.local_flushes.get(), machine.cpus.flushes.get()),
         (9, 0)
@@ -257,7 +257,7 @@ fn a_ring_is_flushed_once_and_on_its_own_cpu_alone() {
 }
 
 #[test]
-fn a_released_slot_leads_nowhere() {
+fn a_released_slot_leads_nowhere_once_another_frame_is_mapped() {
     for order in [Order::ZERO, Order::PAGEBLOCK] {
         let machine = new_machine();
         let maps = machine.atomic(order, 8);
@@ -265,8 +265,28 @@ fn a_released_slot_leads_nowhere() {
         let mapped = maps.kmap_atomic(&cpu, &machine.frames, &machine.cpus, high(0));
         let va = mapped.va();
         drop(mapped);
+        drop(maps.kmap_atomic(&cpu, &machine.frames, &machine.cpus, high(order.nr_pages())));
         assert!(machine.tables.lookup(&machine.frames, va).0.is_empty());
     }
+}
+
+#[test]
+fn a_frame_that_was_looked_at_last_is_mapped_still() {
+    let machine = new_machine();
+    let maps = machine.atomic(Order::ZERO, 4);
+    let cpu = CpuSet::new(2).unwrap().claim(CpuId::ZERO).unwrap();
+    let look = |page| {
+        let mapped = maps.kmap_atomic(&cpu, &machine.frames, &machine.cpus, high(page));
+        assert_eq!(machine.reach(mapped.va()), high(page));
+    };
+    (0..100).for_each(|_| look(1));
+    assert_eq!(
+        (maps.stats().maps, maps.stats().hits, maps.stats().flushes),
+        (100, 99, 0)
+    );
+    // Two in turn are not.
+    (0..100).for_each(|index| look(index % 2));
+    assert_eq!(maps.stats().hits, 99);
 }
 
 #[test]
@@ -281,7 +301,7 @@ fn whole_pageblocks_are_mapped_by_one_entry() {
             assert_eq!(machine.reach(va), high(block * 512 + page));
         }
     }
-    assert_eq!(maps.maps_and_flushes(), (20, 4));
+    assert_eq!((maps.stats().maps, maps.stats().flushes), (20, 4));
 }
 
 #[derive(Clone, Debug)]
@@ -384,7 +404,7 @@ proptest! {
                 stack.pop();
                 expected[at].pop();
             } else {
-                let pfn = high((index * 8 + page) * order.nr_pages());
+                let pfn = high((index / 8 * 8 + page) * order.nr_pages());
                 stack.push(maps.kmap_atomic(&cpus[at], &machine.frames, &machine.cpus, pfn));
                 expected[at].push(pfn);
             }

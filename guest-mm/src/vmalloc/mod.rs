@@ -319,6 +319,12 @@ impl Vmalloc {
         purged
     }
 
+    /// The frame that is mapped at an address; `None` where nothing is.
+    pub fn frame_at(&self, frames: &impl Frames, va: u64) -> Option<Pfn> {
+        let (entry, _) = self.tables.lookup(frames, va);
+        entry.is_present().then(|| entry.pfn())
+    }
+
     /// What there is, and what was done.
     pub fn stats(&self) -> VmallocStats {
         let areas = self.areas.lock();

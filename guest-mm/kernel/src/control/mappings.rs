@@ -53,7 +53,7 @@ fn direct_map(kernel: &Kernel) -> (u64, u64) {
 /// Counters of the windows and of vmalloc, as `/proc/vmstat`.
 pub(super) fn vmstat(out: &mut impl fmt::Write, kernel: &Kernel) -> fmt::Result {
     let (areas, kmap) = (kernel.areas.stats(), kernel.high.permanent().stats());
-    let atomic = kernel.high.atomic_counts();
+    let atomic = kernel.high.atomic_stats();
     let counters = [
         ("nr_vmalloc", areas.nr_pages),
         ("nr_vmalloc_areas", u64::from(areas.nr_areas)),
@@ -68,6 +68,7 @@ pub(super) fn vmstat(out: &mut impl fmt::Write, kernel: &Kernel) -> fmt::Result 
         ("kmap_wraps", kmap.wraps),
         ("kmap_flushes", kmap.flushes),
         ("kmap_atomic_maps", atomic.maps),
+        ("kmap_atomic_hits", atomic.hits),
         ("kmap_atomic_flushes", atomic.flushes),
     ];
     for (name, count) in counters {

@@ -4,9 +4,11 @@
 
 use super::activity::AllCpus;
 use super::frames::DirectFrames;
+use super::high_memory::{read_mapped, write_mapped};
 use crate::kernel::KernelFrames;
 use core::fmt;
 use guest_kernel::layout::VMALLOC;
+use guest_kernel::stress;
 use guest_mm::kernel_map::{KernelRange, KernelTables};
 use guest_mm::pfn::Pfn;
 use guest_mm::phys::PhysicalMemory;
@@ -108,5 +110,32 @@ impl Areas {
     /// Those of `out`.
     pub(crate) fn info(&self, out: &mut impl fmt::Write, node_of: impl Fn(Pfn) -> usize) -> fmt::Result {
         self.vmalloc.info(out, &DirectFrames, node_of)
+    }
+}
+
+/// What programs that stress the manager do with areas (`guest_kernel::stress`).
+impl stress::Areas for Areas {
+    fn vmalloc(&self, bytes: u64) -> Result<KernelRange, VmallocError> {
+        self.allocate(bytes, Tag::new("stress"))
+    }
+
+    fn vfree(&self, va: u64) -> Result<(), NotAnArea> {
+        self.free(va)
+    }
+
+    fn purge(&self) {
+        self.purge();
+    }
+
+    fn frame_at(&self, va: u64) -> Option<Pfn> {
+        self.vmalloc.frame_at(&DirectFrames, va)
+    }
+
+    fn read(&self, va: u64) -> u64 {
+        read_mapped(va)
+    }
+
+    fn write(&self, va: u64, word: u64) {
+        write_mapped(va, word);
     }
 }

@@ -12,11 +12,12 @@ use super::frames::{DirectFrames, check};
 use alloc::vec::Vec;
 use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::{AtomicU64, Ordering};
-use guest_kernel::layout::{KMAP, atomic_windows};
+use guest_kernel::layout::{KMAP, VMALLOC, atomic_windows};
 use guest_kernel::physical::to_usize;
+use guest_kernel::stress;
 use guest_mm::frames::Frames;
 use guest_mm::kernel_map::{FrameSource, KernelRange, KernelTables, OutOfFrames};
-use guest_mm::kmap::{AtomicMaps, Kmap, PermanentMaps};
+use guest_mm::kmap::{AtomicMaps, AtomicStats, Kmap, PermanentMaps};
 use guest_mm::pfn::{Order, PAGE_BYTES, PAGE_SIZE, Pfn, PfnRange, WORDS_PER_PAGE};
 use guest_sync::SetOnce;
 
@@ -47,13 +48,6 @@ pub(crate) fn start(memory: HighMemory) -> &'static HighMemory {
 /// What there is, once there can be any.
 pub(crate) fn get() -> Option<&'static HighMemory> {
     HIGH.get()
-}
-
-/// How many mappings of each kind were made since boot, and how many flushes that took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AtomicCounts {
-    pub(crate) maps: u64,
-    pub(crate) flushes: u64,
 }
 
 impl HighMemory {
@@ -99,11 +93,12 @@ impl HighMemory {
     }
 
     /// Temporary mappings made since boot, of frames and pageblocks.
-    pub(crate) fn atomic_counts(&self) -> AtomicCounts {
-        let counts = [&self.pages, &self.blocks].map(AtomicMaps::maps_and_flushes);
-        AtomicCounts {
-            maps: counts.iter().map(|(maps, _)| maps).sum(),
-            flushes: counts.iter().map(|(_, flushes)| flushes).sum(),
+    pub(crate) fn atomic_stats(&self) -> AtomicStats {
+        let (pages, blocks) = (self.pages.stats(), self.blocks.stats());
+        AtomicStats {
+            maps: pages.maps + blocks.maps,
+            hits: pages.hits + blocks.hits,
+            flushes: pages.flushes + blocks.flushes,
         }
     }
 
@@ -211,6 +206,51 @@ impl Frames for AllFrames {
             unsafe { start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         });
     }
+}
+
+/// What programs that stress the manager do with the windows (`guest_kernel::stress`).
+impl stress::Windows for HighMemory {
+    type Tlb = AllCpus;
+
+    fn permanent(&self) -> &PermanentMaps {
+        &self.permanent
+    }
+
+    fn momentary_maps(&self) -> u64 {
+        self.atomic_stats().maps
+    }
+
+    fn tlb(&self) -> &AllCpus {
+        &AllCpus
+    }
+
+    fn read(&self, va: u64) -> u64 {
+        read_mapped(va)
+    }
+
+    fn write(&self, va: u64, word: u64) {
+        write_mapped(va, word);
+    }
+}
+
+/// The word at `va`, in an area or a mapping of the caller's own.
+pub(super) fn read_mapped(va: u64) -> u64 {
+    // SAFETY: see `mapped_word`.
+    unsafe { mapped_word(va).read_volatile() }
+}
+
+/// Writes the word at `va`, in an area or a mapping of the caller's own.
+pub(super) fn write_mapped(va: u64, word: u64) {
+    // SAFETY: see `mapped_word`.
+    unsafe { mapped_word(va).write_volatile(word) };
+}
+
+/// An aligned word in one of the windows, where nobody but whoever asked for the area or mapping has anything; where
+/// nothing is mapped an access faults, and ends the guest.
+fn mapped_word(va: u64) -> *mut u64 {
+    let is_inside = VMALLOC.contains(va) || KMAP.contains(va);
+    assert!(is_inside && va.is_multiple_of(8), "a word at {va:#x}");
+    with_exposed_provenance_mut(to_usize(va))
 }
 
 /// What a mapping of a frame is filled with and compared with, word by word.

@@ -160,7 +160,9 @@ impl<'s, A: Areas> Vmalloc<'s, A> {
     fn scattered<F: Frames>(&mut self, bench: &Bench<'_, F>, checks: &mut Checks) {
         let Bench { phys, cpu, .. } = *bench;
         self.areas.purge();
-        let take = |order| phys.alloc_pages(cpu, Gfp::NONE.with(Gfp::MEMALLOC), order).ok();
+        // Areas may be of high memory too.
+        let any = Gfp::HIGHMEM.with(Gfp::MEMALLOC);
+        let take = |order| phys.alloc_pages(cpu, any, order).ok();
         let mut chunks: Vec<Pfn> = Vec::new();
         for order in Order::all().skip(1).collect::<Vec<_>>().into_iter().rev() {
             while chunks.try_reserve(1).is_ok()
