@@ -341,6 +341,13 @@ impl Page {
         Head(self.head.fetch_sub(Head::ONE_REFERENCE, Relaxed))
     }
 
+    /// Makes the descriptor a blank one, whatever it was.
+    #[cfg(test)]
+    pub(crate) fn set_blank(&self) {
+        self.set_head(Head::BLANK);
+        self.clear_fields();
+    }
+
     /// Zeroes everything but the head.
     pub(crate) fn clear_fields(&self) {
         for field in self.fields() {

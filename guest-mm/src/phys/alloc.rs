@@ -70,7 +70,10 @@ impl PhysicalMemory<'_> {
         }
         if order == Order::ZERO || order == Order::PAGEBLOCK {
             let zone = self.first_zone(node, gfp.highest_zone());
-            if zone.free_pages() >= zone.floor(gfp) + u64::from(order.nr_pages())
+            // The first zone is another node's where this one has no zone that would do.
+            let is_allowed = !gfp.has(Gfp::THIS_NODE) || zone.node() == node;
+            if is_allowed
+                && zone.free_pages() >= zone.floor(gfp) + u64::from(order.nr_pages())
                 && let Some(pfn) = self.pop(zone, cpu, gfp, order)
             {
                 return Ok(pfn);

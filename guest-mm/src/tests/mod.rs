@@ -5,6 +5,7 @@ pub(crate) mod inject;
 pub(crate) mod kernel_cpus;
 pub(crate) mod kernel_frames;
 mod machine;
+mod many_cpus;
 mod mapping_threads;
 mod migration;
 mod nodes;

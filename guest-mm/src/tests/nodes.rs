@@ -104,6 +104,44 @@ fn a_request_for_this_node_goes_nowhere_else_and_one_for_another_node_goes_there
 }
 
 #[test]
+fn a_request_for_this_node_fails_where_only_another_node_has_such_a_zone() {
+    let pages = pages(2 * EACH);
+    let mut topology = Topology::new(1, 2).unwrap();
+    topology
+        .set_limits(ZoneLimits {
+            dma: Pfn::new(512),
+            ..ZoneLimits::NORMAL
+        })
+        .unwrap();
+    let memory = PhysicalMemory::new(
+        MemMap::new(Pfn::new(0), &pages).unwrap(),
+        range(0, 2 * EACH),
+        topology,
+    );
+    for number in 0..2 {
+        let span = range(u32::from(number) * EACH, EACH);
+        let region = BootRegion {
+            node: node(number),
+            span,
+            usable: &[span],
+            reserved: &[],
+        };
+        memory.add_boot_region(region).unwrap();
+    }
+    let cpu = CpuSet::new(1).unwrap().claim(CpuId::ZERO).unwrap();
+    // One that is at hand from now on, so that the quick way could be taken.
+    let dma = memory.alloc_pages(&cpu, Gfp::DMA, Order::ZERO).unwrap();
+    memory.free_pages(&cpu, dma).unwrap();
+    assert!(
+        memory
+            .alloc_pages_node(&cpu, node(1), Gfp::DMA, Order::ZERO)
+            .is_ok()
+    );
+    let only = Gfp::DMA.with(Gfp::THIS_NODE);
+    assert!(memory.alloc_pages_node(&cpu, node(1), only, Order::ZERO).is_err());
+}
+
+#[test]
 fn where_requests_were_served_is_counted_as_linux_counts_it() {
     let pages = pages(3 * EACH);
     let (memory, cpus) = three_nodes(&pages);
