@@ -9,24 +9,28 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use guest_sync::SetOnce;
+
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::Mm;
 use crate::pagetable::{Access, Entry, PageFault, translate};
 use crate::pfn::{Order, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_NR_PAGES, Pfn, PfnRange, WORDS_PER_PAGE};
 
-/// Words of one pageblock; present while it is plugged.
+/// Words of one frame.
 type Words = Box<[AtomicU64]>;
+
+/// Frames of one pageblock; present while it is plugged. A frame that was never written to has no words, and is zero.
+type Pageblock = Box<[SetOnce<Words>]>;
 
 /// Pageblocks of one GiB, and of the first level of the table.
 const PER_GIB: usize = 512;
-const WORDS_PER_PAGEBLOCK: usize = WORDS_PER_PAGE * PAGEBLOCK_NR_PAGES as usize;
 
 /// Frames as words that threads may read and write at once, without a lock: like memory, and like memory without any
 /// order between two words. Plugging and unplugging needs the frames for itself.
 #[derive(Debug, Default)]
 pub struct HostFrames {
-    /// By GiB, then by pageblock. A pageblock that is not plugged has no words.
-    gibs: Vec<Option<Box<[Option<Words>]>>>,
+    /// By GiB, then by pageblock.
+    gibs: Vec<Option<Box<[Option<Pageblock>]>>>,
 }
 
 impl HostFrames {
@@ -45,7 +49,7 @@ impl HostFrames {
                 self.gibs.resize_with(gib + 1, || None);
             }
             let none = || (0..PER_GIB).map(|_| None).collect();
-            let zeroes = || (0..WORDS_PER_PAGEBLOCK).map(|_| AtomicU64::new(0)).collect();
+            let zeroes = || (0..PAGEBLOCK_NR_PAGES).map(|_| SetOnce::new()).collect();
             self.gibs[gib].get_or_insert_with(none)[index].get_or_insert_with(zeroes);
         }
     }
@@ -60,15 +64,33 @@ impl HostFrames {
         }
     }
 
+    /// The frame's words, if it was ever written to.
+    #[inline]
+    fn written(&self, pfn: Pfn) -> Option<&[AtomicU64]> {
+        self.frame(pfn).get().map(|words| &**words)
+    }
+
+    /// The frame's words, to be written to.
     #[inline]
     fn words(&self, pfn: Pfn) -> &[AtomicU64] {
+        let frame = self.frame(pfn);
+        loop {
+            if let Some(words) = frame.get() {
+                return words;
+            }
+            // If another thread is just doing the same, its words are there soon.
+            let _ = frame.set((0..WORDS_PER_PAGE).map(|_| AtomicU64::new(0)).collect());
+        }
+    }
+
+    #[inline]
+    fn frame(&self, pfn: Pfn) -> &SetOnce<Words> {
         let pageblock = (pfn.number() / PAGEBLOCK_NR_PAGES) as usize;
         let gib = self.gibs.get(pageblock / PER_GIB).and_then(Option::as_deref);
-        let Some(words) = gib.and_then(|gib| gib[pageblock % PER_GIB].as_deref()) else {
+        let Some(frames) = gib.and_then(|gib| gib[pageblock % PER_GIB].as_deref()) else {
             panic!("violation: access to unplugged {pfn}");
         };
-        let first = (pfn.number() % PAGEBLOCK_NR_PAGES) as usize * WORDS_PER_PAGE;
-        &words[first..first + WORDS_PER_PAGE]
+        &frames[(pfn.number() % PAGEBLOCK_NR_PAGES) as usize]
     }
 }
 
@@ -80,7 +102,9 @@ fn pageblocks(range: PfnRange) -> impl Iterator<Item = usize> {
 impl Frames for HostFrames {
     #[inline]
     fn read(&self, pfn: Pfn, index: usize) -> u64 {
-        self.words(pfn)[index].load(Ordering::Relaxed)
+        assert!(index < WORDS_PER_PAGE, "word {index} of a frame");
+        self.written(pfn)
+            .map_or(0, |words| words[index].load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -95,7 +119,7 @@ impl Frames for HostFrames {
 
     fn zero(&self, pfn: Pfn, order: Order) {
         for page in 0..order.nr_pages() {
-            for word in self.words(pfn + page) {
+            for word in self.written(pfn + page).into_iter().flatten() {
                 word.store(0, Ordering::Relaxed);
             }
         }
@@ -103,16 +127,19 @@ impl Frames for HostFrames {
 
     fn copy(&self, from: Pfn, to: Pfn, order: Order) {
         for page in 0..order.nr_pages() {
-            for (from, to) in self.words(from + page).iter().zip(self.words(to + page)) {
+            let Some(from) = self.written(from + page) else {
+                self.zero(to + page, Order::ZERO);
+                continue;
+            };
+            for (from, to) in from.iter().zip(self.words(to + page)) {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
     }
 
     fn read_bytes(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
-        let words = self.words(pfn);
         for (at, byte) in (offset..).zip(bytes) {
-            *byte = words[at / 8].load(Ordering::Relaxed).to_le_bytes()[at % 8];
+            *byte = self.read(pfn, at / 8).to_le_bytes()[at % 8];
         }
     }
 
