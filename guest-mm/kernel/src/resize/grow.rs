@@ -71,21 +71,21 @@ impl Worker {
             self.note(block, PlugStep::Begun);
             prepared.push(OfflineBlock { block, descriptors });
         }
+        // Whatever is cached of what was there before: zeroes.
+        forget_manager_translations();
         prepared
     }
 
-    /// Gives a block's descriptors memory.
+    /// Gives a block's descriptors memory. Before they are used all CPUs must forget what was there before.
     fn back(&self, block: BlockIndex) -> Descriptors {
         let (vmemmap, frames) = (&self.kernel.vmemmap, KernelFrames(self.kernel.phys));
         let Some(range) = self.kernel.phys.hotplug_region().block_range(block) else {
             return Descriptors::Missing;
         };
-        let backed = vmemmap.back(&DirectFrames, &frames, range);
-        // Whatever is cached of what was there before: zeroes, or descriptors that could not be completed.
-        forget_manager_translations();
-        match backed {
+        match vmemmap.back(&DirectFrames, &frames, range) {
             Ok(_) => Descriptors::There,
             Err(unbacked) => {
+                forget_manager_translations();
                 unbacked.release(&DirectFrames, &frames);
                 Descriptors::Missing
             }
@@ -114,9 +114,12 @@ impl Worker {
     /// Puts a plugged block to use. Without descriptors, or tables, it stays offline.
     pub(super) fn bring_online(&self, offline: OfflineBlock) {
         let OfflineBlock { block, descriptors } = offline;
-        if descriptors == Descriptors::Missing && self.back(block) == Descriptors::Missing {
-            log!(Warning, "block {}: no memory for its descriptors", block.0);
-            return;
+        if descriptors == Descriptors::Missing {
+            if self.back(block) == Descriptors::Missing {
+                log!(Warning, "block {}: no memory for its descriptors", block.0);
+                return;
+            }
+            forget_manager_translations();
         }
         let phys = self.kernel.phys;
         let mapped = self
