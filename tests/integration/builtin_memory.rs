@@ -43,13 +43,19 @@ fn hogs_verify_through_growing_and_shrinking_and_their_pages_are_moved() {
 
 #[test]
 fn each_size_of_block_can_be_plugged_and_unplugged() {
-    for (block, total) in [("2M", "130M"), ("4M", "132M"), ("128M", "256M")] {
+    // The descriptors of a block of 1 GiB are 8 MiB, more than the largest chunk of frames.
+    for (block, region, total) in [
+        ("2M", "256M", "130M"),
+        ("4M", "256M", "132M"),
+        ("128M", "256M", "256M"),
+        ("1G", "2G", "1152M"),
+    ] {
         let home = Home::new();
         let arguments = [
             "--memory",
             "128M",
             "--hotplug",
-            "256M",
+            region,
             "--block-size",
             block,
             "--program",

@@ -124,7 +124,8 @@ impl Kernel {
             timers: Timers::new(),
             nr_programs: AtomicU32::new(0),
         };
-        let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new([machine.slabs as &dyn Shrinker]));
+        let shrinkers: [&dyn Shrinker; 2] = [areas, machine.slabs];
+        let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new(shrinkers));
         Box::leak(Box::new(Self {
             mm: SpinLock::new(mm),
             phys: machine.memory,

@@ -9,11 +9,12 @@ use crate::kernel::KernelFrames;
 use core::fmt;
 use guest_kernel::layout::VMALLOC;
 use guest_kernel::stress;
+use guest_mm::Shrinker;
 use guest_mm::kernel_map::{KernelRange, KernelTables};
 use guest_mm::pfn::Pfn;
 use guest_mm::phys::PhysicalMemory;
 use guest_mm::vmalloc::{NotAnArea, Purged, Tag, Vmalloc, VmallocError, VmallocStats};
-use guest_sync::SetOnce;
+use guest_sync::{Cpu, SetOnce};
 
 /// So many freed pages are given back even while the CPUs have other things to do: 4 MiB.
 const MOST_LAZY_PAGES: u64 = 1024;
@@ -110,6 +111,21 @@ impl Areas {
     /// Those of `out`.
     pub(crate) fn info(&self, out: &mut impl fmt::Write, node_of: impl Fn(Pfn) -> usize) -> fmt::Result {
         self.vmalloc.info(out, &DirectFrames, node_of)
+    }
+}
+
+/// Frames of freed areas: one flush, and they are back.
+impl Shrinker for Areas {
+    fn name(&self) -> &'static str {
+        "vmalloc"
+    }
+
+    fn freeable_pages(&self) -> u64 {
+        self.stats().nr_lazy_pages
+    }
+
+    fn shrink(&self, _: &Cpu, _: u64) -> u64 {
+        self.purge().pages
     }
 }
 
