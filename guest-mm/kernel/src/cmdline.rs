@@ -118,6 +118,8 @@ pub struct Options {
     pub validate: bool,
     /// `slab_debug`: red zones and poison around and in every object of the manager's heap. Slow.
     pub slab_debug: Debugging,
+    /// `slab_debug=test`: the same, and each error that it finds is made once, in caches of their own.
+    pub slab_test: bool,
     /// `maxcpus=`: most CPUs that are used, 1 to 16. Default: all there are.
     pub max_cpus: NonZeroU8,
     /// `panic_test=`, and the CPU on which that is to happen: `manager`, `fault@1`.
@@ -140,6 +142,7 @@ impl Options {
             loads: Vec::new(),
             validate: false,
             slab_debug: Debugging::Off,
+            slab_test: false,
             max_cpus: MAX_CPUS,
             panic_test: None,
             errors: Vec::new(),
@@ -215,16 +218,21 @@ impl Options {
                 self.validate = true;
                 value.is_empty()
             }
-            "slab_debug" => {
-                self.slab_debug = Debugging::On;
-                value.is_empty()
-            }
+            "slab_debug" => self.set_slab_debug(value),
             "panic_test" => {
                 self.panic_test = parse_panic_test(value);
                 self.panic_test.is_some()
             }
             _ => true,
         }
+    }
+}
+
+impl Options {
+    fn set_slab_debug(&mut self, value: &str) -> bool {
+        self.slab_debug = Debugging::On;
+        self.slab_test = value == "test";
+        self.slab_test || value.is_empty()
     }
 }
 

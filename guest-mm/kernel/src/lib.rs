@@ -13,6 +13,7 @@ pub mod executor;
 pub mod heap;
 pub mod layout;
 pub mod physical;
+pub mod plant;
 pub mod pvh;
 pub mod stress;
 pub mod sync;

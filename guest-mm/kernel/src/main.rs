@@ -24,6 +24,9 @@ mod smp;
 mod syscall;
 
 use crate::kernel::Kernel;
+use crate::log::log;
+use crate::machine::cpu::this_cpu;
+use guest_kernel::plant;
 use guest_sync::CpuId;
 
 /// Where the nucleus enters the manager, on each CPU; CPU 0 has the physical address of the PVH `hvm_start_info`.
@@ -41,6 +44,12 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     smp::start(kernel, others);
     let executor = kernel.executor();
     devices::start(kernel, &executor, found);
+    if options.slab_test {
+        match plant::every_kind(kernel.slabs, this_cpu()) {
+            Some(leak) => log!(Error, "slab: {leak}"),
+            None => log!(Error, "slab_debug=test: no memory"),
+        }
+    }
     kernel::spawn(&executor, kernel.reap());
     kswapd::start(kernel);
     match options.panic_test {

@@ -116,3 +116,62 @@ fn a_pool_lends_what_it_keeps_when_the_zone_of_its_elements_is_empty() {
         );
     });
 }
+
+#[test]
+fn each_error_that_is_planted_in_the_guest_is_on_its_console_with_place_and_bytes() {
+    let home = Home::new();
+    let vm = home.start("planted", &["--memory", "64M", "--cmdline", "slab_debug=test"]);
+    for kind in [
+        "written beyond its end: 1 bytes at offset 40: expected cc, found ee; last taken at ",
+        "written in front of it: 1 bytes at offset -1: expected cc, found ee; last taken at ",
+        "written after it was freed: 1 bytes at offset 7: expected 6b, found ee; last taken at ",
+        "freed twice; before at ",
+        "freed here, belongs to cache slab-test",
+        "was freed, but no object starts there",
+        "0x1000 was freed, but lies in no slab",
+        "cache slab-test: 1 objects still in use: 0x",
+    ] {
+        eventually(kind, || {
+            let text = vm.serial.text();
+            text.lines()
+                .any(|line| line.contains("slab: cache slab-test") && line.contains(kind))
+                .then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_manager_uses_its_heap_without_an_error_that_debugging_finds() {
+    let home = Home::new();
+    let programs = [
+        "--program",
+        "hog fill=30% pages=mixed seed=5",
+        "--program",
+        "stress row=kmalloc",
+    ];
+    let options = [
+        "--memory",
+        "128M",
+        "--hotplug",
+        "128M",
+        "--cpus",
+        "2",
+        "--cmdline",
+        "slab_debug validate",
+    ];
+    let mut vm = home.start("debugged", &[&options[..], &programs[..]].concat());
+    vm.wait_for_driver();
+    for total in ["256M", "128M"] {
+        vm.resize(total);
+        vm.wait_for_checks(10);
+    }
+    let caches = physical::slabinfo(&vm.guest("slabinfo"));
+    let smallest = caches.iter().find(|cache| cache.name == "kmalloc-32");
+    // Red zones, and words for the last users.
+    assert!(
+        smallest.is_some_and(|cache| cache.object_size >= 64),
+        "{caches:#?}"
+    );
+    let serial = vm.serial.text();
+    assert!(!serial.contains("slab: "), "{serial}");
+}
