@@ -34,8 +34,10 @@ use guest_sync::CpuId;
 const LOW_MEMORY: u64 = 1 << 20;
 /// Where the other CPUs start: the second page.
 const START_PAGE: u64 = 0x1000;
-/// Boot memory for the manager's own structures, besides the descriptors of boot memory.
-const FIRST_HEAP: u64 = 1 << 20;
+/// Boot memory for the manager's own structures before there are slabs, besides what grows with the machine.
+const FIRST_HEAP: u64 = 256 << 10;
+/// And for checks of the memory manager, which must not take what they count.
+const CHECKS_HEAP: u64 = 1 << 20;
 /// Boot memory for the manager's page tables: 256 GiB of RAM in any layout.
 const FIRST_TABLES: u64 = 320 * PAGE_SIZE;
 /// Ranges of RAM further apart than this get descriptors of their own.
@@ -93,6 +95,7 @@ pub(crate) unsafe fn boot(start_info: u64) -> Machine {
         &ram,
         other_cpus(&acpi, &options, &ram),
         u64::from(acpi.affinity.nr_nodes()),
+        if options.validate { CHECKS_HEAP } else { 0 },
     );
     let limit = direct_map_limit(&options, &claimed);
     let io_apics = io_apic_addresses(&acpi);
@@ -203,7 +206,7 @@ fn starts(acpi: &Acpi, this: u32, claimed: &Claim) -> Vec<cpu::Start> {
         .collect()
 }
 
-fn claim(ram: &[Range<u64>], other_cpus: u64, nr_nodes: u64) -> Claim {
+fn claim(ram: &[Range<u64>], other_cpus: u64, nr_nodes: u64, checks_heap: u64) -> Claim {
     let holds_image = |range: &&Range<u64>| range.start <= image::nucleus() && range.end > image::end();
     let Some(around) = ram.iter().find(holds_image) else {
         panic!("the image is not in RAM: {ram:x?}");
@@ -234,7 +237,7 @@ fn claim(ram: &[Range<u64>], other_cpus: u64, nr_nodes: u64) -> Claim {
         start += bytes;
     }
     let heap_start = start;
-    let end = (heap_start + bookkeeping + FIRST_HEAP).next_multiple_of(PAGEBLOCK_SIZE);
+    let end = (heap_start + bookkeeping + FIRST_HEAP + checks_heap).next_multiple_of(PAGE_SIZE);
     assert!(
         end <= around.end,
         "{} KiB of RAM are too little",
@@ -252,7 +255,7 @@ fn claim(ram: &[Range<u64>], other_cpus: u64, nr_nodes: u64) -> Claim {
 /// Where the direct map of boot memory ends: at `highmem=`, but what is claimed is in it.
 fn direct_map_limit(options: &Options, claimed: &Claim) -> u64 {
     options.highmem.map_or(DIRECT_MAP_END, |limit| {
-        limit.get().next_multiple_of(PAGEBLOCK_SIZE).max(claimed.end)
+        limit.get().max(claimed.end).next_multiple_of(PAGEBLOCK_SIZE)
     })
 }
 
