@@ -19,11 +19,22 @@ use crate::pfn::{Order, Pfn};
 #[derive(Debug)]
 pub struct MigrationBatch {
     moves: Vec<Move>,
+    /// How many of them, from the first on, were copied.
+    copied: usize,
     refused: Vec<Refusal>,
     end: BatchEnd,
 }
 
 impl MigrationBatch {
+    /// Copies the pages to where they go; what was copied before is not copied again. Whoever shares the memory manager by
+    /// a lock can do this without it: nobody but the batch reaches either page.
+    pub fn copy(&mut self, frames: &impl Frames) {
+        for moving in &self.moves[self.copied..] {
+            frames.copy(moving.from, moving.to, moving.order);
+        }
+        self.copied = self.moves.len();
+    }
+
     /// Pages, small or huge, under way.
     pub fn len(&self) -> usize {
         self.moves.len()
@@ -80,6 +91,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> MigrationBatch {
         let mut batch = MigrationBatch {
             moves: Vec::new(),
+            copied: 0,
             refused: Vec::new(),
             end: BatchEnd::Budget,
         };
@@ -114,14 +126,18 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         batch
     }
 
-    /// Copies the pages of a batch, maps the copies, and frees the originals into the isolated block.
+    /// Copies the pages of a batch unless that was done, maps the copies, and frees the originals into the isolated
+    /// block.
     pub fn finish_migration(
         &mut self,
         cpu: &Cpu,
         block: &mut IsolatedBlock,
-        batch: MigrationBatch,
+        mut batch: MigrationBatch,
     ) -> MigrateReport {
-        let MigrationBatch { moves, refused, end } = batch;
+        batch.copy(&self.frames);
+        let MigrationBatch {
+            moves, refused, end, ..
+        } = batch;
         let mut report = MigrateReport {
             moved_small: 0,
             moved_huge: 0,
@@ -129,7 +145,6 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             end,
         };
         for moving in moves {
-            self.frames.copy(moving.from, moving.to, moving.order);
             self.set_anon(moving.to, moving.space, moving.va);
             let entry = moving.entry.with_pfn(moving.to);
             self.remap(cpu, &moving, entry);

@@ -3,14 +3,16 @@
 
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
+use crate::machine::activity;
 use crate::machine::cpu::this_cpu;
+use crate::machine::high_memory::AllFrames;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::blocks::IsolateError;
-use guest_mm::migrate::{BatchEnd, Refusal, RefusalReason};
+use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
 use guest_mm::{BlockIndex, BlockState, IsolatedBlock, PAGE_SIZE};
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
@@ -177,11 +179,7 @@ impl Worker {
             }
             let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
             while self.kernel.clock.now() < turn_end {
-                let report = self
-                    .kernel
-                    .mm
-                    .lock()
-                    .migrate_batch(this_cpu(), &mut block, BATCH_PAGES);
+                let report = self.migrate_batch(&mut block);
                 reason = report.refused.last().map_or(reason, refusal_reason);
                 match report.end {
                     BatchEnd::Budget => {}
@@ -212,6 +210,17 @@ impl Worker {
                 return Emptied::Interrupted(block, why);
             }
         }
+    }
+
+    /// Moves the next pages. While they are copied programs on other CPUs run on; one that touches such a page waits.
+    fn migrate_batch(&self, block: &mut IsolatedBlock) -> MigrateReport {
+        let (mm, cpu) = (&self.kernel.mm, this_cpu());
+        let mut batch = mm.lock().begin_migration(cpu, block, BATCH_PAGES);
+        batch.copy(&AllFrames(self.kernel.high));
+        let report = mm.lock().finish_migration(cpu, block, batch);
+        self.kernel.migrated.raise();
+        activity::answer();
+        report
     }
 
     /// Puts a block back in use, with what is left on it.
