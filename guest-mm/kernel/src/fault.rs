@@ -95,7 +95,7 @@ async fn until_memory<T>(
         return Some(outcome);
     }
     let reclaiming = || {
-        kernel.reclaim.direct(this_cpu(), Order::ZERO);
+        kernel.reclaim_now();
         attempt()
     };
     let memory = kernel.phys.until_memory(Gfp::USER, Order::ZERO, reclaiming);

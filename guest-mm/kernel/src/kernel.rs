@@ -316,6 +316,18 @@ impl Kernel {
         NodeId::new(self.acpi.affinity.node_of_address(gpa)).unwrap_or_default()
     }
 
+    /// Has memory reclaimed by this CPU for a single frame (Linux' direct reclaim).
+    pub(crate) fn reclaim_now(&self) {
+        let _visit = quiet::visit(this_cpu());
+        self.reclaim.direct(this_cpu(), Order::ZERO);
+    }
+
+    /// Has memory of a node reclaimed by this CPU until there is enough, or no more to be had.
+    pub(crate) fn balance(&self, node: NodeId) {
+        let _visit = quiet::visit(this_cpu());
+        self.reclaim.balance(this_cpu(), node);
+    }
+
     /// Checks everything that the memory manager knows, if the command line asks for it.
     ///
     /// # Panics

@@ -1,7 +1,6 @@
 //! The daemon of a node (Linux `kswapd`): sleeps until the node's memory runs low, and reclaims until there is enough.
 
 use crate::kernel::Kernel;
-use crate::machine::cpu::this_cpu;
 use guest_mm::NodeId;
 
 /// How often it looks again while somebody waits for memory: an interval in which other CPUs' lists fill again.
@@ -17,10 +16,10 @@ pub(crate) fn start(kernel: &'static Kernel) {
 async fn work(kernel: &'static Kernel, node: NodeId) {
     loop {
         kernel.phys.daemon_wanted(node).await;
-        kernel.reclaim.balance(this_cpu(), node);
+        kernel.balance(node);
         while kernel.phys.nr_waiting() > 0 {
             kernel.timers().sleep(LOOK_AGAIN_NS).await;
-            kernel.reclaim.balance(this_cpu(), node);
+            kernel.balance(node);
         }
     }
 }

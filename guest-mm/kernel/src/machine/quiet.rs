@@ -12,8 +12,8 @@ use guest_sync::atomic::relax;
 
 /// Whether CPUs say where they are.
 static WATCHED: AtomicBool = AtomicBool::new(false);
-/// CPUs that are in the heap.
-static INSIDE: [AtomicBool; MAX_CPUS.get() as usize] = [const { AtomicBool::new(false) }; _];
+/// How often each CPU is in the heap: an allocation may be part of other work with caches. Written by that CPU alone.
+static INSIDE: [AtomicU8; MAX_CPUS.get() as usize] = [const { AtomicU8::new(0) }; _];
 /// The CPU for which all others stay out of it, plus 1; 0 if there is none.
 static QUIET_FOR: AtomicU8 = AtomicU8::new(0);
 
@@ -23,7 +23,7 @@ pub(super) fn watch() {
 }
 
 /// A CPU is in the heap as long as it has this.
-pub(crate) struct Visit(Option<&'static AtomicBool>);
+pub(crate) struct Visit(Option<&'static AtomicU8>);
 
 /// What a CPU may do in the heap.
 pub(super) enum Entry {
@@ -56,13 +56,18 @@ pub(super) fn enter(cpu: &Cpu) -> Entry {
 #[cold]
 fn enter_watched(cpu: &Cpu) -> Entry {
     let inside = &INSIDE[cpu.id().index()];
+    let depth = inside.load(Ordering::Relaxed);
+    if depth > 0 {
+        inside.store(depth + 1, Ordering::Relaxed);
+        return Entry::Open(Visit(Some(inside)));
+    }
     loop {
         // Sequentially consistent, as in `keep_quiet`: either this CPU sees that one's wish, or is seen by it.
-        inside.store(true, Ordering::SeqCst);
+        inside.store(1, Ordering::SeqCst);
         match QUIET_FOR.load(Ordering::SeqCst) {
             0 => return Entry::Open(Visit(Some(inside))),
             wish => {
-                inside.store(false, Ordering::SeqCst);
+                inside.store(0, Ordering::SeqCst);
                 if wish == cpu.id().number() + 1 {
                     return Entry::BootOnly;
                 }
@@ -76,7 +81,7 @@ impl Drop for Visit {
     #[inline]
     fn drop(&mut self) {
         if let Some(inside) = self.0 {
-            inside.store(false, Ordering::Release);
+            inside.store(inside.load(Ordering::Relaxed) - 1, Ordering::Release);
         }
     }
 }
@@ -96,7 +101,7 @@ pub(crate) fn keep_quiet<R>(work: impl FnOnce() -> R) -> R {
         relax();
     }
     for inside in &INSIDE {
-        while inside.load(Ordering::SeqCst) {
+        while inside.load(Ordering::SeqCst) > 0 {
             relax();
         }
     }
