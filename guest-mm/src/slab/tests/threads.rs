@@ -1,7 +1,7 @@
 //! Real threads: CPUs that take and free, and one that shrinks.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use super::world::{byte, machine, poke};
@@ -19,7 +19,8 @@ fn objects_freed_elsewhere_while_a_third_cpu_shrinks_are_never_lost_or_handed_ou
             })
             .unwrap();
         let (third, second, first) = (cpus.pop().unwrap(), cpus.pop().unwrap(), cpus.pop().unwrap());
-        let (sender, receiver) = channel();
+        // Bounded: on a busy machine the first CPU would take all memory before the second has its turn.
+        let (sender, receiver) = sync_channel(64);
         let over = AtomicBool::new(false);
         let (slabs, cache, over) = (&slabs, &cache, &over);
         let rounds = if debug == Debugging::On { 2000 } else { 20_000 };
