@@ -212,6 +212,17 @@ impl<'a> OwnList<'a> {
         };
     }
 
+    /// Puts a chunk on the hot end unless there are `limit` chunks already; false then.
+    #[inline]
+    pub(crate) fn push_below(self, limit: u32, pfn: Pfn) -> bool {
+        let number = u64::from(pfn.number());
+        match self {
+            Self::Singles(list) => list.push_below(limit, number),
+            Self::Pageblocks(list) => list.push_below(limit, number),
+        }
+        .is_ok()
+    }
+
     /// Puts a chunk on the hot end; false when there is no room.
     #[inline]
     pub(crate) fn push(self, pfn: Pfn) -> bool {
@@ -236,7 +247,7 @@ impl<'a> OwnList<'a> {
 /// Lists have frame numbers in them.
 #[inline]
 fn unpack(number: u64) -> Pfn {
-    Pfn::new(u32::try_from(number).expect("only frame numbers are pushed"))
+    Pfn::new((number & u64::from(u32::MAX)) as u32)
 }
 
 impl Zone {

@@ -132,11 +132,13 @@ impl PhysicalMemory<'_> {
             && !self.shortage.is_there()
             && let Some(list) = OwnList::of(lists, order, tag.mobility())
         {
-            if list.len() >= zone.limits().high(order) {
-                zone.return_batch(&self.table, cpu, list, order);
-            }
             page.set_head(Head::cached(order));
-            if list.push(pfn) {
+            let limit = zone.limits().high(order);
+            let pushed = list.push_below(limit, pfn) || {
+                zone.return_batch(&self.table, cpu, list, order);
+                list.push(pfn)
+            };
+            if pushed {
                 OwnCount::add(lists.map(|lists| lists.events.puts_of(order)), 1);
                 return;
             }

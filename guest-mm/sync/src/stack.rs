@@ -122,9 +122,21 @@ impl<const N: usize> Local<'_, CpuStack<N>> {
     /// If `number` is 2^64 - 1.
     #[inline]
     pub fn push(&self, number: u64) -> Result<(), Full> {
+        self.push_below(CpuStack::<N>::CAPACITY, number)
+    }
+
+    /// As [`push`](Self::push), if there are fewer than `limit` numbers here.
+    ///
+    /// # Errors
+    /// [`Full`], with the number, when there are as many or there is no room.
+    ///
+    /// # Panics
+    /// If `number` is 2^64 - 1.
+    #[inline]
+    pub fn push_below(&self, limit: u32, number: u64) -> Result<(), Full> {
         assert!(number != EMPTY, "2^64 - 1 stands for an empty slot");
         let (top, bottom) = self.ends();
-        if top.wrapping_sub(bottom) == CpuStack::<N>::CAPACITY {
+        if top.wrapping_sub(bottom) >= limit.min(CpuStack::<N>::CAPACITY) {
             return Err(Full(number));
         }
         // Release: a thief sees what the owner wrote about the number before. The slot is empty: a position leaves
@@ -281,6 +293,18 @@ mod tests {
                 (Some(4), Some(0), Some(2), None)
             );
             assert!(own.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_stack_takes_no_more_than_it_may_or_has_room_for() {
+        with_stack::<4>(|own, _| {
+            own.push_below(2, 1).unwrap();
+            own.push_below(2, 2).unwrap();
+            assert_eq!(own.push_below(2, 3), Err(Full(3)));
+            own.push_below(9, 3).unwrap();
+            own.push_below(9, 4).unwrap();
+            assert_eq!(own.push_below(9, 5), Err(Full(5)));
         });
     }
 
