@@ -4,7 +4,6 @@ mod zones;
 
 use core::fmt;
 
-use crate::node::NodeId;
 use crate::pfn::PAGE_SIZE;
 use crate::phys::PhysicalMemory;
 use crate::reclaim::Reclaim;
@@ -85,17 +84,13 @@ pub fn meminfo(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::R
     Ok(())
 }
 
-/// `/proc/buddyinfo`: free chunks of each order, a line a zone. Normal and Movable always, others if populated.
+/// `/proc/buddyinfo`: free chunks of each order, a line for each zone that has memory.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn buddyinfo(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Result {
-    for zone in memory.zones() {
+    for zone in memory.populated_zones() {
         let (node, kind) = (zone.node(), zone.kind());
-        let always = matches!(kind, ZoneKind::Normal | ZoneKind::Movable) && node == NodeId::ZERO;
-        if !always && !zone.is_populated() {
-            continue;
-        }
         write!(out, "Node {node}, zone {:>8} ", kind.name())?;
         for chunks in memory.free_chunks(node, kind) {
             write!(out, "{chunks:>6} ")?;
@@ -129,7 +124,8 @@ pub fn blocks(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Re
 /// # Errors
 /// Those of the writer.
 pub fn vmstat(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>) -> fmt::Result {
-    writeln!(out, "nr_free_pages {}", memory.memory_stats().free_pages)?;
+    let free = memory.zones().map(|zone| zone.counters().free_pages);
+    writeln!(out, "nr_free_pages {}", free.sum::<u64>())?;
     for (name, value) in memory.stats().entries() {
         writeln!(out, "{name} {value}")?;
     }

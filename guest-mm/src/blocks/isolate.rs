@@ -202,11 +202,12 @@ impl PhysicalMemory<'_> {
         drop(areas);
         self.derive_floors(zone.node());
         region.slots[block.block.0 as usize] = Slot::Offline;
-        drop(region);
-        drop(section);
         if !zone.is_populated() {
+            // Before another block can go online.
             self.rebuild_first_zones();
         }
+        drop(region);
+        drop(section);
         self.counts.blocks_unplugged.add(1);
         self.counts
             .blocks_unplug_free

@@ -2,7 +2,8 @@
 //!
 //! A request that may wait ([`Gfp::WAIT`]) and finds nothing asks the shrinkers itself (direct reclaim), and then sleeps
 //! until frames are freed. When a zone falls below its `Low` watermark the daemon of its node (Linux: `kswapd`) is
-//! woken; it asks the shrinkers until every zone of the node is above `High`, or nothing more is to be had.
+//! woken; it asks the shrinkers until every zone of the node that they can give to is above `High`, or nothing more is
+//! to be had.
 
 mod shortage;
 
@@ -19,14 +20,14 @@ use crate::node::NodeId;
 use crate::pfn::{Order, Pfn};
 use crate::phys::{AllocError, PhysicalMemory};
 use crate::stats::Count;
-use crate::zone::Watermark;
+use crate::zone::{Watermark, ZoneKind};
 
 pub(crate) use shortage::Shortage;
 
 /// Frames that are asked of the shrinkers at a time (Linux `SWAP_CLUSTER_MAX`).
 const CLUSTER: u64 = 32;
 /// Orders above this one are given up when reclaim did not bring them (Linux `PAGE_ALLOC_COSTLY_ORDER`).
-const COSTLY_ORDER: u8 = 3;
+pub(crate) const COSTLY_ORDER: u8 = 3;
 
 /// Something that keeps memory it could do without (Linux `struct shrinker`).
 pub trait Shrinker: Sync {
@@ -158,10 +159,12 @@ impl<'a> Reclaim<'a> {
         }
     }
 
-    /// Frames by which the node's zones are below their `High` watermarks. Frames that CPUs keep at hand are counted
-    /// as free: they are drained before anybody goes without.
+    /// Frames by which the node's zones are below their `High` watermarks, those zones that shrinkers can give frames
+    /// back to: what they keep is the kernel's own. Frames that CPUs keep at hand are counted as free: they are drained
+    /// before anybody goes without.
     fn missing(&self, node: NodeId) -> u64 {
-        let zones = self.phys.populated_zones().filter(|zone| zone.node() == node);
+        let zones = self.phys.populated_zones();
+        let zones = zones.filter(|zone| zone.node() == node && zone.kind() <= ZoneKind::Normal);
         zones
             .map(|zone| {
                 let counters = zone.counters();

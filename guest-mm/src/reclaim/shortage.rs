@@ -1,7 +1,8 @@
 //! Who waits for memory, and the daemons to be woken when it runs low. Part of physical memory, because frees wake.
 //!
-//! Requests that the same frames can serve wait in the same queue: by the highest zone they may use, and whether a single
-//! frame is enough. A free calls the first of each queue that it may serve, so nobody stands behind one who wants more.
+//! Requests that the same frames can serve wait in the same queue: by the highest zone they may use, and by order. A
+//! free calls the first of each queue that it may serve, so nobody stands behind one who wants more. (One who wants a
+//! certain node may be first and called in vain; then those behind are called by the daemon, which looks every 100 ms.)
 
 use alloc::boxed::Box;
 use core::array;
@@ -12,11 +13,14 @@ use crate::gfp::Gfp;
 use crate::node::NodeId;
 use crate::pfn::Order;
 use crate::phys::PhysicalMemory;
+use crate::reclaim::COSTLY_ORDER;
 use crate::wait::WaitQueue;
 use crate::zone::{NR_ZONES, ZoneKind};
 
-/// Waiters in a queue for whom there is room without allocating.
-const ROOM: usize = 64;
+/// Waiters in a queue for whom there is room without allocating: single frames, more.
+const ROOM: [usize; NR_ORDERS] = [64, 8, 8, 8];
+/// Orders that are waited for.
+const NR_ORDERS: usize = COSTLY_ORDER as usize + 1;
 /// Nobody has asked the daemon for anything.
 const NOTHING_WANTED: u8 = u8::MAX;
 
@@ -33,8 +37,8 @@ struct Daemon {
 pub(crate) struct Shortage {
     /// Requests that wait. While there are any, frees bypass the lists of CPUs.
     nr_waiting: AtomicU32,
-    /// By highest zone; those for a single frame, those for more.
-    queues: [[WaitQueue; 2]; NR_ZONES],
+    /// By highest zone and order; greater orders are with the last.
+    queues: [[WaitQueue; NR_ORDERS]; NR_ZONES],
     daemons: Box<[Daemon]>,
 }
 
@@ -46,7 +50,7 @@ impl Shortage {
         };
         Self {
             nr_waiting: AtomicU32::new(0),
-            queues: array::from_fn(|_| array::from_fn(|_| WaitQueue::with_room(ROOM))),
+            queues: array::from_fn(|_| ROOM.map(WaitQueue::with_room)),
             daemons: (0..nr_nodes).map(daemon).collect(),
         }
     }
@@ -74,7 +78,7 @@ impl Shortage {
     }
 
     fn queue(&self, highest: ZoneKind, order: Order) -> &WaitQueue {
-        &self.queues[highest.index()][usize::from(order > Order::ZERO)]
+        &self.queues[highest.index()][order.index().min(NR_ORDERS - 1)]
     }
 
     /// Memory of the node runs low, and a chunk of `order` was wanted.
