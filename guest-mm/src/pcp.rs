@@ -233,15 +233,6 @@ impl<'a> OwnList<'a> {
         }
         .is_ok()
     }
-
-    /// Chunks on the list, or a few more.
-    #[inline]
-    pub(crate) fn len(self) -> u32 {
-        match self {
-            Self::Singles(list) => list.len(),
-            Self::Pageblocks(list) => list.len(),
-        }
-    }
 }
 
 /// Lists have frame numbers in them.
