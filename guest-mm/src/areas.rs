@@ -262,9 +262,6 @@ impl FreeAreas {
             return;
         };
         let (free, whole) = (section.free_bucket(), section.whole_bucket());
-        if section.free_link.bucket() == free && section.whole_link.bucket() == whole {
-            return;
-        }
         self.with_free
             .place(&mut FreeLinks(&mut self.sections), number, free);
         self.with_whole

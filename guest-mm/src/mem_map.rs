@@ -132,23 +132,23 @@ impl Tags {
 
     /// Whether there is room for the tags of all of the range.
     pub(crate) fn covers(&self, range: PfnRange) -> bool {
-        range.pageblocks().all(|pfn| self.slot(pfn).is_some())
+        pageblocks(range).all(|pfn| self.slot(pfn).is_some())
     }
 
     /// Whether there is memory in the range.
     pub(crate) fn is_occupied(&self, range: PfnRange) -> bool {
-        range.pageblocks().any(|pfn| self.at(pfn).is_some())
+        pageblocks(range).any(|pfn| self.at(pfn).is_some())
     }
 
     /// Tags a section's pageblocks; `None` takes the tags away.
     pub(crate) fn mark(&self, range: PfnRange, tag: Option<Tag>) {
-        for slot in range.pageblocks().filter_map(|pfn| self.slot(pfn)) {
+        for slot in pageblocks(range).filter_map(|pfn| self.slot(pfn)) {
             slot.store(tag.map_or(0, |tag| tag.0), Ordering::Release);
         }
     }
 
     pub(crate) fn set_isolated(&self, range: PfnRange, isolated: bool) {
-        for slot in range.pageblocks().filter_map(|pfn| self.slot(pfn)) {
+        for slot in pageblocks(range).filter_map(|pfn| self.slot(pfn)) {
             let tag = slot.load(Ordering::Relaxed);
             let tag = if isolated { tag | ISOLATED } else { tag & !ISOLATED };
             // The fence below: whoever pops a frame after the lists were searched sees it (`CpuStack`).
@@ -170,6 +170,11 @@ impl Tags {
             None => self.hotplug.get()?.slot(pfn),
         }
     }
+}
+
+/// First frames of the pageblocks of a range.
+fn pageblocks(range: PfnRange) -> impl Iterator<Item = Pfn> {
+    range.iter().step_by(PAGEBLOCK_NR_PAGES as usize)
 }
 
 /// Descriptors and tags.

@@ -243,23 +243,12 @@ impl Pageblock {
 
     /// First frame and order of the smallest free chunk of at least `order`.
     fn smallest(&self, order: u8) -> Option<(u32, u8)> {
-        if order < WORD_ORDER {
-            let mut best = None;
+        for wanted in order..WORD_ORDER {
             for (base, &word) in (0u32..).step_by(64).zip(&self.free) {
-                // Chunks of whole words are looked at below.
-                if word == 0 || word == u64::MAX {
-                    continue;
+                let exact = exact_runs(word, wanted, WORD_ORDER);
+                if exact != 0 {
+                    return Some((base + exact.trailing_zeros(), wanted));
                 }
-                let below = best.map_or(WORD_ORDER, |(_, found)| found);
-                if let Some((frame, found)) = smallest_below(word, order, below) {
-                    best = Some((base + frame, found));
-                    if found == order {
-                        break;
-                    }
-                }
-            }
-            if best.is_some() {
-                return best;
             }
         }
         let (word, found) = smallest_run(self.full_words(), order.saturating_sub(WORD_ORDER), 3)?;
@@ -311,24 +300,6 @@ fn smallest_run(bits: u64, from: u8, top: u8) -> Option<(u32, u8)> {
         let exact = exact_runs(bits, order, top);
         (exact != 0).then(|| (exact.trailing_zeros(), order))
     })
-}
-
-/// As [`smallest_run`], but only for runs that are part of no run of 2^`top`.
-#[inline]
-fn smallest_below(bits: u64, from: u8, top: u8) -> Option<(u32, u8)> {
-    let mut runs = aligned_runs(bits, from);
-    for order in from..top {
-        if runs == 0 {
-            return None;
-        }
-        let larger = widen(runs, order);
-        let exact = runs & !(larger | larger << (1 << order));
-        if exact != 0 {
-            return Some((exact.trailing_zeros(), order));
-        }
-        runs = larger;
-    }
-    None
 }
 
 /// Starts of the aligned runs of 2^`order` set bits that are not part of a larger one, up to 2^`top`.

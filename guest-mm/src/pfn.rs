@@ -252,13 +252,6 @@ impl PfnRange {
         self.start.is_aligned(Order::PAGEBLOCK) && self.end().is_aligned(Order::PAGEBLOCK)
     }
 
-    /// The first frame of each pageblock, lowest first; the range is aligned to pageblocks.
-    pub fn pageblocks(self) -> impl Iterator<Item = Pfn> {
-        (self.start.0..self.start.0 + self.nr_pages)
-            .step_by(PAGEBLOCK_NR_PAGES as usize)
-            .map(Pfn)
-    }
-
     /// The frames, lowest first.
     pub fn iter(self) -> impl Iterator<Item = Pfn> {
         (self.start.0..self.start.0 + self.nr_pages).map(Pfn)

@@ -1,10 +1,7 @@
 //! Zones: frames of one node with the same permitted use, their counters and watermarks (Linux
 //! `include/linux/mmzone.h`).
 
-use guest_sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use guest_sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use guest_sync::{PerCpu, SpinLock};
 
 use crate::areas::FreeAreas;
@@ -102,8 +99,6 @@ pub struct Zone {
     free_pages: AtomicU64,
     /// By watermark and by highest zone of the request: frames that must remain free.
     floors: [[AtomicU64; NR_ZONES]; NR_WATERMARKS],
-    /// Isolated sections: while there are none, a frame from a list need not be looked at twice.
-    nr_isolated: AtomicU32,
     limits: Limits,
     lists: PerCpu<CpuLists>,
     pub(crate) areas: SpinLock<FreeAreas>,
@@ -127,7 +122,6 @@ impl Zone {
             node,
             free_pages: AtomicU64::new(0),
             floors: core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0))),
-            nr_isolated: AtomicU32::new(0),
             limits: Limits::default(),
             lists: PerCpu::new(nr_cpus, |_| CpuLists::new()),
             areas: SpinLock::new(FreeAreas::new(ZoneIndex::of(node, kind))),
@@ -205,23 +199,6 @@ impl Zone {
     /// Frames that the request would leave behind if it were bound by another watermark than its own.
     pub(crate) fn floor_at(&self, mark: Watermark, gfp: Gfp) -> u64 {
         self.floors[mark as usize][gfp.highest_zone().index()].load(Relaxed)
-    }
-
-    /// Whether a block of the zone is isolated. To be asked after a frame was popped.
-    #[inline]
-    pub(crate) fn has_isolated(&self) -> bool {
-        self.nr_isolated.load(Relaxed) > 0
-    }
-
-    /// A block is about to be isolated; with the lock, and before its pageblocks are tagged and lists searched.
-    pub(crate) fn begin_isolation(&self) {
-        // Sequentially consistent: whoever pops a frame after the lists were searched sees it (`CpuStack`).
-        self.nr_isolated.fetch_add(1, SeqCst);
-    }
-
-    /// A block is open again, or gone.
-    pub(crate) fn end_isolation(&self) {
-        self.nr_isolated.fetch_sub(1, Relaxed);
     }
 
     /// How long lists of CPUs may become.

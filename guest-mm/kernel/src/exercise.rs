@@ -8,16 +8,23 @@ use crate::machine::high_memory::AllFrames;
 use crate::process::Program;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::convert::Infallible;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use guest_kernel::stress::{self, Bench, Checks, Row, Step};
+use guest_kernel::sync::{Winner, race};
+use guest_mm::Order;
+use guest_mm::reclaim::Shrinker;
 use guest_programs::abi::{Error, StressOutcome, StressRow};
-use guest_sync::SpinLock;
+use guest_sync::{Cpu, SpinLock};
 
 /// A row as a program has it.
 type Work = Box<dyn Row<AllFrames>>;
 
 /// Between two steps: interrupts come in only while a program runs or the CPU has nothing to do.
 const PAUSE_NS: u64 = 1000;
+
+/// How long a request sleeps before reclaim can find something for it.
+const FEED_NS: u64 = 1_000_000;
 
 /// Whether a round is under way that takes a zone's or a node's last frames.
 static EXHAUSTING: AtomicBool = AtomicBool::new(false);
@@ -50,27 +57,104 @@ pub(crate) async fn round(
     row: StressRow,
     seed: u64,
 ) -> Result<StressOutcome, Error> {
+    if row == StressRow::Wait {
+        return Ok(wait(kernel, program, seed).await);
+    }
     let known = program.exercises.take(row);
     let mut work = known.or_else(|| new(kernel, program, row)).ok_or(Error::NoCall)?;
     let mut checks = Checks::default();
-    let exhausts = work.exhausts();
-    while exhausts && EXHAUSTING.swap(true, Ordering::Acquire) {
-        kernel.timers().sleep(PAUSE_NS).await;
-    }
+    let alone = match work.exhausts() {
+        true => Some(Alone::become_it(kernel).await),
+        false => None,
+    };
     work.begin(seed);
-    while on_bench(kernel, |bench| work.step(bench, &mut checks)) == Step::More {
+    while work.step(&bench(kernel), &mut checks) == Step::More {
         kernel.timers().sleep(PAUSE_NS).await;
     }
-    if exhausts {
-        EXHAUSTING.store(false, Ordering::Release);
-    }
+    drop(alone);
     program.exercises.put(row, work);
-    describe(program, row, &checks);
+    Ok(outcome(kernel, program, row, &checks))
+}
+
+fn outcome(kernel: &Kernel, program: &Program, row: StressRow, checks: &Checks) -> StressOutcome {
+    describe(program, row, checks);
     kernel.memory_came.raise();
-    Ok(StressOutcome {
+    StressOutcome {
         ok: checks.ok,
         failed: checks.failed,
-    })
+    }
+}
+
+/// The one round that takes a zone's or a node's last frames, as long as this value is there.
+struct Alone;
+
+impl Alone {
+    async fn become_it(kernel: &'static Kernel) -> Self {
+        while EXHAUSTING.swap(true, Ordering::Acquire) {
+            kernel.timers().sleep(PAUSE_NS).await;
+        }
+        Self
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        EXHAUSTING.store(false, Ordering::Release);
+    }
+}
+
+/// A round of [`StressRow::Wait`]: the program itself sleeps until the node's daemon has got memory for it.
+async fn wait(kernel: &'static Kernel, program: &Program, seed: u64) -> StressOutcome {
+    let alone = Alone::become_it(kernel).await;
+    let mut checks = Checks::default();
+    let mut work = stress::Wait::new(kernel.pantry, seed);
+    empty_zone(kernel, &mut work, &mut checks).await;
+    work.stock_pantry();
+    work.served_at_once(&bench(kernel), &kernel.reclaim, &mut checks);
+    kernel.pantry.shrink(this_cpu(), u64::MAX);
+    empty_zone(kernel, &mut work, &mut checks).await;
+    work.has_to_wait(&bench(kernel), &kernel.reclaim, &mut checks);
+    empty_zone(kernel, &mut work, &mut checks).await;
+
+    let reclaimed = || {
+        let stat = kernel.reclaim.stat();
+        stat.pgsteal_kswapd + stat.pgsteal_direct
+    };
+    let before = AtomicU64::new(u64::MAX);
+    let request = kernel
+        .reclaim
+        .alloc_pages(this_cpu as fn() -> &'static Cpu, stress::WAITING, Order::ZERO);
+    let feed = async {
+        kernel.timers().sleep(FEED_NS).await;
+        before.store(reclaimed(), Ordering::Relaxed);
+        work.stock_pantry();
+        core::future::pending::<Infallible>().await
+    };
+    let Winner::First(served) = program.wait_for(race(request, feed)).await;
+    let before = before.load(Ordering::Relaxed);
+    checks.that(before != u64::MAX, || {
+        "the request was served before there was anything to reclaim".into()
+    });
+    checks.that(reclaimed() > before, || {
+        "the request was not served by reclaim".into()
+    });
+    match served {
+        Ok(pfn) => stress::Wait::give_served(&bench(kernel), pfn, &mut checks),
+        Err(error) => {
+            checks.that(false, || alloc::format!("{error}"));
+        }
+    }
+    while work.end(&bench(kernel), &mut checks) == Step::More {
+        kernel.timers().sleep(PAUSE_NS).await;
+    }
+    drop(alone);
+    outcome(kernel, program, StressRow::Wait, &checks)
+}
+
+async fn empty_zone(kernel: &'static Kernel, work: &mut stress::Wait<'_>, checks: &mut Checks) {
+    while work.empty_zone(&bench(kernel), checks) == Step::More {
+        kernel.timers().sleep(PAUSE_NS).await;
+    }
 }
 
 /// Gives back what the program's rows hold; checks that fail count as the program's.
@@ -80,7 +164,7 @@ pub(crate) async fn end(kernel: &'static Kernel, program: &Program) {
             continue;
         };
         let mut checks = Checks::default();
-        while on_bench(kernel, |bench| work.end(bench, &mut checks)) == Step::More {
+        while work.end(&bench(kernel), &mut checks) == Step::More {
             kernel.timers().sleep(PAUSE_NS).await;
         }
         describe(program, row, &checks);
@@ -101,17 +185,17 @@ fn new(kernel: &'static Kernel, program: &Program, row: StressRow) -> Option<Wor
         StressRow::Kmap => Box::new(stress::HighMemory::new(kernel.high)),
         StressRow::Vmalloc => Box::new(stress::Vmalloc::new(kernel.areas)),
         StressRow::Nodes => Box::new(stress::Nodes::default()),
-        _ => return None,
+        StressRow::Wait => return None,
     })
 }
 
-/// One step, on this CPU.
-fn on_bench(kernel: &'static Kernel, step: impl FnOnce(&Bench<'_, AllFrames>) -> Step) -> Step {
-    step(&Bench {
+/// What a step works with, on this CPU: not to be kept across an `await`.
+fn bench(kernel: &'static Kernel) -> Bench<'static, AllFrames> {
+    Bench {
         phys: kernel.phys,
-        frames: &AllFrames(kernel.high),
+        frames: &kernel.frames,
         cpu: this_cpu(),
-    })
+    }
 }
 
 fn describe(program: &Program, row: StressRow, checks: &Checks) {

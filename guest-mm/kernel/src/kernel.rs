@@ -27,6 +27,7 @@ use core::cell::RefCell;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use guest_kernel::acpi::Acpi;
 use guest_kernel::executor::{Executor, Remote};
+use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
@@ -74,11 +75,15 @@ pub(crate) struct Kernel {
     pub(crate) slabs: &'static Slabs,
     /// How memory is got back when there is none.
     pub(crate) reclaim: Reclaim<'static>,
+    /// What reclaim gets from programs that work on it; asked before the slabs.
+    pub(crate) pantry: &'static Pantry<'static>,
     pub(crate) vmemmap: Vmemmap,
     /// The manager's own areas, made of single frames.
     pub(crate) areas: &'static Areas,
     /// What is not in the direct map, and windows to look at it.
     pub(crate) high: &'static HighMemory,
+    /// The contents of all frames.
+    pub(crate) frames: AllFrames,
     pub(crate) clock: Clock,
     /// For each CPU that there is; `nr_cpus` of them are in use, which are the first ones.
     work: PerCpu<Work>,
@@ -124,17 +129,20 @@ impl Kernel {
             timers: Timers::new(),
             nr_programs: AtomicU32::new(0),
         };
-        let shrinkers: [&dyn Shrinker; 2] = [areas, machine.slabs];
+        let pantry: &Pantry<'_> = Box::leak(Box::new(Pantry::new(machine.memory)));
+        let shrinkers: [&dyn Shrinker; 3] = [pantry, areas, machine.slabs];
         let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new(shrinkers));
         Box::leak(Box::new(Self {
             mm: SpinLock::new(mm),
             phys: machine.memory,
             slabs: machine.slabs,
             reclaim: Reclaim::new(machine.memory, shrinkers),
+            pantry,
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
             areas,
             high,
+            frames: AllFrames(high),
             clock: machine.clock,
             work: PerCpu::new(1 + nr_others, work),
             nr_cpus: AtomicU8::new(1),

@@ -144,7 +144,6 @@ impl PhysicalMemory<'_> {
                 let &(pfn, holder) = held.expect("a section counts only chunks in the list of pins");
                 return Err(IsolateError::Pinned { pfn, holder });
             }
-            zone.begin_isolation();
             areas.admit(&self.table.tags, tag.section(), Admission::Isolated);
             zone.publish(&areas);
         }
@@ -166,7 +165,6 @@ impl PhysicalMemory<'_> {
         let zone = self.zone_at(block.section.zone());
         let mut areas = zone.areas.lock();
         areas.admit(&self.table.tags, block.section.section(), Admission::Open);
-        zone.end_isolation();
         zone.publish(&areas);
         region.slots[block.block.0 as usize] = Slot::Online(block.section);
         drop(areas);
@@ -198,7 +196,6 @@ impl PhysicalMemory<'_> {
         if let Some(section) = &section {
             zone.shrink(&areas, section);
         }
-        zone.end_isolation();
         drop(areas);
         self.derive_floors(zone.node());
         region.slots[block.block.0 as usize] = Slot::Offline;

@@ -64,7 +64,7 @@ impl PhysicalMemory<'_> {
         let section = Box::new(Section::new(range, SectionHome::Block(block)));
         let zone = self.zone(region.node(), kind);
         let tag = self.add_section(zone, section, |areas, tag| {
-            for pageblock in range.pageblocks() {
+            for pageblock in range.iter().step_by(Order::PAGEBLOCK.nr_pages() as usize) {
                 areas.give(&self.table.tags, tag, pageblock, Order::PAGEBLOCK);
             }
         })?;

@@ -9,7 +9,6 @@ use core::fmt;
 use guest_sync::Cpu;
 
 use crate::gfp::Gfp;
-use crate::mem_map::Tag;
 use crate::node::NodeId;
 use crate::page::Head;
 use crate::pcp::{OwnCount, OwnList};
@@ -105,25 +104,19 @@ impl PhysicalMemory<'_> {
             } else {
                 list.pop()?
             };
-            if zone.has_isolated() && self.tag_of(pfn).is_isolated() {
+            let (page, tag) = self.table.find(pfn).expect("a frame on a list is online");
+            if tag.is_isolated() {
                 self.give_back(zone, pfn, order);
                 continue;
             }
-            if order == Order::PAGEBLOCK && self.tag_of(pfn).mobility() != gfp.mobility() {
+            if order == Order::PAGEBLOCK && tag.mobility() != gfp.mobility() {
                 let _areas = zone.areas.lock();
                 self.table.tags.set_mobility(pfn, gfp.mobility());
             }
-            let page = self.table.page(pfn);
             page.set_head(Head::allocated(order));
             OwnCount::add(lists.map(|lists| lists.events.hits_of(order)), 1);
             return Some(pfn);
         }
-    }
-
-    /// The tag of a frame from a list.
-    #[inline]
-    fn tag_of(&self, pfn: Pfn) -> Tag {
-        self.table.tags.at(pfn).expect("a frame on a list is online")
     }
 
     /// Everything that the fast path is not: empty lists, other zones and nodes, other orders, and no memory.

@@ -216,7 +216,7 @@ impl Section {
     /// frame is one of its own, reserved, or a hole.
     fn describe(&mut self, table: &FrameTable<'_>, region: &BootRegion<'_>) {
         let BootRegion { usable, reserved, .. } = region;
-        for start in self.range.pageblocks() {
+        for start in self.range.iter().step_by(PAGEBLOCK_NR_PAGES as usize) {
             let frames = PfnRange::new(start, PAGEBLOCK_NR_PAGES).expect("inside the section");
             let whole = usable.iter().any(|range| range.covers(frames))
                 && !reserved.iter().any(|range| range.overlaps(frames));

@@ -77,13 +77,6 @@ impl PhysicalMemory<'_> {
             "{name}: {} chunks on lists, {seen} say so",
             cached.len()
         );
-        let isolated = areas
-            .iter()
-            .filter(|(_, section)| section.admission == Admission::Isolated);
-        ensure!(
-            zone.has_isolated() == (isolated.count() > 0),
-            "{name}: isolated blocks are miscounted"
-        );
         sums.spanned_pages = u64::from(span.unwrap_or_default().nr_pages());
         sums.cached_pages = cached.iter().map(|(_, order)| u64::from(order.nr_pages())).sum();
         ensure!(

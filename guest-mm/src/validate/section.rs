@@ -28,7 +28,7 @@ impl Section {
 
     fn validate_tags(&self, table: &FrameTable<'_>, zone: &Zone, number: u32) -> Result<(), Invalid> {
         let expected = Tag::new(ZoneIndex::of(zone.node(), zone.kind()), number);
-        for pfn in self.range.pageblocks() {
+        for pfn in self.range.iter().step_by(PAGEBLOCK_NR_PAGES as usize) {
             let tag = table.tags.at(pfn);
             let fits = tag.is_some_and(|tag| {
                 tag.zone() == expected.zone()

@@ -7,7 +7,7 @@ use guest_mm::frames::Frames;
 use guest_mm::kernel_map::KernelRange;
 use guest_mm::pfn::PAGE_SIZE;
 use guest_mm::vmalloc::{NotAnArea, VmallocError};
-use guest_mm::{Gfp, Order, Pfn};
+use guest_mm::{Gfp, Order, Pfn, Watermark, Zone, ZoneKind};
 use guest_programs::pattern::{Page, Pattern, Random, WORDS, mix};
 
 /// Steps of a round that take and give areas, and what one of them does.
@@ -18,8 +18,10 @@ const AREAS: usize = 24;
 const MAX_PAGES: u64 = 48;
 /// Pages of the area that is asked for when no two free frames are neighbours.
 const SCATTERED_PAGES: u64 = 128;
-/// Frames that are free then, by chunks of the highest order: half of them, and more than any watermark keeps.
-const SCATTERED_CHUNKS: usize = 4;
+/// How often it is tried again to have memory without two free frames side by side, while others use it too.
+const ATTEMPTS: u32 = 8;
+/// Most frames that are given back one by one for that; guests of more than about half a GiB go without.
+const MOST_SINGLES: u64 = 1 << 16;
 
 /// The manager's areas, and its memory by virtual addresses. A machine implements it with its own page tables.
 pub trait Areas: Sync {
@@ -105,6 +107,7 @@ pub struct Vmalloc<'s, A> {
     held: Vec<Area>,
     random: Random,
     steps_left: u32,
+    attempts_left: u32,
     nr_taken: u32,
 }
 
@@ -116,6 +119,7 @@ impl<'s, A: Areas> Vmalloc<'s, A> {
             held: Vec::new(),
             random: Random::new(0),
             steps_left: 0,
+            attempts_left: 0,
             nr_taken: 0,
         }
     }
@@ -159,22 +163,34 @@ impl<'s, A: Areas> Vmalloc<'s, A> {
     /// chunk of two frames, which there is not, and an area of many, which there is.
     fn scattered<F: Frames>(&mut self, bench: &Bench<'_, F>, checks: &mut Checks) {
         let Bench { phys, cpu, .. } = *bench;
+        // What requests for areas leave in the zones, and what they need.
+        let kept = |zone: &Zone| zone.watermark(Watermark::High) + zone.reserve(ZoneKind::Movable);
+        let needed = phys.populated_zones().map(kept).sum::<u64>() + 4 * SCATTERED_PAGES;
+        if 2 * needed > MOST_SINGLES {
+            return;
+        }
         self.areas.purge();
-        // Areas may be of high memory too.
-        let any = Gfp::HIGHMEM.with(Gfp::MEMALLOC);
+        // Every zone's.
+        let any = Gfp::HIGHMEM.with(Gfp::MOVABLE).with(Gfp::MEMALLOC);
         let take = |order| phys.alloc_pages(cpu, any, order).ok();
-        let mut chunks: Vec<Pfn> = Vec::new();
+        let (mut chunks, mut nr_largest): (Vec<Pfn>, usize) = (Vec::new(), 0);
         for order in Order::all().skip(1).collect::<Vec<_>>().into_iter().rev() {
             while chunks.try_reserve(1).is_ok()
                 && let Some(chunk) = take(order)
             {
                 chunks.push(chunk);
+                nr_largest += usize::from(order == Order::MAX);
             }
         }
-        // The chunks taken first are the largest.
-        let first = chunks.len().min(SCATTERED_CHUNKS);
+        // The chunks taken first are the largest, and of the highest zone. Some of every zone are given back: page tables
+        // are not in high memory. Every other frame of them is taken again.
+        let wanted = usize::try_from((2 * needed).div_ceil(Order::MAX.nr_pages().into())).unwrap_or(0);
+        let stride = (nr_largest / wanted.max(1)).max(1);
         let give = |pfn: Pfn| phys.free_pages(cpu, pfn).is_ok();
-        let mut given = chunks.drain(..first).all(give);
+        let mut given = (0..nr_largest)
+            .step_by(stride)
+            .rev()
+            .all(|index| give(chunks.swap_remove(index)));
         let mut singles: Vec<Pfn> = Vec::new();
         while singles.try_reserve(1).is_ok()
             && let Some(pfn) = take(Order::ZERO)
@@ -221,6 +237,7 @@ impl<F: Frames, A: Areas> Row<F> for Vmalloc<'_, A> {
     fn begin(&mut self, seed: u64) {
         self.random = Random::new(mix(seed));
         self.steps_left = STEPS;
+        self.attempts_left = ATTEMPTS;
     }
 
     fn step(&mut self, bench: &Bench<'_, F>, checks: &mut Checks) -> Step {
@@ -236,7 +253,14 @@ impl<F: Frames, A: Areas> Row<F> for Vmalloc<'_, A> {
         if self.steps_left > 0 {
             return Step::More;
         }
-        self.scattered(bench, checks);
+        // Others may free frames, or take them, in the middle of it: not every time.
+        let mut attempt = Checks::default();
+        self.scattered(bench, &mut attempt);
+        if attempt.failed > 0 && self.attempts_left > 0 {
+            self.attempts_left -= 1;
+            return Step::More;
+        }
+        checks.add(attempt);
         Step::Done
     }
 

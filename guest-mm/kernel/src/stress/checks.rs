@@ -24,4 +24,11 @@ impl Checks {
         }
         holds
     }
+
+    /// Counts these too.
+    pub fn add(&mut self, others: Self) {
+        self.ok += others.ok;
+        self.failed += others.failed;
+        self.first = self.first.take().or(others.first);
+    }
 }

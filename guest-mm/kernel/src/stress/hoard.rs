@@ -149,16 +149,14 @@ impl Hoard {
         for pfn in frames_of(held) {
             let mut page: Page = [0; WORDS];
             self.pattern(held, pfn).fill(&mut page);
-            for (index, word) in page.into_iter().enumerate() {
-                frames.write(pfn, index, word);
-            }
+            write_page(frames, pfn, &page);
         }
     }
 
     /// One check a frame.
     fn compare(&self, frames: &impl Frames, held: Held, checks: &mut Checks) {
         for pfn in frames_of(held) {
-            let page: Page = core::array::from_fn(|index| frames.read(pfn, index));
+            let page = read_page(frames, pfn);
             let compared = self.pattern(held, pfn).check(&page);
             checks.that(compared.is_ok(), || {
                 format!(
@@ -169,6 +167,18 @@ impl Hoard {
             });
         }
     }
+}
+
+/// Writes all of a frame at once: one that is not in the direct map has to be mapped for every access.
+pub(super) fn write_page(frames: &impl Frames, pfn: Pfn, page: &Page) {
+    frames.write_bytes(pfn, 0, page.map(u64::to_le_bytes).as_flattened());
+}
+
+/// Reads all of a frame at once.
+pub(super) fn read_page(frames: &impl Frames, pfn: Pfn) -> Page {
+    let mut words = [[0; 8]; WORDS];
+    frames.read_bytes(pfn, 0, words.as_flattened_mut());
+    words.map(u64::from_le_bytes)
 }
 
 fn frames_of(held: Held) -> impl Iterator<Item = Pfn> {

@@ -14,6 +14,7 @@ mod objects;
 mod pools;
 mod pressure;
 mod requests;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use objects::{Kmalloc, Slab};
 pub use pools::Pool;
 pub use pressure::{Atomic, Nodes};
 pub use requests::{Buddy, Pcp, Zones};
+pub use waiting::{Pantry, WAITING, Wait};
 
 use guest_mm::frames::Frames;
 use guest_mm::phys::PhysicalMemory;

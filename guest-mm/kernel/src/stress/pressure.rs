@@ -45,6 +45,8 @@ pub(super) fn exhaust<F: Frames>(
 pub struct Atomic {
     hoard: Hoard,
     level: usize,
+    /// Steps that it still looks at the empty zone.
+    looks_left: u32,
 }
 
 impl Default for Atomic {
@@ -52,9 +54,13 @@ impl Default for Atomic {
         Self {
             hoard: Hoard::new(4),
             level: 0,
+            looks_left: 0,
         }
     }
 }
+
+/// How many steps it looks at the empty zone.
+const LOOKS: u32 = 64;
 
 /// Kinds of requests, and what each leaves in the zone.
 const LEVELS: [(Gfp, &str, Option<Watermark>); 3] = [
@@ -67,10 +73,23 @@ impl<F: Frames> Row<F> for Atomic {
     fn begin(&mut self, seed: u64) {
         self.hoard = Hoard::new(seed);
         self.level = 0;
+        self.looks_left = LOOKS;
     }
 
     fn step(&mut self, bench: &Bench<'_, F>, checks: &mut Checks) -> Step {
         let Some(&(gfp, name, mark)) = LEVELS.get(self.level) else {
+            // For a while, so that it can be seen from outside too.
+            if self.looks_left > 0 {
+                self.looks_left -= 1;
+                let found = bench.phys.alloc_pages_node(
+                    bench.cpu,
+                    NodeId::ZERO,
+                    LEVELS[0].0.with(Gfp::THIS_NODE),
+                    Order::ZERO,
+                );
+                checks.that(found.is_err(), || format!("{found:?} in an empty zone"));
+                return Step::More;
+            }
             return <Self as Row<F>>::end(self, bench, checks);
         };
         let zone = bench.phys.zone(NodeId::ZERO, ZoneKind::Dma);

@@ -6,6 +6,7 @@ use guest_mm::host::HostFrames;
 use guest_mm::kernel_map::{FrameSource, KernelRange, KernelTables, KernelTlb};
 use guest_mm::kmap::PermanentMaps;
 use guest_mm::node::{NodeId, Topology, ZoneLimits};
+use guest_mm::reclaim::{Reclaim, Shrinker};
 use guest_mm::slab::{Debugging, SlabAllocator};
 use guest_mm::{BootRegion, Gfp, MemMap, Order, Page, Pfn, PfnRange};
 use guest_sync::{CpuId, CpuSet, SpinLock};
@@ -304,4 +305,31 @@ fn objects_and_pools_pass_and_leave_nothing_in_the_caches() {
         phys.drain_all();
         assert_eq!(free(&phys), before, "frames were lost");
     }
+}
+
+#[test]
+fn a_request_in_an_empty_zone_is_served_by_reclaim_or_waits_for_a_free() {
+    let (phys, frames, cpus) = machine(1);
+    let cpu = cpus.claim(CpuId::ZERO).unwrap();
+    let bench = Bench {
+        phys: &phys,
+        frames: &frames,
+        cpu: &cpu,
+    };
+    let before = free(&phys);
+    let pantry = Pantry::new(&phys);
+    let shrinkers: [&dyn Shrinker; 1] = [&pantry];
+    let reclaim = Reclaim::new(&phys, &shrinkers);
+    let (mut wait, mut checks) = (Wait::new(&pantry, 1), Checks::default());
+    while wait.empty_zone(&bench, &mut checks) == Step::More {}
+    wait.stock_pantry();
+    wait.served_at_once(&bench, &reclaim, &mut checks);
+    pantry.shrink(&cpu, u64::MAX);
+    while wait.empty_zone(&bench, &mut checks) == Step::More {}
+    wait.has_to_wait(&bench, &reclaim, &mut checks);
+    while wait.end(&bench, &mut checks) == Step::More {}
+    assert_eq!((checks.failed, &checks.first), (0, &None));
+    assert!(checks.ok > 1000, "{checks:?}");
+    phys.drain_all();
+    assert_eq!((free(&phys), phys.nr_waiting()), (before, 0));
 }
