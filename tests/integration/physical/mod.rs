@@ -2,8 +2,10 @@
 //! node and two, and its counters looked at from outside.
 
 mod frames;
+mod mappings;
 mod nodes;
 mod objects;
+mod views;
 
 use integration_tests::views::Numbers;
 use integration_tests::views::physical::{self, ZoneInfo};
@@ -57,9 +59,10 @@ pub(crate) struct Stressed {
 }
 
 impl Stressed {
-    /// Starts a guest of that shape in which each CPU runs `stress row=ROW OPTIONS`.
-    fn start(home: &Home, shape: Shape, row: &str, options: &str) -> Self {
+    /// Starts a guest of that shape, with more options, in which each CPU runs `stress row=ROW OPTIONS`.
+    fn start(home: &Home, shape: Shape, (row, options): (&str, &str), more: &[&str]) -> Self {
         let mut arguments = shape.options();
+        arguments.extend(more.iter().map(|option| (*option).to_owned()));
         for cpu in 0..shape.cpus {
             arguments.extend([
                 "--program".to_owned(),
@@ -73,7 +76,12 @@ impl Stressed {
 
     /// A guest that has done so many rounds on each CPU, and keeps what they hold. Every check went well.
     pub(crate) fn after(home: &Home, shape: Shape, row: &str, rounds: u32) -> Self {
-        let stressed = Self::start(home, shape, row, &format!("rounds={rounds} stay"));
+        Self::with(home, shape, (row, rounds), &[])
+    }
+
+    /// The same with more options to `ballast run`.
+    pub(crate) fn with(home: &Home, shape: Shape, (row, rounds): (&str, u32), more: &[&str]) -> Self {
+        let stressed = Self::start(home, shape, (row, &format!("rounds={rounds} stay")), more);
         let mut position = 0;
         for _ in 0..shape.cpus {
             let done = format!("row {row}: {rounds} rounds, ");
@@ -85,7 +93,7 @@ impl Stressed {
 
     /// A guest whose programs go on and on.
     pub(crate) fn going_on(home: &Home, shape: Shape, row: &str) -> Self {
-        let mut stressed = Self::start(home, shape, row, "");
+        let mut stressed = Self::start(home, shape, (row, ""), &[]);
         stressed.vm.wait_for_driver();
         stressed
     }
