@@ -238,7 +238,7 @@ impl<'a> OwnList<'a> {
 /// Lists have frame numbers in them.
 #[inline]
 fn unpack(number: u64) -> Pfn {
-    Pfn::new((number & u64::from(u32::MAX)) as u32)
+    Pfn::new((number & 0xffff_ffff) as u32)
 }
 
 impl Zone {
