@@ -20,8 +20,9 @@ use guest_sync::{Cpu, SpinLock};
 /// A row as a program has it.
 type Work = Box<dyn Row<AllFrames>>;
 
-/// Between two steps: interrupts come in only while a program runs or the CPU has nothing to do.
-const PAUSE_NS: u64 = 1000;
+/// Between two steps: interrupts come in only while a program runs or the CPU has nothing to do, and it has to be long
+/// enough for the CPU to get there.
+const PAUSE_NS: u64 = 50_000;
 
 /// How long a request sleeps before reclaim can find something for it.
 const FEED_NS: u64 = 1_000_000;

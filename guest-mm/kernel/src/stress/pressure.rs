@@ -10,6 +10,8 @@ use guest_mm::{Gfp, Order, Watermark, ZoneKind};
 
 /// Frames taken or given back in one step.
 const PAGES_A_STEP: u64 = 1024;
+/// The requests that do.
+const FALLING_BACK: Gfp = Gfp::HIGHMEM.with(Gfp::MOVABLE);
 /// Frames that are asked for where the near node has none.
 const FALLBACKS: usize = 16;
 
@@ -162,9 +164,9 @@ impl Nodes {
 
     fn near<F: Frames>(&mut self, bench: &Bench<'_, F>, checks: &mut Checks) {
         for node in bench.phys.topology().nodes() {
-            let has_memory = free_of(bench, node) > 256;
             for gfp in [Gfp::NONE, Gfp::HIGHMEM.with(Gfp::MOVABLE)] {
                 let gfp = gfp.with(Gfp::THIS_NODE);
+                let has_memory = free_of(bench, node, gfp) > 256;
                 let pfn = self.hoard.take(bench, (gfp, Order::ZERO, Some(node)), checks);
                 checks.that(pfn.is_some() || !has_memory, || {
                     format!("node {node} has memory, and none for a {gfp:?} request")
@@ -172,7 +174,7 @@ impl Nodes {
             }
         }
         let own = bench.phys.topology().node_of(bench.cpu.id());
-        let has_memory = free_of(bench, own) > 256;
+        let has_memory = free_of(bench, own, Gfp::NONE) > 256;
         let pfn = self.hoard.take(bench, (Gfp::NONE, Order::ZERO, None), checks);
         let found = pfn
             .and_then(|pfn| bench.phys.zone_of(pfn))
@@ -191,12 +193,12 @@ impl Nodes {
         let topology = bench.phys.topology();
         let others = topology
             .nodes()
-            .filter(|&node| node != target && free_of(bench, node) > 1024);
+            .filter(|&node| node != target && free_of(bench, node, FALLING_BACK) > 1024);
         let nearest = others.map(|node| topology.distance(target, node)).min();
         let Some(nearest) = nearest.filter(|distance| *distance < u8::MAX) else {
             return;
         };
-        let gfp = Gfp::HIGHMEM.with(Gfp::MOVABLE);
+        let gfp = FALLING_BACK;
         for _ in 0..FALLBACKS {
             let pfn = self
                 .fallen_back
@@ -214,14 +216,17 @@ impl Nodes {
     }
 }
 
-/// Free frames of a node, without what its watermarks and reserves keep.
-fn free_of<F>(bench: &Bench<'_, F>, node: NodeId) -> u64 {
-    let zones = ZoneKind::ALL.map(|kind| bench.phys.zone(node, kind));
+/// Free frames of a node for such a request, without what its watermarks and reserves keep.
+fn free_of<F>(bench: &Bench<'_, F>, node: NodeId, gfp: Gfp) -> u64 {
+    let kinds = ZoneKind::ALL
+        .into_iter()
+        .filter(|kind| *kind <= gfp.highest_zone());
+    let zones = kinds.map(|kind| bench.phys.zone(node, kind));
     let available = zones.map(|zone| {
         let kept = zone.watermark(Watermark::High) + zone.reserve(ZoneKind::Movable);
         zone.counters().free_pages.saturating_sub(kept)
     });
-    available.into_iter().sum()
+    available.sum()
 }
 
 impl<F: Frames> Row<F> for Nodes {
