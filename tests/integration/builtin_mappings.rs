@@ -40,6 +40,22 @@ fn started(home: &Home, words: &str, more: &[&str]) -> Running {
 }
 
 #[test]
+fn the_manager_s_heap_can_be_below_the_manager() {
+    let home = Home::new();
+    // All it can use is the zone DMA, which has frames below the image, and those are taken first.
+    let cmdline = ["--cmdline", "highmem=16M"];
+    let program = ["--program", "hog size=16M"];
+    let arguments = [&["--memory", "64M", "--hotplug", "128M"], &cmdline[..], &program].concat();
+    let mut vm = home.start("low", &arguments);
+    vm.wait_for_driver();
+    for size in ["128M", "64M", "192M", "64M"] {
+        vm.resize(size);
+        assert!(vm.guest("slabinfo").contains("kmalloc-512"));
+    }
+    vm.wait_for_checks(2);
+}
+
+#[test]
 fn programs_live_in_memory_that_the_manager_has_not_mapped() {
     let home = Home::new();
     let programs = [

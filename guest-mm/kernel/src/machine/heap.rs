@@ -9,6 +9,7 @@
 use super::areas::{self, Areas};
 use super::cpu::this_cpu;
 use super::frames::DirectFrames;
+use super::image;
 use super::quiet::{self, Entry};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -19,7 +20,7 @@ use guest_kernel::physical::to_usize;
 use guest_mm::pfn::{PAGE_BYTES, Pfn};
 use guest_mm::slab::{CACHE_LINE, Debugging, KMALLOC_MAX, Misuse, ObjAddr, SlabAllocator};
 use guest_mm::vmalloc::Tag;
-use guest_mm::{Gfp, Order, PhysicalMemory};
+use guest_mm::{Gfp, Order, PageState, PfnRange, PhysicalMemory};
 use guest_sync::{SetOnce, SpinLock};
 
 /// The caches of this machine.
@@ -39,7 +40,8 @@ static SLABS: SetOnce<Slabs> = SetOnce::new();
 /// in the manager.
 static BOOT_HEAP: SpinLock<Owned> = SpinLock::new(Owned(Heap::new()));
 
-/// All memory of the boot heap lies below this address, and no memory of the page allocator does.
+/// All memory of the boot heap lies from the nucleus to this address, and no memory of the page allocator does: what that
+/// has below is lower than the nucleus.
 static BOOT_END: AtomicU64 = AtomicU64::new(u64::MAX);
 
 struct GuestHeap;
@@ -129,7 +131,7 @@ unsafe impl GlobalAlloc for GuestHeap {
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         let gpa = memory.expose_provenance() as u64;
-        let Some(slabs) = SLABS.get().filter(|_| gpa >= BOOT_END.load(Ordering::Relaxed)) else {
+        let Some(slabs) = SLABS.get().filter(|_| !is_boot(memory)) else {
             if let Some(memory) = NonNull::new(memory) {
                 // SAFETY: the caller got it from `alloc`, and that got it from the boot heap.
                 with_boot_heap(|heap| unsafe { heap.release(memory) });
@@ -184,7 +186,7 @@ unsafe impl GlobalAlloc for GuestHeap {
 }
 
 fn is_boot(memory: *mut u8) -> bool {
-    (memory.addr() as u64) < BOOT_END.load(Ordering::Relaxed)
+    (image::nucleus()..BOOT_END.load(Ordering::Relaxed)).contains(&(memory.addr() as u64))
 }
 
 /// Whether memory of the one layout serves as memory of the other.
@@ -252,8 +254,8 @@ pub(crate) unsafe fn add(start: u64, bytes: u64) {
 /// the manager's ends. If the heap is `watched`, it can be kept quiet (machine/quiet.rs).
 ///
 /// # Safety
-/// All of the boot heap must lie below `boot_end`, and all frames of `memory` above; those that are no high memory are
-/// mapped for good.
+/// All of the boot heap must lie between the nucleus and `boot_end`, and no frame of `memory` does; those that are no high
+/// memory are mapped for good.
 pub(crate) unsafe fn start_slabs(
     memory: &'static PhysicalMemory<'static>,
     boot_end: u64,
@@ -261,6 +263,18 @@ pub(crate) unsafe fn start_slabs(
     watched: Watched,
 ) -> &'static Slabs {
     BOOT_END.store(boot_end, Ordering::Relaxed);
+    // What is freed goes by its address to where it came from.
+    let is_ours = |pfn| {
+        memory
+            .page(pfn)
+            .is_none_or(|page| page.state() == PageState::Reserved)
+    };
+    let ours = PfnRange::inside(image::nucleus(), boot_end - image::nucleus());
+    assert!(
+        ours.is_some_and(|ours| ours.iter().all(is_ours)),
+        "the page allocator has frames among {:#x} to {boot_end:#x}, which are the manager's",
+        image::nucleus()
+    );
     if watched == Watched::Yes {
         quiet::watch();
     }
