@@ -335,6 +335,48 @@ impl<'m> World<'m> {
     }
 }
 
+#[test]
+fn isolation_takes_a_blocks_frames_off_the_lists_of_all_cpus() {
+    let pages = pages(512);
+    let (memory, cpus) = machine(&pages, 512);
+    plug(&memory, BlockIndex(0), ZoneKind::Movable);
+    for cpu in &cpus {
+        let pfn = memory
+            .alloc_pages_node(cpu, node(1), Gfp::USER, Order::ZERO)
+            .unwrap();
+        assert_eq!(memory.block_of(pfn), Some(BlockIndex(0)));
+        memory.free_pages(cpu, pfn).unwrap();
+        assert_eq!(memory.frame_state(pfn), crate::FrameState::Cached(Order::ZERO));
+    }
+    let token = memory.isolate(BlockIndex(0)).unwrap();
+    assert_eq!(memory.used_pages(&token), 0);
+    memory.offline(token).unwrap();
+}
+
+#[test]
+fn a_frame_that_was_put_on_a_list_while_its_block_was_isolated_is_not_handed_out() {
+    let pages = pages(512);
+    let (memory, cpus) = machine(&pages, 512);
+    plug(&memory, BlockIndex(0), ZoneKind::Movable);
+    plug(&memory, BlockIndex(1), ZoneKind::Movable);
+    let cpu = &cpus[2];
+    let pfn = memory.alloc_pages(cpu, Gfp::USER, Order::ZERO).unwrap();
+    let token = memory.isolate(memory.block_of(pfn).unwrap()).unwrap();
+    // As if its owner had looked just before.
+    let zone = memory.zone_of(pfn).unwrap();
+    let list = crate::pcp::OwnList::of(zone.lists().this(cpu), Order::ZERO, Gfp::USER.mobility());
+    let page = memory.page(pfn).unwrap();
+    page.set_head(crate::page::Head::cached(Order::ZERO));
+    let _ = list.unwrap().push(pfn);
+    for _ in 0..20 {
+        let other = memory.alloc_pages(cpu, Gfp::USER, Order::ZERO).unwrap();
+        assert_ne!(memory.block_of(other), Some(token.block()));
+    }
+    assert!(matches!(memory.frame_state(pfn), crate::FrameState::Isolated(_)));
+    memory.validate().unwrap();
+    memory.offline(token).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -169,6 +169,13 @@ fn where_requests_were_served_is_counted_as_linux_counts_it() {
     );
     assert_eq!((far.numa_hit, far.numa_other, far.pgalloc), (1, 1, 8));
     assert_eq!(first.pgalloc, near);
+    // From the CPU's own list, but still another node's.
+    let from_neighbour = memory.alloc_pages(&cpus[0], Gfp::KERNEL, Order::ZERO).unwrap();
+    memory.free_pages(&cpus[0], from_neighbour).unwrap();
+    memory.alloc_pages(&cpus[0], Gfp::KERNEL, Order::ZERO).unwrap();
+    let neighbour = stat(2);
+    assert!(neighbour.pcp_hit > 0);
+    assert_eq!((neighbour.numa_miss, neighbour.numa_hit), (7, 0));
     memory.validate().unwrap();
 }
 
