@@ -66,6 +66,18 @@ fn a_cache_without_memory_lives_on_its_free_objects() {
 }
 
 #[test]
+fn without_memory_the_free_objects_of_other_nodes_serve_too() {
+    let (slabs, cpus) = machine(2, 2, Debugging::Off);
+    let cache = slabs.create(&CacheSpec::new("far", 1024)).unwrap();
+    let objects = take(&slabs, &cpus[0], &cache, 80);
+    put(&slabs, &cpus[0], &cache, &objects);
+    slabs.source().fail_after(0);
+    let rest = take(&slabs, &cpus[1], &cache, 26);
+    slabs.validate().unwrap();
+    put(&slabs, &cpus[1], &cache, &rest);
+}
+
+#[test]
 fn memory_that_comes_back_is_used_again() {
     let (slabs, cpu) = small_machine();
     let cache = slabs.create(&CacheSpec::new("patient", 4096)).unwrap();
