@@ -76,10 +76,20 @@ impl WaitQueue {
         true
     }
 
-    /// Lets everybody who waits now try.
+    /// Lets everybody who waits now try, in order. The room that they waited in stays for those to come.
     pub fn wake_all(&self) {
-        let all = core::mem::take(&mut self.queue.lock().waiting);
-        all.into_iter().for_each(|(_, waker)| waker.wake());
+        let end = self.queue.lock().next;
+        loop {
+            let mut queue = self.queue.lock();
+            // Who was called in vain may be back meanwhile, in the first place.
+            let place = queue.waiting.iter().position(|(ticket, _)| ticket.0 < end);
+            let called = place.and_then(|place| queue.waiting.remove(place));
+            drop(queue);
+            let Some((_, waker)) = called else {
+                return;
+            };
+            waker.wake();
+        }
     }
 
     /// How many wait.
@@ -308,6 +318,19 @@ mod tests {
         assert_eq!(queue.len(), 1);
         assert!(queue.wake_one());
         assert_eq!(second.wakes(), 1);
+    }
+
+    #[test]
+    fn who_calls_everybody_leaves_the_room_for_those_to_come() {
+        let (queue, tokens) = (WaitQueue::with_room(4), Rc::new(Cell::new(0)));
+        let room = |queue: &WaitQueue| queue.queue.lock().waiting.capacity();
+        let before = room(&queue);
+        let mut waiters: Vec<Waiter> = (0..4).map(|_| Waiter::new(&queue, &tokens)).collect();
+        queue.wake_all();
+        assert!(waiters.iter().all(|waiter| waiter.wakes() == 1) && queue.is_empty());
+        assert_eq!(room(&queue), before);
+        assert!(waiters.iter_mut().all(|waiter| !waiter.poll()));
+        assert_eq!((queue.len(), room(&queue)), (4, before));
     }
 
     #[test]
