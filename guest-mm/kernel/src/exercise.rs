@@ -5,6 +5,7 @@ use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
 use crate::machine::high_memory::AllFrames;
+use crate::machine::quiet;
 use crate::process::Program;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -48,6 +49,12 @@ impl Exercises {
     }
 }
 
+/// Does a part of a round while nobody checks the memory manager, which must not change meanwhile.
+fn undisturbed<R>(part: impl FnOnce() -> R) -> R {
+    let _visit = quiet::visit(this_cpu());
+    part()
+}
+
 /// Carries out one round.
 ///
 /// # Errors
@@ -69,7 +76,7 @@ pub(crate) async fn round(
         false => None,
     };
     work.begin(seed);
-    while work.step(&bench(kernel), &mut checks) == Step::More {
+    while undisturbed(|| work.step(&bench(kernel), &mut checks)) == Step::More {
         kernel.timers().sleep(PAUSE_NS).await;
     }
     drop(alone);
@@ -111,10 +118,12 @@ async fn wait(kernel: &'static Kernel, program: &Program, seed: u64) -> StressOu
     let mut work = stress::Wait::new(kernel.pantry, seed);
     empty_zone(kernel, &mut work, &mut checks).await;
     work.stock_pantry();
-    work.served_at_once(&bench(kernel), &kernel.reclaim, &mut checks);
-    kernel.pantry.shrink(this_cpu(), u64::MAX);
+    undisturbed(|| {
+        work.served_at_once(&bench(kernel), &kernel.reclaim, &mut checks);
+        kernel.pantry.shrink(this_cpu(), u64::MAX);
+    });
     empty_zone(kernel, &mut work, &mut checks).await;
-    work.has_to_wait(&bench(kernel), &kernel.reclaim, &mut checks);
+    undisturbed(|| work.has_to_wait(&bench(kernel), &kernel.reclaim, &mut checks));
     empty_zone(kernel, &mut work, &mut checks).await;
 
     let reclaimed = || {
@@ -140,12 +149,12 @@ async fn wait(kernel: &'static Kernel, program: &Program, seed: u64) -> StressOu
         "the request was not served by reclaim".into()
     });
     match served {
-        Ok(pfn) => stress::Wait::give_served(&bench(kernel), pfn, &mut checks),
+        Ok(pfn) => undisturbed(|| stress::Wait::give_served(&bench(kernel), pfn, &mut checks)),
         Err(error) => {
             checks.that(false, || alloc::format!("{error}"));
         }
     }
-    while work.end(&bench(kernel), &mut checks) == Step::More {
+    while undisturbed(|| work.end(&bench(kernel), &mut checks)) == Step::More {
         kernel.timers().sleep(PAUSE_NS).await;
     }
     drop(alone);
@@ -153,7 +162,7 @@ async fn wait(kernel: &'static Kernel, program: &Program, seed: u64) -> StressOu
 }
 
 async fn empty_zone(kernel: &'static Kernel, work: &mut stress::Wait<'_>, checks: &mut Checks) {
-    while work.empty_zone(&bench(kernel), checks) == Step::More {
+    while undisturbed(|| work.empty_zone(&bench(kernel), checks)) == Step::More {
         kernel.timers().sleep(PAUSE_NS).await;
     }
 }
@@ -165,7 +174,7 @@ pub(crate) async fn end(kernel: &'static Kernel, program: &Program) {
             continue;
         };
         let mut checks = Checks::default();
-        while work.end(&bench(kernel), &mut checks) == Step::More {
+        while undisturbed(|| work.end(&bench(kernel), &mut checks)) == Step::More {
             kernel.timers().sleep(PAUSE_NS).await;
         }
         describe(program, row, &checks);
