@@ -1,9 +1,7 @@
-//! Physical memory with several CPUs, nodes and all zones: against a plain model step by step, and with real threads.
+//! Physical memory with several CPUs, nodes and all zones, against a plain model step by step.
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
-use std::thread;
 use std::vec;
 use std::vec::Vec;
 
@@ -18,7 +16,7 @@ use crate::{
 
 /// First frame of the hot-plug region; odd in pageblocks.
 const REGION: u32 = 4096 + 512;
-const NR_BLOCKS: u32 = 3;
+pub(super) const NR_BLOCKS: u32 = 3;
 const NR_CPUS: u8 = 3;
 
 fn node(number: u8) -> NodeId {
@@ -29,14 +27,14 @@ fn cpu_id(number: u8) -> CpuId {
     CpuId::new(number).unwrap()
 }
 
-fn pages(block_nr_pages: u32) -> Vec<Page> {
+pub(super) fn pages(block_nr_pages: u32) -> Vec<Page> {
     (0..REGION + NR_BLOCKS * block_nr_pages)
         .map(|_| Page::new())
         .collect()
 }
 
 /// Node 0 has DMA, DMA32 and Normal and CPUs 0 and 1; node 1 has Normal, HighMem, the hot-plug region and CPU 2.
-fn machine(pages: &[Page], block_nr_pages: u32) -> (PhysicalMemory<'_>, Vec<Cpu>) {
+pub(super) fn machine(pages: &[Page], block_nr_pages: u32) -> (PhysicalMemory<'_>, Vec<Cpu>) {
     let mut topology = Topology::new(NR_CPUS, 2).unwrap();
     topology.set_cpu_node(cpu_id(2), node(1)).unwrap();
     topology
@@ -354,6 +352,21 @@ fn isolation_takes_a_blocks_frames_off_the_lists_of_all_cpus() {
 }
 
 #[test]
+fn cold_requests_take_the_frame_that_was_freed_longest_ago_and_others_the_last_one() {
+    let pages = pages(512);
+    let (memory, cpus) = machine(&pages, 512);
+    let cpu = &cpus[0];
+    let taken = [(); 3].map(|()| memory.alloc_pages(cpu, Gfp::KERNEL, Order::ZERO).unwrap());
+    memory.drain_all();
+    for pfn in taken {
+        memory.free_pages(cpu, pfn).unwrap();
+    }
+    let cold = Gfp::KERNEL.with(Gfp::COLD);
+    assert_eq!(memory.alloc_pages(cpu, cold, Order::ZERO), Ok(taken[0]));
+    assert_eq!(memory.alloc_pages(cpu, Gfp::KERNEL, Order::ZERO), Ok(taken[2]));
+}
+
+#[test]
 fn a_frame_that_was_put_on_a_list_while_its_block_was_isolated_is_not_handed_out() {
     let pages = pages(512);
     let (memory, cpus) = machine(&pages, 512);
@@ -447,132 +460,4 @@ fn every_sequence_of_three_steps_of_two_cpus_keeps_the_invariants() {
             digits /= steps.len();
         }
     }
-}
-
-/// A small generator of random numbers (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap()
-    }
-}
-
-/// Whom each frame belongs to: 0 nobody.
-struct Owners(Vec<AtomicU8>);
-
-impl Owners {
-    fn take(&self, pfn: Pfn, order: Order, cpu: u8) {
-        for frame in 0..order.nr_pages() {
-            let before = self.0[(pfn + frame).number() as usize].swap(cpu + 1, SeqCst);
-            assert_eq!(before, 0, "{pfn} is CPU {}'s", before - 1);
-        }
-    }
-
-    fn give(&self, pfn: Pfn, order: Order, cpu: u8) {
-        for frame in 0..order.nr_pages() {
-            let before = self.0[(pfn + frame).number() as usize].swap(0, SeqCst);
-            assert_eq!(before, cpu + 1, "{pfn} was taken by somebody else meanwhile");
-        }
-    }
-}
-
-/// Takes and frees at random until it is told to stop.
-fn churn(memory: &PhysicalMemory<'_>, cpu: &Cpu, owners: &Owners, rounds: u32) {
-    let id = cpu.id().number();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15 + u64::from(id));
-    let mut held: Vec<(Pfn, Order)> = Vec::new();
-    let gfps = [Gfp::USER, Gfp::USER, Gfp::KERNEL, Gfp::SPARE, Gfp::DMA32];
-    for _ in 0..rounds {
-        let size = [0, 0, 0, 0, 0, 0, 1, 3, 9][random.below(9)];
-        let gfp = gfps[random.below(gfps.len())];
-        for _ in 0..1 + random.below(80) {
-            if let Ok(pfn) = memory.alloc_pages(cpu, gfp, order(size)) {
-                owners.take(pfn, order(size), id);
-                held.push((pfn, order(size)));
-            }
-        }
-        for _ in 0..random.below(100).min(held.len()) {
-            let (pfn, order) = held.swap_remove(random.below(held.len()));
-            owners.give(pfn, order, id);
-            memory.free_pages(cpu, pfn).unwrap();
-        }
-    }
-    for (pfn, order) in held {
-        owners.give(pfn, order, id);
-        memory.free_pages(cpu, pfn).unwrap();
-    }
-}
-
-/// Isolates a block and waits a while for its frames to come back. If they do, it leaves and comes again.
-fn remove_and_add(
-    memory: &PhysicalMemory<'_>,
-    owners: &Owners,
-    block: BlockIndex,
-    random: &mut Random,
-) -> bool {
-    let Ok(mut token) = memory.isolate(block) else {
-        return false;
-    };
-    for _ in 0..random.below(2000) {
-        match memory.offline(token) {
-            Ok(()) => {
-                let range = memory.hotplug_region().block_range(block).unwrap();
-                let owned = |pfn: Pfn| owners.0[pfn.number() as usize].load(SeqCst) != 0;
-                assert!(
-                    !range.iter().any(owned),
-                    "a frame of a block that has gone is in use"
-                );
-                memory.unplugged(block).unwrap();
-                plug(memory, block, ZoneKind::Movable);
-                return true;
-            }
-            Err(refused) => token = refused.block,
-        }
-        thread::yield_now();
-    }
-    memory.undo(token);
-    false
-}
-
-#[test]
-fn cpus_that_run_at_once_never_share_a_frame_while_blocks_come_and_go() {
-    let pages = pages(1024);
-    let (memory, cpus) = machine(&pages, 1024);
-    for block in 0..NR_BLOCKS {
-        plug(&memory, BlockIndex(block), ZoneKind::Movable);
-    }
-    let owners = Owners(pages.iter().map(|_| AtomicU8::new(0)).collect());
-    let over = AtomicBool::new(false);
-    let mut removed = 0;
-    thread::scope(|scope| {
-        let (memory, owners, over) = (&memory, &owners, &over);
-        let workers: Vec<_> = cpus
-            .into_iter()
-            .map(|cpu| scope.spawn(move || churn(memory, &cpu, owners, 600)))
-            .collect();
-        let remover = scope.spawn(move || {
-            let mut removed = 0;
-            let mut random = Random(77);
-            while !over.load(SeqCst) {
-                let block = BlockIndex(u32::try_from(random.below(NR_BLOCKS as usize)).unwrap());
-                removed += u32::from(remove_and_add(memory, owners, block, &mut random));
-            }
-            removed
-        });
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
-        over.store(true, SeqCst);
-        removed = remover.join().unwrap();
-    });
-    memory.validate().unwrap();
-    let stats = memory.memory_stats();
-    assert_eq!(
-        stats.free_pages + stats.isolated_pages,
-        stats.total_pages,
-        "{removed} removed"
-    );
-    assert!(removed > 0, "no block could be removed under load");
 }

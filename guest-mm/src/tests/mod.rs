@@ -6,6 +6,7 @@ pub(crate) mod kernel_cpus;
 pub(crate) mod kernel_frames;
 mod machine;
 mod many_cpus;
+mod many_threads;
 mod mapping_threads;
 mod migration;
 mod nodes;
