@@ -6,6 +6,7 @@
 use vm_memory::GuestMemory;
 
 use crate::fault::{DeviceError, GuestFault};
+use crate::mmio::QueueSet;
 use crate::queue::Buffers;
 
 /// What became of one chain.
@@ -84,6 +85,16 @@ pub trait VirtioDevice {
     /// # Errors
     /// Only faults of the host. What is wrong with the chain goes into [`Served::fault`].
     fn serve<M: GuestMemory>(&mut self, queue: u16, chain: &Buffers<'_, M>) -> Result<Served, DeviceError>;
+
+    /// The driver is ready and has accepted these features, bits of the transport included. Comes once after each
+    /// reset, before the first chain.
+    fn activate(&mut self, _features: u64) {}
+
+    /// Queues that have become due by what was served since the last call: a chain of one queue may bring forth an
+    /// answer for another, or make room for what another has been resting on ([`Outcome::Later`]).
+    fn queues_due(&mut self) -> QueueSet {
+        QueueSet::NONE
+    }
 
     /// The driver has reset the device: what belongs to the conversation with the driver is forgotten.
     fn reset(&mut self);

@@ -129,12 +129,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.queues[usize::from(index)].ready = Some(queue);
 
         let ring_fault = served?.err();
+        let unfinished = if round.unfinished {
+            QueueSet::one(index)
+        } else {
+            QueueSet::NONE
+        };
         let mut effects = Effects {
-            notified: if round.unfinished {
-                QueueSet::one(index)
-            } else {
-                QueueSet::NONE
-            },
+            notified: unfinished.and(self.device.queues_due()),
             ..Effects::NONE
         };
         if round.config_changed {

@@ -139,6 +139,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             }
             StatusWrite::Activated(status) => {
                 self.status = status;
+                self.device.activate(self.negotiation.accepted());
                 // What changed before the driver could be told is told now, lest it be missed.
                 let pending = std::mem::take(&mut self.config_change_pending);
                 let told = pending || status.needs_reset();

@@ -18,6 +18,8 @@ pub(super) struct Echo {
     pub(super) resets: usize,
     pub(super) written: Vec<(u64, Vec<u8>)>,
     pub(super) puts_back: bool,
+    pub(super) activated: Vec<u64>,
+    pub(super) due: QueueSet,
 }
 
 /// A feature that the device offers and needs, and one that it only offers.
@@ -58,6 +60,14 @@ impl VirtioDevice for Echo {
         }
         self.served.push(queue);
         Ok(Served::used(0))
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.activated.push(features);
+    }
+
+    fn queues_due(&mut self) -> QueueSet {
+        std::mem::take(&mut self.due)
     }
 
     fn reset(&mut self) {

@@ -370,3 +370,28 @@ fn an_available_index_too_far_ahead_needs_a_reset() {
     let _ = driver.kick(0);
     assert_eq!(driver.used(0).len(), 1);
 }
+
+#[test]
+fn a_device_hears_once_for_each_reset_what_the_driver_has_accepted() {
+    let mut driver = negotiated();
+    assert!(driver.transport.device().activated.is_empty());
+    let _ = driver.write(Register::Status, 15);
+    let _ = driver.write(Register::Status, 15);
+    driver.initialise(feature::VERSION_1 | NEEDED | OPTIONAL);
+    let accepted = feature::VERSION_1 | NEEDED;
+    assert_eq!(
+        driver.transport.device().activated,
+        [accepted, accepted | OPTIONAL]
+    );
+}
+
+#[test]
+fn a_queue_that_another_has_made_due_is_processed_too() {
+    let mut driver = live();
+    driver.offer(0, &[readable(BUFFER, 4)]);
+    driver.transport.device_mut().due = QueueSet::one(1);
+    let effects = driver.transport.process_queue(&driver.mem, 0).unwrap();
+    assert_eq!(effects.notified, QueueSet::one(1));
+    let effects = driver.transport.process_queue(&driver.mem, 0).unwrap();
+    assert_eq!(effects.notified, QueueSet::NONE, "it is said once");
+}
