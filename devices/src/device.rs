@@ -29,6 +29,8 @@ pub struct Served {
     pub fault: Option<GuestFault>,
     /// Whether serving it changed the configuration space, in a way that the driver expects and is not notified of.
     pub config_changed: bool,
+    /// Whether the configuration space changed in a way that the driver does not expect, and is to be notified of.
+    pub driver_notified: bool,
 }
 
 impl Served {
@@ -38,6 +40,7 @@ impl Served {
             outcome: Outcome::Used(written),
             fault: None,
             config_changed: false,
+            driver_notified: false,
         }
     }
 
@@ -47,6 +50,7 @@ impl Served {
             outcome: Outcome::Used(0),
             fault: Some(fault),
             config_changed: false,
+            driver_notified: false,
         }
     }
 
@@ -56,6 +60,7 @@ impl Served {
             outcome: Outcome::Later,
             fault: None,
             config_changed: false,
+            driver_notified: false,
         }
     }
 }
@@ -85,6 +90,10 @@ pub trait VirtioDevice {
     /// # Errors
     /// Only faults of the host. What is wrong with the chain goes into [`Served::fault`].
     fn serve<M: GuestMemory>(&mut self, queue: u16, chain: &Buffers<'_, M>) -> Result<Served, DeviceError>;
+
+    /// The driver is ready, and these are the queues it has set up. Comes right before [`Self::activate`]; for devices that
+    /// have to find out how a driver numbers its queues.
+    fn queues_in_use(&mut self, _queues: QueueSet) {}
 
     /// The driver is ready and has accepted these features, bits of the transport included. Comes once after each
     /// reset, before the first chain.

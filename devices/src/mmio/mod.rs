@@ -138,13 +138,16 @@ impl<D: VirtioDevice> MmioTransport<D> {
             notified: unfinished.and(self.device.queues_due()),
             ..Effects::NONE
         };
-        if round.config_changed {
-            // The driver caused the change and knows of it: a new generation, but no interrupt.
+        if round.config_changed || round.driver_notified {
+            // If the driver caused the change and knows of it: a new generation, but no interrupt.
             self.config_generation = self.config_generation.wrapping_add(1);
             effects.config_changed = true;
         }
+        if round.driver_notified {
+            effects.interrupt |= self.raise(mmio::INTERRUPT_CONFIG_CHANGE);
+        }
         if round.interrupt {
-            effects.interrupt = self.raise(mmio::INTERRUPT_USED_BUFFER);
+            effects.interrupt |= self.raise(mmio::INTERRUPT_USED_BUFFER);
         }
         Ok(match ring_fault {
             Some(fault) => effects.then(self.fail(fault)),
@@ -213,6 +216,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 Ok(Some(Popped::Chain(head, buffers))) => {
                     let served = self.device.serve(index, &buffers)?;
                     round.config_changed |= served.config_changed;
+                    round.driver_notified |= served.driver_notified;
                     if let Some(fault) = served.fault {
                         self.count(fault);
                     }
@@ -297,5 +301,6 @@ impl QueueSlot {
 struct Round {
     interrupt: bool,
     config_changed: bool,
+    driver_notified: bool,
     unfinished: bool,
 }

@@ -139,6 +139,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
             }
             StatusWrite::Activated(status) => {
                 self.status = status;
+                let ready = (0..).zip(&self.queues).filter(|(_, slot)| slot.ready.is_some());
+                let ready = ready.map(|(index, _)| index).collect();
+                self.device.queues_in_use(ready);
                 self.device.activate(self.negotiation.accepted());
                 // What changed before the driver could be told is told now, lest it be missed.
                 let pending = std::mem::take(&mut self.config_change_pending);

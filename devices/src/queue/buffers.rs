@@ -70,6 +70,19 @@ impl<'m, M: GuestMemory> Buffers<'m, M> {
         total(&self.writable)
     }
 
+    /// The device-writable buffers as the guest cut them: where each starts, and its length in bytes. For protocols in which
+    /// the buffer itself is the message; nothing about it has been checked.
+    pub fn writable_spans(&self) -> impl Iterator<Item = (GuestAddress, u32)> {
+        self.writable
+            .iter()
+            .map(|span| (GuestAddress(span.gpa), span.len))
+    }
+
+    /// Whether the guest has memory at all of `len` bytes from `gpa` on. Nothing is accessed.
+    pub fn guest_has(&self, gpa: GuestAddress, len: usize) -> bool {
+        self.mem.check_range(gpa, len, Permissions::Write)
+    }
+
     /// Fills `data` from the device-readable bytes, from `offset` on.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub(super) struct Echo {
     pub(super) puts_back: bool,
     pub(super) activated: Vec<u64>,
     pub(super) due: QueueSet,
+    pub(super) has_news: bool,
+    pub(super) in_use: Vec<QueueSet>,
 }
 
 /// A feature that the device offers and needs, and one that it only offers.
@@ -54,12 +56,19 @@ impl VirtioDevice for Echo {
         self.written.push((offset, data.to_vec()));
     }
 
+    fn queues_in_use(&mut self, queues: QueueSet) {
+        self.in_use.push(queues);
+    }
+
     fn serve<M: GuestMemory>(&mut self, queue: u16, _chain: &Buffers<'_, M>) -> Result<Served, DeviceError> {
         if self.puts_back {
             return Ok(Served::later());
         }
         self.served.push(queue);
-        Ok(Served::used(0))
+        Ok(Served {
+            driver_notified: self.has_news,
+            ..Served::used(0)
+        })
     }
 
     fn activate(&mut self, features: u64) {

@@ -239,6 +239,33 @@ fn no_chain_is_served_before_driver_ok_and_all_are_after() {
 }
 
 #[test]
+fn the_device_learns_at_driver_ok_which_queues_are_in_use() {
+    let mut driver = negotiated();
+    let _ = driver.set_up_queue(1);
+    assert!(driver.transport.device().in_use.is_empty());
+    let _ = driver.write(Register::Status, 15);
+    let _ = driver.write(Register::Status, 15);
+    assert_eq!(driver.transport.device().in_use, [QueueSet::one(1)], "once");
+}
+
+#[test]
+fn a_change_of_the_configuration_that_the_driver_does_not_expect_interrupts() {
+    let mut driver = Driver::ready(Echo {
+        has_news: true,
+        ..Echo::default()
+    });
+    let generation = driver.read(Register::ConfigGeneration);
+    driver.offer(0, &[readable(BUFFER, 1)]);
+    let effects = driver.kick(0);
+    assert!(effects.interrupt && effects.config_changed);
+    assert_eq!(
+        driver.read(Register::InterruptStatus),
+        INTERRUPT_CONFIG_CHANGE | INTERRUPT_USED_BUFFER
+    );
+    assert_ne!(driver.read(Register::ConfigGeneration), generation);
+}
+
+#[test]
 fn a_failed_driver_is_left_alone() {
     let mut driver = live();
     let _ = driver.write(Register::Status, 15 | status::FAILED);
