@@ -3,5 +3,8 @@
 /// Console device (section 5.3.1).
 pub const CONSOLE: u32 = 3;
 
+/// Traditional memory balloon device (section 5.5.1).
+pub const BALLOON: u32 = 5;
+
 /// Memory device, "virtio-mem" (section 5.15.1).
 pub const MEM: u32 = 24;
