@@ -20,7 +20,7 @@ use vm_memory::GuestMemory;
 pub use backend::{BackendError, BlockBackend};
 pub use block::{BlockIndex, BlockMap, BlockRun};
 pub use check::RequestError;
-pub use region::{RegionError, RegionSpec, ResizeError};
+pub use region::{RegionError, RegionSpec, ResizeError, UnpluggedMemory};
 
 use crate::device::{Served, VirtioDevice, read_config_bytes};
 use crate::fault::{DeviceError, GuestFault};
@@ -38,9 +38,10 @@ pub struct MemDevice<B> {
     backend: B,
     region: Region,
     node_id: Option<u16>,
+    unplugged: UnpluggedMemory,
     blocks: BlockMap,
     requested_size: u64,
-    /// Plugged blocks are inside it. Shrinks only on UNPLUG ALL.
+    /// Plugged blocks are inside it. Shrinks only on UNPLUG ALL and when the machine is reset.
     usable_size: u64,
     counters: Counters,
     last_refusal: Option<RequestError>,
@@ -81,6 +82,7 @@ impl<B: BlockBackend> MemDevice<B> {
             backend,
             region,
             node_id: spec.node_id,
+            unplugged: spec.unplugged,
             blocks: BlockMap::new(region.nr_blocks()),
             requested_size: spec.requested_size,
             usable_size: region.usable_size_for(spec.requested_size),
@@ -251,12 +253,16 @@ impl<B: BlockBackend> VirtioDevice for MemDevice<B> {
         } else {
             0
         };
-        feature::UNPLUGGED_INACCESSIBLE | acpi_pxm
+        // Nothing but requests and a reset of the machine changes a block: a guest may sleep with memory plugged.
+        feature::UNPLUGGED_INACCESSIBLE | feature::PERSISTENT_SUSPEND | acpi_pxm
     }
 
-    /// Unplugged memory is protected: a driver that might read it cannot be served (section 5.15.5.2 allows that).
+    /// Where unplugged memory is protected, a driver that might read it cannot be served (section 5.15.5.2).
     fn required_features(&self) -> u64 {
-        feature::UNPLUGGED_INACCESSIBLE
+        match self.unplugged {
+            UnpluggedMemory::Inaccessible => feature::UNPLUGGED_INACCESSIBLE,
+            UnpluggedMemory::Readable => 0,
+        }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -312,6 +318,18 @@ impl<B: BlockBackend> MmioTransport<MemDevice<B>> {
             outcome.is_ok()
         });
         outcome.map(|()| effects)
+    }
+
+    /// Resets the machine around the device: the driver is gone and every block is unplugged, as section 5.15.6.2 wants it;
+    /// what is requested stays, so that the next guest is asked for as much. Returns the bytes that are still plugged because
+    /// the backend was busy with them: the next driver finds and unplugs them (section 5.15.5).
+    ///
+    /// # Errors
+    /// The host could not take a block away. The machine should end.
+    pub fn reset_machine(&mut self) -> Result<u64, DeviceError> {
+        let _ = self.reset();
+        self.device_mut().unplug_all()?;
+        Ok(self.device().plugged_size())
     }
 }
 

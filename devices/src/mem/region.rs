@@ -25,6 +25,21 @@ pub struct RegionSpec {
     pub requested_size: u64,
     /// NUMA node (ACPI proximity domain) of the region, if the guest shall know one.
     pub node_id: Option<u16>,
+    /// What a driver may do with unplugged blocks.
+    pub unplugged: UnpluggedMemory,
+}
+
+/// What the device expects of its driver as to unplugged blocks. Writing to them is never allowed (virtio 1.3, section
+/// 5.15.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnpluggedMemory {
+    /// They are not accessible at all: a driver that does not accept `VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE` is refused,
+    /// which section 5.15.5.2 allows.
+    #[default]
+    Inaccessible,
+    /// A driver that does not accept the feature is served too. The backend then has to let the guest read unplugged
+    /// blocks, as section 5.15.6.2 demands.
+    Readable,
 }
 
 /// Why a region cannot be.
@@ -178,6 +193,7 @@ mod tests {
             block_size: 2 * MIB,
             requested_size: 0,
             node_id: None,
+            unplugged: UnpluggedMemory::Inaccessible,
         }
     }
 

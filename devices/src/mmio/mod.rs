@@ -266,7 +266,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    fn reset(&mut self) -> Effects {
+    /// Back to where no driver has touched the device; the device itself keeps what outlives its driver.
+    pub(crate) fn reset(&mut self) -> Effects {
         self.device.reset();
         self.status = DeviceStatus::RESET;
         self.negotiation.reset();

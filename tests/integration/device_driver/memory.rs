@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use devices::mem::{BackendError, BlockBackend, BlockRun, RegionSpec};
+use devices::mem::{BackendError, BlockBackend, BlockRun, RegionSpec, UnpluggedMemory};
 use guest_virtio::dma::{DmaMemory, Gpa, PAGE_SIZE};
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
@@ -81,6 +81,7 @@ pub(super) fn region_spec(nr_blocks: usize) -> RegionSpec {
         block_size: BLOCK,
         requested_size: 0,
         node_id: None,
+        unplugged: UnpluggedMemory::Inaccessible,
     }
 }
 

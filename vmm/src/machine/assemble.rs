@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use devices::console::Console;
-use devices::mem::{MemDevice, RegionSpec};
+use devices::mem::{MemDevice, RegionSpec, UnpluggedMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, MmioWindow};
@@ -226,6 +226,7 @@ impl Devices {
                         .hotplug
                         .filter(|_| !spec.nodes.is_empty())
                         .map(|hotplug| hotplug.node.into()),
+                    unplugged: UnpluggedMemory::Inaccessible,
                 },
                 backend,
             )?;

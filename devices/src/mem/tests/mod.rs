@@ -2,6 +2,7 @@
 
 mod malformed;
 mod model;
+mod resets;
 mod responses;
 mod unplugged_memory;
 
@@ -94,15 +95,20 @@ pub(super) type MemDriver = Driver<MemDevice<ScriptedBackend>>;
 /// A live device that wants `requested_blocks` plugged, and its backend's script.
 pub(super) fn mem_driver(requested_blocks: u64) -> (MemDriver, ScriptedBackend) {
     let backend = ScriptedBackend::default();
-    let spec = RegionSpec {
+    let device = MemDevice::new(&spec(requested_blocks), backend.clone()).unwrap();
+    (Driver::ready(device), backend)
+}
+
+/// What [`mem_driver`]'s device is made of.
+pub(super) fn spec(requested_blocks: u64) -> RegionSpec {
+    RegionSpec {
         addr: REGION,
         region_size: NR_BLOCKS * BLOCK,
         block_size: BLOCK,
         requested_size: requested_blocks * BLOCK,
         node_id: None,
-    };
-    let driver = Driver::ready(MemDevice::new(&spec, backend.clone()).unwrap());
-    (driver, backend)
+        unplugged: UnpluggedMemory::Inaccessible,
+    }
 }
 
 /// As [`mem_driver`], with every access to an unplugged block refused.

@@ -21,6 +21,7 @@ enum Step {
     UnplugAll,
     Resize(u64),
     Reset,
+    MachineReset,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::UnplugAll),
         3 => (0..=NR_BLOCKS).prop_map(Step::Resize),
         1 => Just(Step::Reset),
+        1 => Just(Step::MachineReset),
     ]
 }
 
@@ -110,6 +112,11 @@ impl Model {
                 return None;
             }
             Step::Reset => return None,
+            Step::MachineReset => {
+                self.plugged.fill(false);
+                self.usable = Model::usable_for(self.requested);
+                return None;
+            }
         }
         Some(Response::new(ResponseType::Ack))
     }
@@ -129,7 +136,10 @@ fn take(driver: &mut MemDriver, step: &Step) -> Option<Response> {
             let _ = driver.resize(blocks);
             None
         }
-        Step::Reset => {
+        Step::Reset | Step::MachineReset => {
+            if matches!(step, Step::MachineReset) {
+                assert_eq!(driver.transport.reset_machine().unwrap(), 0);
+            }
             driver.initialise(virtio_wire::feature::VERSION_1 | feature::UNPLUGGED_INACCESSIBLE);
             None
         }
