@@ -119,6 +119,24 @@ pub enum GuestFault {
         /// Bytes needed.
         needed: u64,
     },
+    /// A chain has more bytes than the device takes at a time.
+    #[error("a chain of queue {queue} has {len} bytes, more than {limit}")]
+    LongChain {
+        /// Index of the queue.
+        queue: u16,
+        /// Bytes there are.
+        len: u64,
+        /// The most that are taken.
+        limit: u64,
+    },
+    /// A page that the guest gives to the balloon is not memory that it has.
+    #[error("queue {queue} names a page that the guest does not have, at {gpa:#x}")]
+    PageUnreachable {
+        /// Index of the queue.
+        queue: u16,
+        /// Guest-physical address of the page.
+        gpa: u64,
+    },
     /// A buffer lies in memory that does not exist or is unplugged.
     #[error("a buffer of queue {queue} is in memory the guest does not have, {len} bytes at {gpa:#x}")]
     BufferUnreachable {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod console;
 mod device;
 mod fault;
