@@ -12,6 +12,7 @@ pub mod pvpanic;
 pub mod queue;
 #[cfg(test)]
 mod testing;
+pub mod vsock;
 
 pub use device::{Outcome, Served, VirtioDevice};
 pub use fault::{DeviceError, GuestFault, RingPart};

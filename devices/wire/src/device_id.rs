@@ -8,3 +8,6 @@ pub const BALLOON: u32 = 5;
 
 /// Memory device, "virtio-mem" (section 5.15.1).
 pub const MEM: u32 = 24;
+
+/// Socket device, "virtio-vsock" (section 5.10.1).
+pub const VSOCK: u32 = 19;

@@ -1,6 +1,6 @@
 //! Feature bits that belong to every device, as masks of the 64-bit feature word (virtio 1.3, section 6).
 //!
-//! Bits of one device type are beside that type: [`crate::mem::feature`], [`crate::console::feature`].
+//! Bits of one device type are beside that type: [`crate::mem::feature`], [`crate::console::feature`], [`crate::vsock::feature`].
 
 /// Descriptors may refer to a table of further descriptors (bit 28).
 pub const RING_INDIRECT_DESC: u64 = 1 << 28;

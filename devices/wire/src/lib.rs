@@ -12,3 +12,4 @@ pub mod mmio;
 pub mod pvpanic;
 pub mod ring;
 pub mod status;
+pub mod vsock;
