@@ -24,6 +24,9 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -echo
+# What the kernel has to say is in its log; between the answers of the shell it would tear them apart. A panic is
+# printed all the same.
+dmesg -n 1
 for module in $(cat /modules/order); do
   insmod /modules/$module.ko || echo "guest: cannot load $module"
 done

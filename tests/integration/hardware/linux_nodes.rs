@@ -46,11 +46,12 @@ fn linux_sees_two_nodes_and_memory_is_plugged_into_the_one_that_is_named() {
             assert_eq!(guest.shell(&node(&format!("node{number}/cpulist"))).trim(), cpus);
         }
         let before = [0, 1].map(|node| mem_total_kib(&mut guest, node));
-        // Linux keeps some of each node to itself: the kernel's image, and the descriptors.
+        // Linux keeps some of each node to itself: the descriptors, and in one of them, which is left to chance
+        // (KASLR), its image and the 64 MiB of its bounce buffers.
         for (total, whole) in before.into_iter().zip([640, 384]) {
             let whole = whole * MIB / 1024;
             assert!(
-                total <= whole && total >= whole * 3 / 4,
+                total <= whole && total >= whole / 2,
                 "{total} kB of {whole}: {before:?}"
             );
         }
