@@ -16,6 +16,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox --install -s /bin
+ANSWER
 exec >/dev/ttyS1 2>&1
 for module in $(cat /modules/order); do
   insmod /modules/$module.ko || echo "host box: cannot load $module"
@@ -41,7 +42,9 @@ pub(super) fn ramdisk(package: &KernelPackage, test: &str) -> Vec<u8> {
     archive.add("/modules/order", order.as_bytes());
     archive.add(
         "/init",
-        INIT.replace("VARIABLE", super::IMAGE_VARIABLE).as_bytes(),
+        INIT.replace("VARIABLE", super::IMAGE_VARIABLE)
+            .replace("ANSWER", super::pulse::ANSWER)
+            .as_bytes(),
     );
     archive.add("/test", test.as_bytes());
     add_file(&mut archive, "/bin/busybox", &busybox());
