@@ -2,27 +2,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use devices::console::Console;
-use devices::mem::{MemDevice, RegionSpec, UnpluggedMemory};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bus::{Bus, MmioWindow};
+use super::bus::Bus;
 use super::channel::Channel;
+use super::devices::{DeviceList, Parts};
 use super::layout::{RamRange, ram_ranges, region_start};
 use super::lifecycle::Lifecycle;
 use super::progress::ResizeProgress;
 use super::serial::SerialPort;
 use super::shared::Shared;
 use super::violation::ViolationWatch;
-use super::virtio::VirtioShell;
 use super::{Vm, VmError, VmHandle};
 use crate::boot::acpi::{Affinity, Platform};
 use crate::boot::{self, CommandLine, InitrdFile, KernelImage};
-use crate::hv::{Hypervisor, Partition, Vcpu, kick_signal};
-use crate::memory::{GuestRam, MemoryError, RegionBackend, RegionLayout};
+use crate::hv::{Hypervisor, Vcpu, kick_signal};
+use crate::memory::{GuestRam, MemoryError, RegionLayout};
 use crate::spec::{HotplugSpec, Payload, SerialMode, VmSpec};
 use crate::terminal::{Output, Sink};
 
@@ -31,8 +28,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let built = Instant::now();
     let hypervisor = Hypervisor::open()?;
     let kick = kick_signal()?;
-    let virtio_devices = 1 + u32::from(spec.hotplug.is_some());
-    let payload = open_payload(&spec.payload, virtio_devices)?;
+    let files = PayloadFiles::open(&spec.payload)?;
     let cpuid = hypervisor.supported_cpuid()?;
     let region = spec
         .hotplug
@@ -48,7 +44,9 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let output = Output::start(sink).map_err(VmError::host("start the serial output"))?;
     let com1 = Arc::new(SerialPort::new(output.writer()).map_err(VmError::host("create event descriptors"))?);
     com1.connect(&partition)?;
-    let devices = Devices::new(spec, region, &ram, &partition)?;
+    let devices = DeviceList::new(Parts { spec, ram: &ram })?;
+    devices.connect(&partition)?;
+    let virtio_devices = devices.count();
 
     let rsdp = Platform {
         cpus: spec.cpus.get(),
@@ -56,7 +54,8 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         affinity: affinity(spec, region),
     }
     .write_tables(ram.boot_view())?;
-    let boot_state = payload.load(ram.boot_view(), spec.memory, rsdp)?;
+    let cmdline = command_line(&spec.payload, virtio_devices)?;
+    let boot_state = files.with(cmdline).load(ram.boot_view(), spec.memory, rsdp)?;
     boot::built_in::release();
     let mut vcpus = Vec::new();
     for id in 0..spec.cpus.get() {
@@ -68,6 +67,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         boot_cpu.set_boot_state(boot_state)?;
     }
 
+    let windows = devices.iter().map(|device| device.shell() as _).collect();
     let ended = EventFd::new(libc::EFD_NONBLOCK).map_err(VmError::host("create event descriptors"))?;
     let wake = ended
         .try_clone()
@@ -78,13 +78,11 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         partition,
         lifecycle: Lifecycle::new(wake),
         ended,
-        bus: Bus::new(devices.windows, Arc::clone(&com1)),
+        bus: Bus::new(windows, Arc::clone(&com1)),
         violations: ViolationWatch::new(ram.region().cloned(), spec.on_violation),
         ram,
-        memory_device: devices.memory,
-        discarded: devices.discarded,
+        devices,
         progress: ResizeProgress::new(),
-        console: devices.console,
         channel: Channel::new(),
     };
     Ok(Vm {
@@ -98,34 +96,45 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     })
 }
 
-/// Opens the payload's files, so that what is wrong with them is said before memory is mapped.
-fn open_payload(payload: &Payload, virtio_devices: u32) -> Result<boot::Payload, VmError> {
-    let (kernel, initrd, cmdline) = match payload {
-        Payload::BuiltIn { cmdline, programs } => {
-            let kernel = KernelImage::embedded("built-in guest", boot::built_in::image())?;
-            (
-                kernel,
-                None,
-                CommandLine::for_built_in(cmdline, virtio_devices, programs)?,
-            )
-        }
-        Payload::Kernel {
-            kernel,
-            initrd,
+/// The payload's files, opened, so that what is wrong with them is said before memory is mapped.
+struct PayloadFiles {
+    kernel: KernelImage,
+    initrd: Option<InitrdFile>,
+}
+
+impl PayloadFiles {
+    fn open(payload: &Payload) -> Result<Self, VmError> {
+        Ok(match payload {
+            Payload::BuiltIn { .. } => Self {
+                kernel: KernelImage::embedded("built-in guest", boot::built_in::image())?,
+                initrd: None,
+            },
+            Payload::Kernel { kernel, initrd, .. } => {
+                let initrd = initrd.as_deref().map(InitrdFile::open).transpose()?;
+                Self {
+                    kernel: KernelImage::open(kernel)?,
+                    initrd,
+                }
+            }
+        })
+    }
+
+    fn with(self, cmdline: CommandLine) -> boot::Payload {
+        boot::Payload {
+            kernel: self.kernel,
+            initrd: self.initrd,
             cmdline,
-        } => {
-            let initrd = initrd.as_deref().map(InitrdFile::open).transpose()?;
-            (
-                KernelImage::open(kernel)?,
-                initrd,
-                CommandLine::for_kernel(cmdline)?,
-            )
         }
-    };
-    Ok(boot::Payload {
-        kernel,
-        initrd,
-        cmdline,
+    }
+}
+
+/// The command line for a machine with so many virtio devices.
+fn command_line(payload: &Payload, virtio_devices: u32) -> Result<CommandLine, VmError> {
+    Ok(match payload {
+        Payload::BuiltIn { cmdline, programs } => {
+            CommandLine::for_built_in(cmdline, virtio_devices, programs)?
+        }
+        Payload::Kernel { cmdline, .. } => CommandLine::for_kernel(cmdline)?,
     })
 }
 
@@ -194,58 +203,4 @@ fn append_to(path: &Path) -> Result<Sink, VmError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The virtio devices, connected.
-struct Devices {
-    memory: Option<Arc<VirtioShell<MemDevice<RegionBackend>>>>,
-    discarded: Arc<AtomicU64>,
-    console: Arc<VirtioShell<Console>>,
-    windows: Vec<Arc<dyn MmioWindow>>,
-}
-
-impl Devices {
-    fn new(
-        spec: &VmSpec,
-        region: Option<RegionLayout>,
-        ram: &GuestRam,
-        partition: &Partition,
-    ) -> Result<Self, VmError> {
-        let descriptors = || VmError::host("create event descriptors");
-        let mut windows: Vec<Arc<dyn MmioWindow>> = Vec::new();
-        let (mut memory, mut discarded) = (None, Arc::default());
-        if let (Some(region), Some(backend)) = (region, ram.backend()) {
-            discarded = backend.discarded_bytes();
-            let device = MemDevice::new(
-                &RegionSpec {
-                    addr: region.start,
-                    region_size: region.size,
-                    block_size: region.block_size,
-                    requested_size: spec.hotplug.map_or(0, |hotplug| hotplug.requested_size),
-                    node_id: spec
-                        .hotplug
-                        .filter(|_| !spec.nodes.is_empty())
-                        .map(|hotplug| hotplug.node.into()),
-                    unplugged: UnpluggedMemory::Inaccessible,
-                },
-                backend,
-            )?;
-            let shell = VirtioShell::new(device, ram.device_view().clone()).map_err(descriptors())?;
-            shell.connect(partition, 0)?;
-            let shell = Arc::new(shell);
-            windows.push(Arc::clone(&shell) as Arc<dyn MmioWindow>);
-            memory = Some(shell);
-        }
-        let console =
-            VirtioShell::new(Console::new(None), ram.device_view().clone()).map_err(descriptors())?;
-        console.connect(partition, u32::from(memory.is_some()))?;
-        let console = Arc::new(console);
-        windows.push(Arc::clone(&console) as Arc<dyn MmioWindow>);
-        Ok(Self {
-            memory,
-            discarded,
-            console,
-            windows,
-        })
-    }
 }

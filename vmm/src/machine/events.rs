@@ -1,16 +1,16 @@
-//! The event loop: the one thread that processes virtio queues, takes the user's input, and hears the signals that
-//! end a VM.
+//! The event loop: the one thread that processes virtio queues, waits for the devices' host descriptors, takes the
+//! user's input, and hears the signals that end a VM.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use devices::VirtioDevice;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
+use super::devices::{DeviceEvent, MachineDevice, OnLoop};
 use super::input::SerialInput;
 use super::serial::SerialPort;
 use super::shared::Shared;
-use super::virtio::VirtioShell;
+use super::virtio::Shell;
 use super::{VmError, VmExit};
 use crate::terminal::{EndSignals, OutputWriter};
 
@@ -32,11 +32,13 @@ impl EventLoop {
     pub(super) fn new(shared: &Arc<Shared>) -> Result<Self, VmError> {
         let mut manager = EventManager::new().map_err(VmError::EventLoop)?;
         manager.add_subscriber(Box::new(EndWatch(Arc::clone(shared))) as Subscriber);
-        if let Some(memory) = &shared.memory_device {
-            let after = AfterQueue::Memory;
-            manager.add_subscriber(queues(shared, memory, after));
+        for device in shared.devices.iter() {
+            manager.add_subscriber(Box::new(DeviceWatch {
+                device: Arc::clone(device),
+                shell: device.shell(),
+                shared: Arc::clone(shared),
+            }));
         }
-        manager.add_subscriber(queues(shared, &shared.console, AfterQueue::Console));
         Ok(Self {
             manager,
             shared: Arc::clone(shared),
@@ -113,55 +115,44 @@ impl MutEventSubscriber for SignalWatch {
     }
 }
 
-/// What follows the processing of a device's queue.
-#[derive(Debug, Clone, Copy)]
-enum AfterQueue {
-    /// Blocks may have moved.
-    Memory,
-    /// The guest may have sent something.
-    Console,
-}
-
-/// Processes the queues of one device.
-struct QueueWatch<D> {
-    device: Arc<VirtioShell<D>>,
+/// Processes the queues of one device, and hears its host descriptors.
+struct DeviceWatch {
+    device: Arc<dyn MachineDevice>,
+    shell: Arc<dyn Shell>,
     shared: Arc<Shared>,
-    after: AfterQueue,
 }
 
-fn queues<D: VirtioDevice + Send + 'static>(
-    shared: &Arc<Shared>,
-    device: &Arc<VirtioShell<D>>,
-    after: AfterQueue,
-) -> Subscriber {
-    Box::new(QueueWatch {
-        device: Arc::clone(device),
-        shared: Arc::clone(shared),
-        after,
-    })
-}
-
-impl<D: VirtioDevice + Send> MutEventSubscriber for QueueWatch<D> {
-    fn process(&mut self, events: Events, _: &mut EventOps) {
-        let Ok(queue) = u16::try_from(events.data()) else {
-            return;
-        };
-        let Some(event) = self.device.notifications().get(usize::from(queue)) else {
-            return;
+impl DeviceWatch {
+    fn process_queue(&self, queue: u16, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        let Some(event) = self.shell.notifications().get(usize::from(queue)) else {
+            return Ok(());
         };
         // Nothing to read is a notification that was already served.
         let _ = event.read();
-        match (self.device.process(queue), self.after) {
-            (Err(error), _) => self.shared.lifecycle.end(Err(error.into())),
-            (Ok(true), AfterQueue::Memory) => self.shared.progress.moved(),
-            (Ok(_), AfterQueue::Memory) => {}
-            (Ok(_), AfterQueue::Console) => self.shared.take_replies(),
+        let config_changed = self.shell.process(queue)?;
+        self.device.after_queue(queue, config_changed, on)
+    }
+}
+
+impl MutEventSubscriber for DeviceWatch {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let mut on = OnLoop::new(&self.shared, ops);
+        let done = match DeviceEvent::from(events.data()) {
+            DeviceEvent::Queue(queue) => self.process_queue(queue, &mut on),
+            DeviceEvent::Source(source) => self.device.ready(source, events.event_set(), &mut on),
+        };
+        if let Err(error) = done {
+            self.shared.lifecycle.end(Err(error));
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        for (queue, event) in (0..).zip(self.device.notifications()) {
+        for (queue, event) in (0..).zip(self.shell.notifications()) {
             listen(ops, Events::with_data(event, queue, EventSet::IN), &self.shared);
+        }
+        let started = self.device.start(&mut OnLoop::new(&self.shared, ops));
+        if let Err(error) = started {
+            self.shared.lifecycle.end(Err(error));
         }
     }
 }

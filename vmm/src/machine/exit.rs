@@ -8,6 +8,7 @@ use devices::DeviceError;
 use devices::mem::RegionError;
 use thiserror::Error;
 
+use super::layout::VIRTIO_MMIO_MAX;
 use crate::boot::BootError;
 use crate::hv::{EmulationFault, HvError};
 use crate::memory::MemoryError;
@@ -53,6 +54,12 @@ pub enum VmError {
     /// The hot-plug region cannot be as it was asked for.
     #[error(transparent)]
     Region(#[from] RegionError),
+    /// More virtio devices than windows and interrupt lines.
+    #[error("{count} virtio devices: a machine has room for {VIRTIO_MMIO_MAX}, regions and console included")]
+    TooManyDevices {
+        /// How many were asked for.
+        count: usize,
+    },
     /// The host's CPU cannot address that much guest memory.
     #[error("guest memory would end at {end:#x}: this host's CPU has {bits} physical address bits, so at most {:#x}", 1u128 << bits)]
     AddressBits {

@@ -10,6 +10,7 @@
 mod assemble;
 mod bus;
 mod channel;
+mod devices;
 mod events;
 mod exit;
 mod input;

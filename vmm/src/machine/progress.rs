@@ -32,19 +32,33 @@ pub(super) struct Refusals {
     pub(super) errors: u64,
 }
 
-/// How things stand with the memory device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How things stand with the memory devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// Boot memory, in bytes.
-    pub(super) boot_memory: u64,
-    /// Requested part of the region, in bytes.
+    /// Requested part of the regions, in bytes.
     pub(super) requested_size: u64,
-    /// Plugged part of the region, in bytes.
+    /// Plugged part of the regions, in bytes.
     pub(super) plugged_size: u64,
-    /// Whether a driver is using the device.
+    /// Whether a driver is using each of them.
     pub(super) driver_ready: bool,
     /// All refusals so far.
     pub(super) refusals: Refusals,
+}
+
+impl Standing {
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            requested_size: self.requested_size + other.requested_size,
+            plugged_size: self.plugged_size + other.plugged_size,
+            driver_ready: self.driver_ready && other.driver_ready,
+            refusals: Refusals {
+                nacks: self.refusals.nacks + other.refusals.nacks,
+                busy: self.refusals.busy + other.refusals.busy,
+                errors: self.refusals.errors + other.refusals.errors,
+            },
+        }
+    }
 }
 
 impl ResizeProgress {
@@ -80,21 +94,26 @@ impl ResizeProgress {
         self.moved.notify_all();
     }
 
-    /// Waits until the guest has what is requested, the VM ends, or `deadline` passes.
-    pub(super) fn wait(&self, deadline: Instant, look: impl Fn() -> Standing) -> ResizeOutcome {
+    /// Waits until the guest has what is requested beyond `boot_memory` bytes, the VM ends, or `deadline` passes.
+    pub(super) fn wait(
+        &self,
+        boot_memory: u64,
+        deadline: Instant,
+        look: impl Fn() -> Standing,
+    ) -> ResizeOutcome {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
             let standing = look();
             if standing.plugged_size == standing.requested_size {
                 return ResizeOutcome::Done {
-                    total_bytes: standing.boot_memory + standing.plugged_size,
+                    total_bytes: boot_memory + standing.plugged_size,
                 };
             }
             if state.ended || now >= deadline {
                 return ResizeOutcome::Incomplete {
-                    reached_bytes: standing.boot_memory + standing.plugged_size,
-                    target_bytes: standing.boot_memory + standing.requested_size,
+                    reached_bytes: boot_memory + standing.plugged_size,
+                    target_bytes: boot_memory + standing.requested_size,
                     reason: state.reason(&standing, now),
                     guest_reason: None,
                 };
@@ -145,7 +164,6 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const STANDING: Standing = Standing {
-        boot_memory: 512,
         requested_size: 100,
         plugged_size: 40,
         driver_ready: true,
@@ -214,7 +232,7 @@ mod tests {
                     plugged_size: plugged.load(Ordering::Acquire),
                     ..STANDING
                 };
-                progress.wait(Instant::now() + Duration::from_secs(60), look)
+                progress.wait(512, Instant::now() + Duration::from_secs(60), look)
             })
         };
         for size in [60, 80, 100] {
@@ -226,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_waiter_is_told_how_far_it_got() {
-        let outcome = ResizeProgress::new().wait(Instant::now(), || STANDING);
+        let outcome = ResizeProgress::new().wait(512, Instant::now(), || STANDING);
         assert!(matches!(
             outcome,
             ResizeOutcome::Incomplete {

@@ -1,6 +1,9 @@
 //! The shell around a virtio device: its lock, its interrupt line, its queues' notifications, and the guest memory
 //! that it may touch.
 //!
+//! [`VirtioShell`] knows the type of its device, for those who use the device; [`Shell`] is the same for those who
+//! treat all devices alike: the bus, the event loop, and whoever connects them to KVM.
+//!
 //! Register accesses come from vCPU threads; queues are processed by the event loop alone, which is also where blocks
 //! are unplugged: no block can go while a device touches it (see [`crate::memory`]).
 
@@ -17,6 +20,30 @@ use super::bus::MmioWindow;
 use super::layout::{virtio_gsi, virtio_mmio};
 use crate::hv::{HvError, Partition};
 use crate::memory::CheckedMemory;
+
+/// A virtio device of any type, as the machine sees it.
+pub(super) trait Shell: MmioWindow {
+    /// Makes it virtio-mmio device `index` of the machine.
+    ///
+    /// # Errors
+    /// KVM refuses a line.
+    fn connect(&self, partition: &Partition, index: u32) -> Result<(), HvError>;
+
+    /// One event for each queue: what the guest writes to QueueNotify, or the machine itself asks for.
+    fn notifications(&self) -> &[EventFd];
+
+    /// Processes a queue. For the event loop only. Returns whether the configuration space changed.
+    ///
+    /// # Errors
+    /// The host failed; the machine must end.
+    fn process(&self, queue: u16) -> Result<bool, DeviceError>;
+
+    /// Whether a driver is using the device.
+    fn is_live(&self) -> bool;
+
+    /// What the guest did wrong towards it, so far.
+    fn guest_faults(&self) -> u64;
+}
 
 /// A device with everything that connects it to the machine. Lock order: the transport's lock is a leaf.
 #[derive(Debug)]
@@ -46,24 +73,6 @@ impl<D: VirtioDevice> VirtioShell<D> {
         })
     }
 
-    /// Makes it virtio-mmio device `index` of the machine.
-    ///
-    /// # Errors
-    /// KVM refuses a line.
-    pub(super) fn connect(&self, partition: &Partition, index: u32) -> Result<(), HvError> {
-        partition.connect_interrupt(&self.line, virtio_gsi(index))?;
-        let notify = virtio_mmio(index).start + Register::QueueNotify.offset();
-        for (queue, event) in (0..).zip(&self.notifications) {
-            partition.connect_notification(event, notify, queue)?;
-        }
-        Ok(())
-    }
-
-    /// One event for each queue: what the guest writes to QueueNotify, or the machine itself asks for.
-    pub(super) fn notifications(&self) -> &[EventFd] {
-        &self.notifications
-    }
-
     /// Looks at the device.
     pub(super) fn look<R>(&self, look: impl FnOnce(&MmioTransport<D>) -> R) -> R {
         look(&self.lock())
@@ -74,16 +83,6 @@ impl<D: VirtioDevice> VirtioShell<D> {
         let (result, effects) = change(&mut self.lock());
         self.see_to(effects);
         result
-    }
-
-    /// Processes a queue. For the event loop only. Returns whether the configuration space changed.
-    ///
-    /// # Errors
-    /// The host failed; the machine must end.
-    pub(super) fn process(&self, queue: u16) -> Result<bool, DeviceError> {
-        let effects = self.lock().process_queue(&self.memory, queue)?;
-        self.see_to(effects);
-        Ok(effects.config_changed)
     }
 
     fn see_to(&self, effects: Effects) {
@@ -111,5 +110,34 @@ impl<D: VirtioDevice + fmt::Debug + Send> MmioWindow for VirtioShell<D> {
     fn write(&self, offset: u64, data: &[u8]) {
         let effects = self.lock().write(&self.memory, offset, data);
         self.see_to(effects);
+    }
+}
+
+impl<D: VirtioDevice + fmt::Debug + Send> Shell for VirtioShell<D> {
+    fn connect(&self, partition: &Partition, index: u32) -> Result<(), HvError> {
+        partition.connect_interrupt(&self.line, virtio_gsi(index))?;
+        let notify = virtio_mmio(index).start + Register::QueueNotify.offset();
+        for (queue, event) in (0..).zip(&self.notifications) {
+            partition.connect_notification(event, notify, queue)?;
+        }
+        Ok(())
+    }
+
+    fn notifications(&self) -> &[EventFd] {
+        &self.notifications
+    }
+
+    fn process(&self, queue: u16) -> Result<bool, DeviceError> {
+        let effects = self.lock().process_queue(&self.memory, queue)?;
+        self.see_to(effects);
+        Ok(effects.config_changed)
+    }
+
+    fn is_live(&self) -> bool {
+        self.look(MmioTransport::is_live)
+    }
+
+    fn guest_faults(&self) -> u64 {
+        self.look(MmioTransport::guest_faults)
     }
 }

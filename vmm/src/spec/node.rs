@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use super::SpecError;
 use super::error::SizeRule;
+use super::memory::{DEFAULT_MEMORY, MEMORY_UNIT, MIN_MEMORY};
 use super::size::{ByteSize, parse_size};
-use super::validate::{DEFAULT_MEMORY, MEMORY_UNIT, MIN_MEMORY};
 
 /// The most nodes a VM may have.
 pub const MAX_NODES: usize = 8;

@@ -1,0 +1,124 @@
+//! The virtio devices of a machine: one file for each kind, one list of all.
+//!
+//! A device is a pure state machine of the `devices` package in a [`VirtioShell`](super::virtio::VirtioShell), and a
+//! [`MachineDevice`] that says what the host does for it: after a queue was processed, when a host descriptor is ready,
+//! and in reports. To add a kind: its file here, and its line in [`DeviceList::new`].
+//!
+//! All of a [`MachineDevice`]'s work on guest memory happens on the event loop, which is also where blocks are
+//! unplugged.
+
+mod console;
+mod memory;
+mod on_loop;
+
+pub(super) use console::ConsoleDevice;
+pub(super) use memory::MemoryDevice;
+pub(super) use on_loop::{DeviceEvent, OnLoop};
+
+use std::fmt;
+use std::sync::Arc;
+
+use event_manager::EventSet;
+
+use super::VmError;
+use super::layout::VIRTIO_MMIO_MAX;
+use super::virtio::Shell;
+use crate::control::report::VmStatus;
+use crate::hv::{HvError, Partition};
+use crate::memory::GuestRam;
+use crate::spec::VmSpec;
+
+/// One virtio device and what the host does for it. The first three hooks are called on the event loop only.
+pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
+    /// What connects it to the guest.
+    fn shell(&self) -> Arc<dyn Shell>;
+
+    /// The event loop begins: the place to add the host descriptors that the device waits for
+    /// ([`OnLoop::add_source`]).
+    ///
+    /// # Errors
+    /// The host failed; the machine ends.
+    fn start(&self, _on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        Ok(())
+    }
+
+    /// The shell has processed `queue`; `config_changed` tells whether the configuration space changed by it.
+    ///
+    /// # Errors
+    /// The host failed; the machine ends.
+    fn after_queue(
+        &self,
+        _queue: u16,
+        _config_changed: bool,
+        _on: &mut OnLoop<'_, '_>,
+    ) -> Result<(), VmError> {
+        Ok(())
+    }
+
+    /// A descriptor that the device has added as `source` is ready for `events`.
+    ///
+    /// # Errors
+    /// The host failed; the machine ends.
+    fn ready(&self, _source: u32, _events: EventSet, _on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        Ok(())
+    }
+
+    /// Writes what it has to say into `status`, whose sums it adds to.
+    fn report(&self, _status: &mut VmStatus) {}
+}
+
+/// What devices are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) spec: &'a VmSpec,
+    pub(super) ram: &'a GuestRam,
+}
+
+/// All virtio devices, in the order of their windows and lines.
+#[derive(Debug)]
+pub(super) struct DeviceList {
+    all: Vec<Arc<dyn MachineDevice>>,
+    /// The memory devices, in the order of their regions.
+    pub(super) memory: Vec<Arc<MemoryDevice>>,
+    /// The console.
+    pub(super) console: Arc<ConsoleDevice>,
+}
+
+impl DeviceList {
+    /// Makes the devices that the specification asks for.
+    ///
+    /// # Errors
+    /// The host lacks what a device needs, or there are more devices than lines.
+    pub(super) fn new(parts: Parts<'_>) -> Result<Self, VmError> {
+        let mut all: Vec<Arc<dyn MachineDevice>> = Vec::new();
+        let memory = MemoryDevice::of(parts)?;
+        all.extend(memory.iter().map(|device| Arc::clone(device) as _));
+        let console = Arc::new(ConsoleDevice::new(parts)?);
+        all.push(Arc::clone(&console) as _);
+        // Next in this order: balloon, block, net, vsock, rng, each with one line.
+        if all.len() > VIRTIO_MMIO_MAX as usize {
+            return Err(VmError::TooManyDevices { count: all.len() });
+        }
+        Ok(Self { all, memory, console })
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn MachineDevice>> {
+        self.all.iter()
+    }
+
+    /// How many there are, at most [`VIRTIO_MMIO_MAX`].
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.all.len()).expect("checked in `new` to be at most 19")
+    }
+
+    /// Connects each with its window and line.
+    ///
+    /// # Errors
+    /// KVM refuses a line.
+    pub(super) fn connect(&self, partition: &Partition) -> Result<(), HvError> {
+        (0..)
+            .zip(&self.all)
+            .try_for_each(|(index, device)| device.shell().connect(partition, index))
+    }
+}
