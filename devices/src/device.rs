@@ -17,6 +17,9 @@ pub enum Outcome {
     /// The device cannot serve it now (nothing to send, no room to receive): it stays first in the queue, and the
     /// queue rests until the host processes it again.
     Later,
+    /// The device has taken it with [`Buffers::keep`] and returns it when what it stands for is done; the queue goes on
+    /// with the next one.
+    Kept,
 }
 
 /// The result of serving one chain.
@@ -63,6 +66,16 @@ impl Served {
             driver_notified: false,
         }
     }
+
+    /// The device has taken the chain with [`Buffers::keep`].
+    pub fn kept() -> Served {
+        Served {
+            outcome: Outcome::Kept,
+            fault: None,
+            config_changed: false,
+            driver_notified: false,
+        }
+    }
 }
 
 /// A virtio device, apart from its transport.
@@ -99,13 +112,22 @@ pub trait VirtioDevice {
     /// reset, before the first chain.
     fn activate(&mut self, _features: u64) {}
 
+    /// The chains that were there have been served, as far as a call goes: what a device has gathered begins now.
+    ///
+    /// # Errors
+    /// Only faults of the host.
+    fn round_ended(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Queues that have become due by what was served since the last call: a chain of one queue may bring forth an
     /// answer for another, or make room for what another has been resting on ([`Outcome::Later`]).
     fn queues_due(&mut self) -> QueueSet {
         QueueSet::NONE
     }
 
-    /// The driver has reset the device: what belongs to the conversation with the driver is forgotten.
+    /// The driver has reset the device: what belongs to the conversation with the driver is forgotten. Comes when no
+    /// chain is kept any more: a device that keeps chains must be done with each in bounded time, by itself.
     fn reset(&mut self);
 }
 

@@ -164,4 +164,12 @@ pub enum DeviceError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The host's side of a device failed altogether, not just for one request.
+    #[error("{device} failed")]
+    Backend {
+        /// What failed: "a disk", "the entropy source".
+        device: &'static str,
+        /// What the host said.
+        source: std::io::Error,
+    },
 }

@@ -8,6 +8,7 @@
 //! Whatever the guest writes, in whatever order and width: no call panics, allocates without bound or runs without end.
 
 mod effects;
+mod kept;
 mod negotiation;
 mod registers;
 mod status;
@@ -18,6 +19,7 @@ use virtio_wire::{feature, mmio};
 use vm_memory::GuestMemory;
 
 pub use effects::{Effects, Lifecycle, QueueSet};
+pub(crate) use kept::Completed;
 
 use crate::device::{Outcome, VirtioDevice};
 use crate::fault::{DeviceError, GuestFault};
@@ -37,6 +39,8 @@ pub struct MmioTransport<D> {
     config_generation: u32,
     /// The configuration changed while no driver was there to be notified; cleared when one is.
     config_change_pending: bool,
+    /// The driver has reset the device, which still has chains of before to be done with.
+    resetting: bool,
     guest_faults: u64,
     last_guest_fault: Option<GuestFault>,
 }
@@ -46,6 +50,8 @@ pub struct MmioTransport<D> {
 struct QueueSlot {
     registers: QueueRegisters,
     ready: Option<VirtQueue>,
+    /// Chains of it that the device keeps.
+    kept: u32,
 }
 
 impl<D: VirtioDevice> MmioTransport<D> {
@@ -74,6 +80,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             interrupt_status: 0,
             config_generation: 0,
             config_change_pending: false,
+            resetting: false,
             guest_faults: 0,
             last_guest_fault: None,
         }
@@ -86,7 +93,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
     /// Whether a driver is using the device: it has set DRIVER_OK, and neither side has given up since.
     pub fn is_live(&self) -> bool {
-        self.status.is_live()
+        self.status.is_live() && !self.resetting
     }
 
     /// The features that driver and device have agreed on; 0 before.
@@ -114,7 +121,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// # Errors
     /// The host could not do what a device needed. The machine should end.
     pub fn process_queue<M: GuestMemory>(&mut self, mem: &M, index: u16) -> Result<Effects, DeviceError> {
-        if !self.status.is_live() {
+        if !self.is_live() {
             return Ok(Effects::NONE);
         }
         let Some(mut queue) = self
@@ -129,6 +136,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.queues[usize::from(index)].ready = Some(queue);
 
         let ring_fault = served?.err();
+        self.device.round_ended()?;
         let unfinished = if round.unfinished {
             QueueSet::one(index)
         } else {
@@ -227,6 +235,10 @@ impl<D: VirtioDevice> MmioTransport<D> {
                             round.unfinished = false;
                             break;
                         }
+                        Outcome::Kept => {
+                            self.count_kept(index, head);
+                            continue;
+                        }
                     }
                 }
             };
@@ -266,8 +278,21 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Back to where no driver has touched the device; the device itself keeps what outlives its driver.
+    /// Back to where no driver has touched the device; the device itself keeps what outlives its driver. The queues stop
+    /// now; the rest comes with the last chain that the device keeps.
     pub(crate) fn reset(&mut self) -> Effects {
+        for slot in &mut self.queues {
+            slot.ready = None;
+        }
+        self.resetting = true;
+        self.finish_reset()
+    }
+
+    /// Finishes a reset that has begun, unless a chain is still kept.
+    fn finish_reset(&mut self) -> Effects {
+        if !self.resetting || self.keeps_chains() {
+            return Effects::NONE;
+        }
         self.device.reset();
         self.status = DeviceStatus::RESET;
         self.negotiation.reset();
@@ -277,6 +302,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.queue_select = 0;
         self.interrupt_status = 0;
         self.config_change_pending = false;
+        self.resetting = false;
         Effects {
             lifecycle: Some(Lifecycle::Reset),
             ..Effects::NONE
@@ -293,6 +319,7 @@ impl QueueSlot {
         QueueSlot {
             registers: QueueRegisters::new(max_size),
             ready: None,
+            kept: 0,
         }
     }
 }

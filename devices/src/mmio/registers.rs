@@ -53,7 +53,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 .map_or(0, |slot| slot.registers.max_size.into()),
             Register::QueueReady => self
                 .selected_queue()
-                .is_some_and(|slot| slot.ready.is_some())
+                .is_some_and(|slot| !slot.is_stopped())
                 .into(),
             Register::InterruptStatus => self.interrupt_status,
             Register::Status => self.status.bits(),
@@ -83,6 +83,10 @@ impl<D: VirtioDevice> MmioTransport<D> {
     }
 
     fn write_register<M: GuestMemory>(&mut self, mem: &M, register: Register, value: u32) -> Effects {
+        // The driver has to wait for the reset that it began (section 2.4.2).
+        if self.resetting {
+            return Effects::NONE;
+        }
         match register {
             Register::DeviceFeaturesSel => self.negotiation.select_device_word(value),
             Register::DriverFeaturesSel => self.negotiation.select_driver_word(value),
@@ -175,7 +179,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         };
         match value {
             0 => slot.ready = None,
-            1 if slot.ready.is_none() => {
+            1 if slot.is_stopped() => {
                 let enabled = if negotiated {
                     slot.registers.enable(index, mem, event_idx)
                 } else {
@@ -193,7 +197,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
     /// Writes size or address of the selected queue; ignored while the queue is ready (section 4.2.2.2).
     fn write_queue_setup(&mut self, register: Register, value: u32) {
-        let Some(slot) = self.selected_queue_mut().filter(|slot| slot.ready.is_none()) else {
+        let Some(slot) = self.selected_queue_mut().filter(|slot| slot.is_stopped()) else {
             return;
         };
         let registers = &mut slot.registers;

@@ -7,12 +7,14 @@
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
+use super::KeptChain;
 use crate::fault::GuestFault;
 
 /// The buffers of a chain that ends, device-readable ones before device-writable ones.
 #[derive(Debug)]
 pub struct Buffers<'m, M> {
     queue: u16,
+    head: u16,
     mem: &'m M,
     readable: Vec<Span>,
     writable: Vec<Span>,
@@ -25,8 +27,18 @@ struct Span {
     len: u32,
 }
 
+/// A piece of guest memory that was there when it was looked at. It may be unplugged at any later time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Guest-physical address of the first byte.
+    pub gpa: u64,
+    /// Number of bytes; `gpa + len` does not overflow.
+    pub len: usize,
+}
+
 impl<'m, M: GuestMemory> Buffers<'m, M> {
-    /// Follows a chain to its end, over at most `queue_size` descriptors (section 2.7.5.3.1).
+    /// Follows the chain that begins with descriptor `head` to its end, over at most `queue_size` descriptors (section
+    /// 2.7.5.3.1).
     pub(crate) fn from_chain(
         queue: u16,
         queue_size: u16,
@@ -35,6 +47,7 @@ impl<'m, M: GuestMemory> Buffers<'m, M> {
     ) -> Result<Buffers<'m, M>, GuestFault> {
         let mut buffers = Buffers {
             queue,
+            head: chain.head_index(),
             mem,
             readable: Vec::new(),
             writable: Vec::new(),
@@ -111,6 +124,38 @@ impl<'m, M: GuestMemory> Buffers<'m, M> {
     /// As [`Self::write`].
     pub fn check_writable(&self, len: usize) -> Result<(), GuestFault> {
         self.visit(Permissions::Write, 0, len, |_, _, _| true)
+    }
+
+    /// The pieces of memory that `len` device-readable bytes from `offset` on lie in, in order, empty ones left out.
+    ///
+    /// # Errors
+    /// As [`Self::read`]. Nothing is accessed.
+    pub fn readable_extents(&self, offset: u64, len: usize) -> Result<Vec<Extent>, GuestFault> {
+        self.extents(Permissions::Read, offset, len)
+    }
+
+    /// The pieces of memory that `len` device-writable bytes from `offset` on lie in, in order, empty ones left out.
+    ///
+    /// # Errors
+    /// As [`Self::write`]. Nothing is accessed.
+    pub fn writable_extents(&self, offset: u64, len: usize) -> Result<Vec<Extent>, GuestFault> {
+        self.extents(Permissions::Write, offset, len)
+    }
+
+    /// Takes the chain, to be returned later. A device that calls this answers with [`crate::Outcome::Kept`], and
+    /// calls it once.
+    pub fn keep(&self) -> KeptChain {
+        KeptChain::new(self.queue, self.head)
+    }
+
+    fn extents(&self, access: Permissions, offset: u64, len: usize) -> Result<Vec<Extent>, GuestFault> {
+        let mut extents = Vec::new();
+        self.visit(access, offset, len, |_, gpa, len| {
+            extents.push(Extent { gpa: gpa.0, len });
+            true
+        })?;
+        extents.retain(|extent| extent.len > 0);
+        Ok(extents)
     }
 
     /// Calls `access(position, gpa, len)` for each piece of `len` bytes from `offset` on, in order.

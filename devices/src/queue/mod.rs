@@ -12,7 +12,7 @@ use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use virtio_wire::ring;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-pub use buffers::Buffers;
+pub use buffers::{Buffers, Extent};
 pub(crate) use setup::QueueRegisters;
 
 use crate::fault::GuestFault;
@@ -32,6 +32,34 @@ pub(crate) struct Head(u16);
 impl Head {
     fn spend(self) -> u16 {
         self.0
+    }
+}
+
+/// A chain that a device has taken out of its queue: the right to return it, once, with
+/// [`crate::mmio::MmioTransport`]'s help. After a reset in between, returning it tells the guest nothing.
+#[derive(Debug)]
+#[must_use = "a reset of the device waits for every chain that was kept"]
+pub struct KeptChain {
+    queue: u16,
+    head: Head,
+}
+
+impl KeptChain {
+    fn new(queue: u16, head: u16) -> KeptChain {
+        KeptChain {
+            queue,
+            head: Head(head),
+        }
+    }
+
+    /// Index of the queue it came from.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
+
+    /// The right to return it to its queue.
+    pub(crate) fn into_head(self) -> Head {
+        self.head
     }
 }
 

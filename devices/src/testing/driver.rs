@@ -59,11 +59,16 @@ pub(crate) struct Driver<D> {
 impl<D: VirtioDevice> Driver<D> {
     /// A driver that has done nothing yet. Its rings have their places at the start of the memory.
     pub(crate) fn new(device: D) -> Driver<D> {
+        Driver::in_memory(device, PatchyMemory::new())
+    }
+
+    /// The same in a memory that somebody else knows too.
+    pub(crate) fn in_memory(device: D, mem: PatchyMemory) -> Driver<D> {
         let places =
             (0..device.queue_max_sizes().len() as u64).map(|index| PatchyMemory::BASE + index * RINGS_SIZE);
         Driver {
             queues: places.map(Rings::at).collect(),
-            mem: PatchyMemory::new(),
+            mem,
             transport: MmioTransport::new(device),
         }
     }

@@ -13,11 +13,12 @@ use vm_memory::{
 /// The ranges that are refused, shared with whoever takes memory away.
 pub(crate) type Refusals = Rc<RefCell<Vec<Range<u64>>>>;
 
-/// 1 MiB of memory at [`Self::BASE`] in which ranges can be refused.
+/// 1 MiB of memory at [`Self::BASE`] in which ranges can be refused. Clones are the same memory.
+#[derive(Clone)]
 pub(crate) struct PatchyMemory {
     inner: GuestMemoryMmap,
     refused: Refusals,
-    granted: RefCell<Vec<Range<u64>>>,
+    granted: Rc<RefCell<Vec<Range<u64>>>>,
 }
 
 impl PatchyMemory {
@@ -33,7 +34,7 @@ impl PatchyMemory {
         PatchyMemory {
             inner: GuestMemoryMmap::from_ranges(&ranges).unwrap(),
             refused: Refusals::default(),
-            granted: RefCell::default(),
+            granted: Rc::default(),
         }
     }
 

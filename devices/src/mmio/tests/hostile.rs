@@ -22,6 +22,10 @@ enum Step {
     Process(u16),
     /// The host changes the configuration.
     Configure,
+    /// From now on the device keeps chains, or no longer does.
+    Keep(bool),
+    /// The device is done with up to so many chains.
+    GiveBack(usize),
     /// A range of memory is unplugged.
     Refuse(u64),
     /// A driver's whole sequence, so that random steps also meet a live device.
@@ -52,6 +56,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (ring_byte, bytes).prop_map(|(gpa, bytes)| Step::Memory(gpa, bytes)),
         6 => (0u16..3).prop_map(Step::Process),
         1 => Just(Step::Configure),
+        1 => any::<bool>().prop_map(Step::Keep),
+        2 => (0usize..4).prop_map(Step::GiveBack),
         1 => (0u64..0x100).prop_map(Step::Refuse),
         3 => Just(Step::Initialise),
     ]
@@ -79,6 +85,11 @@ fn take(driver: &mut EchoDriver, step: &Step) -> Effects {
             effects
         }
         Step::Configure => driver.transport.configure(|_| true),
+        Step::Keep(keeps) => {
+            driver.transport.device_mut().keeps = *keeps;
+            Effects::NONE
+        }
+        Step::GiveBack(count) => driver.give_back(*count),
         Step::Refuse(page) => {
             let gpa = PatchyMemory::BASE + page * 0x1000;
             driver.mem.refuse(gpa..gpa + 0x1000);
@@ -86,6 +97,11 @@ fn take(driver: &mut EchoDriver, step: &Step) -> Effects {
         }
         Step::Initialise => {
             driver.negotiate(feature::VERSION_1 | NEEDED);
+            if driver.transport.is_resetting() {
+                let all = driver.give_back(usize::MAX);
+                assert_eq!(all.lifecycle, Some(Lifecycle::Reset));
+                driver.negotiate(feature::VERSION_1 | NEEDED);
+            }
             let effects = driver.set_up_queue(0).then(driver.set_up_queue(1));
             effects.then(driver.write(Register::Status, 15))
         }
@@ -105,7 +121,9 @@ proptest! {
             let bits = driver.status();
             let chain = bits & 0xf;
             prop_assert!([0, 1, 3, 11, 15].contains(&chain), "status {bits:#x} after {step:?}");
-            prop_assert_eq!(driver.transport.is_live(), bits == status::DRIVER_OK | 11);
+            let resetting = driver.transport.is_resetting();
+            prop_assert_eq!(driver.transport.is_live(), bits == status::DRIVER_OK | 11 && !resetting);
+            prop_assert!(!resetting || !driver.transport.device().kept.is_empty());
             prop_assert!(live_before || driver.transport.device().served.len() == served_before);
             let interrupts = driver.read(Register::InterruptStatus);
             prop_assert!(!effects.interrupt || interrupts != 0, "an interrupt has a reason");
@@ -114,6 +132,9 @@ proptest! {
                 prop_assert!(bits & status::DEVICE_NEEDS_RESET != 0);
             }
         }
+        driver.transport.device_mut().keeps = false;
+        driver.transport.device_mut().puts_back = false;
+        let _ = driver.give_back(usize::MAX);
         // However it was left: a driver that starts over, in memory that is there, is served.
         let mut fresh = Driver::new(Echo::default());
         std::mem::swap(&mut fresh.transport, &mut driver.transport);

@@ -1,6 +1,7 @@
 //! The transport, driven register by register, around a device that does as little as possible.
 
 mod hostile;
+mod kept;
 mod queues;
 mod registers;
 
@@ -8,10 +9,10 @@ use vm_memory::GuestMemory;
 
 use super::*;
 use crate::device::Served;
-use crate::queue::Buffers;
+use crate::queue::{Buffers, KeptChain};
 use crate::testing::Driver;
 
-/// A device with two queues that returns every chain, or puts it back, and remembers how it was called.
+/// A device with two queues that returns every chain, puts it back or keeps it, and remembers how it was called.
 #[derive(Debug, Default)]
 pub(super) struct Echo {
     pub(super) served: Vec<u16>,
@@ -22,6 +23,8 @@ pub(super) struct Echo {
     pub(super) due: QueueSet,
     pub(super) has_news: bool,
     pub(super) in_use: Vec<QueueSet>,
+    pub(super) keeps: bool,
+    pub(super) kept: Vec<KeptChain>,
 }
 
 /// A feature that the device offers and needs, and one that it only offers.
@@ -60,11 +63,15 @@ impl VirtioDevice for Echo {
         self.in_use.push(queues);
     }
 
-    fn serve<M: GuestMemory>(&mut self, queue: u16, _chain: &Buffers<'_, M>) -> Result<Served, DeviceError> {
+    fn serve<M: GuestMemory>(&mut self, queue: u16, chain: &Buffers<'_, M>) -> Result<Served, DeviceError> {
         if self.puts_back {
             return Ok(Served::later());
         }
         self.served.push(queue);
+        if self.keeps {
+            self.kept.push(chain.keep());
+            return Ok(Served::kept());
+        }
         Ok(Served {
             driver_notified: self.has_news,
             ..Served::used(0)
@@ -80,7 +87,22 @@ impl VirtioDevice for Echo {
     }
 
     fn reset(&mut self) {
+        assert!(self.kept.is_empty(), "a reset waits for every chain");
         self.resets += 1;
+    }
+}
+
+impl EchoDriver {
+    /// The device is done with the chains that it kept, the last `count` of them, with 7 bytes written into each.
+    pub(super) fn give_back(&mut self, count: usize) -> Effects {
+        let kept = &mut self.transport.device_mut().kept;
+        let chains: Vec<_> = kept.drain(kept.len().saturating_sub(count)..).collect();
+        let completed = chains.into_iter().map(|chain| Completed {
+            chain,
+            written: 7,
+            fault: None,
+        });
+        self.transport.complete(&self.mem, completed)
     }
 }
 
