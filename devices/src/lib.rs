@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod block;
 pub mod console;
 mod device;
 mod fault;
@@ -10,6 +11,7 @@ pub mod mmio;
 pub mod power;
 pub mod pvpanic;
 pub mod queue;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod vsock;

@@ -1,7 +1,13 @@
 //! Virtio device types: what a device answers in the `DeviceID` register (virtio 1.3, section 5).
 
+/// Block device (section 5.2.1).
+pub const BLOCK: u32 = 2;
+
 /// Console device (section 5.3.1).
 pub const CONSOLE: u32 = 3;
+
+/// Entropy device (section 5.4.1).
+pub const RNG: u32 = 4;
 
 /// Traditional memory balloon device (section 5.5.1).
 pub const BALLOON: u32 = 5;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod block;
 pub mod console;
 pub mod device_id;
 pub mod feature;
