@@ -137,7 +137,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
         let ring_fault = served?.err();
         self.device.round_ended()?;
-        let unfinished = if round.unfinished {
+        // A queue whose ring broke rests: there is nothing to come back for.
+        let unfinished = if round.unfinished && ring_fault.is_none() {
             QueueSet::one(index)
         } else {
             QueueSet::NONE

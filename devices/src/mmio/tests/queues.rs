@@ -380,6 +380,15 @@ fn with_event_idx_the_interrupt_comes_when_the_driver_asked_for_it() {
 }
 
 #[test]
+fn a_queue_that_broke_is_not_asked_for_again() {
+    let mut driver = live();
+    driver.set_avail_idx(0, 17);
+    let effects = driver.transport.process_queue(&driver.mem, 0).unwrap();
+    assert_eq!(effects.lifecycle, Some(Lifecycle::NeedsReset));
+    assert!(effects.notified.is_empty());
+}
+
+#[test]
 fn an_available_index_too_far_ahead_needs_a_reset() {
     let mut driver = live();
     driver.set_avail_idx(0, 17);
