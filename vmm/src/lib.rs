@@ -9,3 +9,4 @@ pub mod machine;
 pub mod memory;
 pub mod spec;
 pub mod terminal;
+pub mod vsock;

@@ -126,6 +126,11 @@ impl<H: VsockHost> Vsock<H> {
         }
     }
 
+    /// The guest's context id.
+    pub fn cid(&self) -> GuestCid {
+        self.cid
+    }
+
     /// What has happened so far.
     pub fn counters(&self) -> Counters {
         self.counters

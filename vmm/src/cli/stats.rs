@@ -6,7 +6,7 @@ use super::ps::state;
 use super::table::{Table, size, span};
 use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
-use crate::control::report::{NodeReport, VmStatus};
+use crate::control::report::{NodeReport, VmStatus, VsockReport};
 
 /// Show the state and the counters of a VM
 #[derive(Debug, Args)]
@@ -90,6 +90,9 @@ fn in_table(status: &VmStatus) -> String {
     for (number, node) in status.nodes.iter().enumerate() {
         table.row(vec![format!("node {number}"), in_line(node)]);
     }
+    if let Some(vsock) = &status.vsock {
+        table.row(vec!["sockets".to_owned(), in_line_sockets(vsock)]);
+    }
     if let Some(message) = &status.panic_message {
         table.row(vec![
             "guest panicked".to_owned(),
@@ -115,6 +118,26 @@ fn in_line(node: &NodeReport) -> String {
         "{}{region}, {cpus}, distances {}",
         size(node.boot_memory),
         list(&node.distances)
+    )
+}
+
+/// The socket device in one line.
+fn in_line_sockets(vsock: &VsockReport) -> String {
+    let driver = if vsock.driver_ready {
+        ""
+    } else {
+        ", driver not ready"
+    };
+    format!(
+        "CID {}{driver}: {} streams ({} so far from the guest, {} from the host, {} refused, {} breaches), {} from the guest, {} to it",
+        vsock.cid,
+        vsock.streams,
+        vsock.streams_from_guest,
+        vsock.streams_from_host,
+        vsock.refused,
+        vsock.breaches,
+        size(vsock.bytes_from_guest),
+        size(vsock.bytes_to_guest)
     )
 }
 
@@ -165,10 +188,21 @@ mod tests {
             host_resident_bytes: 12 << 20,
             vmm_overhead_bytes: 13 << 20,
             panic_message: Some("out of\nluck".into()),
+            vsock: Some(VsockReport {
+                driver_ready: true,
+                cid: 1009,
+                streams: 1010,
+                streams_from_guest: 1011,
+                streams_from_host: 1012,
+                refused: 1013,
+                breaches: 1014,
+                bytes_from_guest: 16 << 20,
+                bytes_to_guest: 17 << 20,
+            }),
         };
         let table = in_table(&status);
-        let sizes = (3..=13).map(|mib| format!("{mib} MiB"));
-        let numbers = (1001..=1008).map(|number| number.to_string());
+        let sizes = (3..=17).map(|mib| format!("{mib} MiB"));
+        let numbers = (1001..=1014).map(|number| number.to_string());
         let words = [
             "vm-of-the-test",
             "paused",

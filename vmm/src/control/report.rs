@@ -58,6 +58,32 @@ pub struct VmStatus {
     pub vmm_overhead_bytes: u64,
     /// What the guest said when it panicked.
     pub panic_message: Option<String>,
+    /// The socket device, if there is one.
+    #[serde(default)]
+    pub vsock: Option<VsockReport>,
+}
+
+/// The socket device of a VM. Counters run from the start of the VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockReport {
+    /// Whether the guest's driver has set DRIVER_OK.
+    pub driver_ready: bool,
+    /// The guest's context id.
+    pub cid: u64,
+    /// Streams now.
+    pub streams: u64,
+    /// Streams that the guest asked for and got.
+    pub streams_from_guest: u64,
+    /// Streams that programs of the host asked for.
+    pub streams_from_host: u64,
+    /// Streams that the guest asked for and did not get.
+    pub refused: u64,
+    /// Packets of the guest that broke the rules of streams.
+    pub breaches: u64,
+    /// Payload from the guest.
+    pub bytes_from_guest: u64,
+    /// Payload to the guest.
+    pub bytes_to_guest: u64,
 }
 
 /// One NUMA node, as the guest was told of it.

@@ -76,6 +76,16 @@ pub enum VmError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The socket of a device cannot be opened.
+    #[error("{option} {path:?}: {source}")]
+    Socket {
+        /// The option that names it.
+        option: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Something else that the host provides.
     #[error("cannot {what}: {source}")]
     Host {

@@ -136,6 +136,7 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
         nodes: Vec::new(),
         on_violation: OnViolation::Kill,
         serial: SerialMode::File(serial.path().into()),
+        vsock: None,
     };
     change(&mut spec);
     Guest {
@@ -416,6 +417,7 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
         nodes: Vec::new(),
         on_violation: OnViolation::Kill,
         serial: SerialMode::Discard,
+        vsock: None,
     };
     let missing = Vm::build(&spec(32 * MIB, BLOCK)).unwrap_err().to_string();
     assert!(

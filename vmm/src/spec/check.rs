@@ -32,3 +32,29 @@ pub(super) fn path(option: &'static str, path: &Path) -> Result<(), SpecError> {
         rule,
     })
 }
+
+/// The values of a list such as `tap=tap0,mac=..`, in the order of `names`; each at most once, in any order. `allowed` is
+/// how the whole may look, for the message.
+pub(super) fn parts<'a, const N: usize>(
+    option: &'static str,
+    text: &'a str,
+    names: [&str; N],
+    allowed: &'static str,
+) -> Result<[Option<&'a str>; N], SpecError> {
+    let mut values = [None; N];
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let place = names
+            .iter()
+            .position(|known| *known == name && part.contains('='));
+        let is_new = place.is_some_and(|place| values[place].replace(value).is_none());
+        if !is_new {
+            return Err(SpecError::Choice {
+                option,
+                value: text.to_owned(),
+                allowed,
+            });
+        }
+    }
+    Ok(values)
+}

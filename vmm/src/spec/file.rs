@@ -78,8 +78,18 @@ impl VmOptions {
             Some(file) if !file.is_empty() => format!("file={}", folder.join(file).display()),
             _ => serial,
         });
+        self.vsock = self.vsock.map(|vsock| path_part_from(folder, &vsock));
         self
     }
+}
+
+/// A list of parts whose `path=`, if it has a relative one, is taken from `folder`.
+fn path_part_from(folder: &Path, list: &str) -> String {
+    let part = |part: &str| match part.strip_prefix("path=") {
+        Some(path) if !path.is_empty() => format!("path={}", folder.join(path).display()),
+        _ => part.to_owned(),
+    };
+    list.split(',').map(part).collect::<Vec<_>>().join(",")
 }
 
 /// The options in a file's text, or the line (from 1) and what is wrong there.
@@ -173,12 +183,14 @@ mod tests {
             kernel: Some("k".into()),
             initrd: Some("/abs/i".into()),
             serial: Some("file=out".into()),
+            vsock: Some("cid=3,path=v".into()),
             ..VmOptions::default()
         };
         let options = options.relative_to(Path::new("/vms"));
         assert_eq!(options.kernel.as_deref(), Some(Path::new("/vms/k")));
         assert_eq!(options.initrd.as_deref(), Some(Path::new("/abs/i")));
         assert_eq!(options.serial.as_deref(), Some("file=/vms/out"));
+        assert_eq!(options.vsock.as_deref(), Some("cid=3,path=/vms/v"));
     }
 
     #[test]

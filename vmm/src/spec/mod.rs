@@ -16,6 +16,7 @@ mod size;
 mod testing;
 mod validate;
 mod violation;
+mod vsock;
 
 pub use cpus::MAX_CPUS;
 pub use error::{SizeRule, SpecError};
@@ -29,6 +30,7 @@ pub use payload::{MAX_CMDLINE_LENGTH, Payload};
 pub use serial::SerialMode;
 pub use size::{ByteSize, GIB, MIB, SizeError, parse_size};
 pub use violation::OnViolation;
+pub use vsock::VsockSpec;
 
 use std::num::NonZeroU8;
 
@@ -51,4 +53,6 @@ pub struct VmSpec {
     pub on_violation: OnViolation,
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
+    /// The socket device, if there is one.
+    pub vsock: Option<VsockSpec>,
 }

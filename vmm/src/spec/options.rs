@@ -66,6 +66,11 @@ pub struct VmOptions {
     /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal]
     #[arg(long, value_name = "WHERE")]
     pub serial: Option<String>,
+
+    /// Stream sockets between guest and host: programs of the host write CONNECT PORT to the unix socket at the path;
+    /// port N of the host, for the guest's programs, is the unix socket PATH_N
+    #[arg(long, value_name = "cid=NUMBER,path=SOCKET")]
+    pub vsock: Option<String>,
 }
 
 impl VmOptions {
@@ -94,6 +99,7 @@ impl VmOptions {
             },
             on_violation: self.on_violation.or(others.on_violation),
             serial: self.serial.or(others.serial),
+            vsock: self.vsock.or(others.vsock),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::node::nodes;
 use super::options::VmOptions;
 use super::serial::serial;
 use super::violation::on_violation;
+use super::vsock::vsock;
 use super::{VmName, VmSpec};
 
 impl VmOptions {
@@ -34,6 +35,7 @@ impl VmOptions {
             nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
             serial: serial(self.serial.as_deref())?,
+            vsock: vsock(self.vsock.as_deref())?,
         })
     }
 }
@@ -80,6 +82,7 @@ mod tests {
             node: vec!["memory=512M".into(), "distance=15:10".into()],
             program: Vec::new(),
             on_violation: Some("pause".into()),
+            vsock: Some("cid=3,path=v".into()),
             serial: Some("file=/tmp/serial".into()),
         };
         let spec = validate(&options).expect("valid");

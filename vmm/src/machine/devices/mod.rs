@@ -10,6 +10,7 @@
 mod console;
 mod memory;
 mod on_loop;
+mod vsock;
 
 pub(super) use console::ConsoleDevice;
 pub(super) use memory::MemoryDevice;
@@ -27,6 +28,7 @@ use crate::control::report::VmStatus;
 use crate::hv::{HvError, Partition};
 use crate::memory::GuestRam;
 use crate::spec::VmSpec;
+use vsock::VsockDevice;
 
 /// One virtio device and what the host does for it. The first three hooks are called on the event loop only.
 pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
@@ -96,6 +98,7 @@ impl DeviceList {
         let console = Arc::new(ConsoleDevice::new(parts)?);
         all.push(Arc::clone(&console) as _);
         // Next in this order: balloon, block, net, vsock, rng, each with one line.
+        all.extend(VsockDevice::of(parts)?.map(|device| Arc::new(device) as _));
         if all.len() > VIRTIO_MMIO_MAX as usize {
             return Err(VmError::TooManyDevices { count: all.len() });
         }

@@ -15,7 +15,6 @@ const FIRST_SOURCE: u32 = 1 << 16;
 pub(in super::super) struct OnLoop<'a, 'ops> {
     /// The machine.
     pub(in super::super) machine: &'a Shared,
-    #[allow(dead_code, reason = "for devices with host descriptors of their own")]
     ops: &'a mut EventOps<'ops>,
 }
 
@@ -70,7 +69,6 @@ impl<'a, 'ops> OnLoop<'a, 'ops> {
     }
 }
 
-#[allow(dead_code, reason = "for devices with host descriptors of their own")]
 fn source_events(fd: RawFd, source: u32, events: EventSet) -> Events {
     Events::with_data_raw(fd, FIRST_SOURCE.saturating_add(source), events)
 }
