@@ -1,6 +1,6 @@
 //! A stock Linux guest: the Debian kernel with an initial ramdisk made here, and a shell on the serial console.
 //!
-//! The ramdisk holds busybox, the virtio and pvpanic modules, and `memcheck`. Its init loads the modules and then
+//! The ramdisk holds busybox, the virtio and pvpanic modules, `memcheck` and `vsock-peer`. Its init loads the modules and then
 //! runs one line of shell after the other as they are typed on ttyS0, with markers around each answer, so that a
 //! test can ask the guest anything.
 
@@ -14,7 +14,12 @@ use crate::running::Running;
 use crate::{eventually, host_box};
 
 /// Modules that the guest loads, in this order: the panic device first, so that every later panic is reported.
-const MODULES: [&str; 3] = ["pvpanic-mmio", "virtio_mmio", "virtio_mem"];
+const MODULES: [&str; 4] = [
+    "pvpanic-mmio",
+    "virtio_mmio",
+    "virtio_mem",
+    "vmw_vsock_virtio_transport",
+];
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp
@@ -81,7 +86,13 @@ fn initrd(package: &KernelPackage) -> Vec<u8> {
     archive.add("/modules/order", order.as_bytes());
     archive.add("/init", INIT.as_bytes());
     host_box::add_file(&mut archive, "/bin/busybox", &busybox());
-    host_box::add_program(&mut archive, "/bin/memcheck", &host_box::memcheck());
+    for program in ["memcheck", "vsock-peer"] {
+        host_box::add_program(
+            &mut archive,
+            &format!("/bin/{program}"),
+            &host_box::program(program),
+        );
+    }
     archive.finish()
 }
 

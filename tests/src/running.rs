@@ -222,13 +222,14 @@ impl Drop for Running {
 pub struct Stats(Value);
 
 impl Stats {
-    /// The number in `field`.
+    /// The number in `field`; a field of a part is `part.field`.
     ///
     /// # Panics
     /// When there is no such field, or it is not a whole number of at least 0.
     pub fn number(&self, field: &str) -> u64 {
-        self.0[field]
-            .as_u64()
+        let found = self.0.pointer(&format!("/{}", field.replace('.', "/")));
+        found
+            .and_then(Value::as_u64)
             .unwrap_or_else(|| panic!("no number {field} in {}", self.0))
     }
 

@@ -5,3 +5,4 @@ mod host;
 mod linux;
 mod linux_memory;
 mod linux_nodes;
+mod linux_sockets;

@@ -36,9 +36,9 @@ pub fn linux_image_dir() -> Option<PathBuf> {
     std::env::var_os(IMAGE_VARIABLE).map(PathBuf::from)
 }
 
-/// Path of `memcheck`, which cargo builds before the tests of this package.
-pub fn memcheck() -> PathBuf {
-    crate::ballast::profile_dir().join("memcheck")
+/// Path of a program of this package, which cargo builds before the tests.
+pub fn program(name: &str) -> PathBuf {
+    crate::ballast::profile_dir().join(name)
 }
 
 fn processor_has_virtualization() -> bool {
