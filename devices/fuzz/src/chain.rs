@@ -80,7 +80,7 @@ mod tests {
 
     /// A table at 0x1000 of (address, length, flags, next).
     fn offer(size: u16, head: u16, table: &[(u64, u32, u16, u16)]) -> Offer {
-        let guest = Guest::new(0);
+        let guest = Guest::new(0, false);
         write(&guest, 0x1000, table);
         follow(&guest, 0x1000, size, head)
     }
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_indirect_table_is_followed_once() {
-        let guest = Guest::new(0);
+        let guest = Guest::new(0, false);
         write(&guest, 0x1000, &[(BUFFERS, 32, 4, 0)]);
         write(&guest, BUFFERS, &[(64, 8, 1, 1), (80, 8, 2, 0)]);
         let offer = follow(&guest, 0x1000, 4, 0);

@@ -58,23 +58,23 @@ pub struct Guest {
 
 impl Guest {
     /// Zeroed memory, nothing refused, nothing seen.
-    pub(crate) fn new(nr_queues: usize) -> Guest {
+    pub(crate) fn new(nr_queues: usize, asynchronous: bool) -> Guest {
         Guest {
             inner: SPARE.take().unwrap_or_else(map),
             refused: RefCell::new(0),
-            watch: RefCell::new(Watch::new(nr_queues)),
+            watch: RefCell::new(Watch::new(nr_queues, asynchronous)),
             seen: RefCell::new(vec![0; usize::try_from(LOW_SIZE + HIGH_SIZE).expect("small")]),
         }
     }
 
     /// From now on, no access by a device to the page of `gpa`, if there is one.
     pub fn refuse(&self, gpa: u64) {
-        *self.refused.borrow_mut() |= page_bit(gpa);
+        *self.refused.borrow_mut() |= Guest::page_bit(gpa);
     }
 
     /// The page of `gpa` can be accessed again.
     pub fn allow(&self, gpa: u64) {
-        *self.refused.borrow_mut() &= !page_bit(gpa);
+        *self.refused.borrow_mut() &= !Guest::page_bit(gpa);
     }
 
     /// Whether every byte is memory, and none refused.
@@ -86,7 +86,7 @@ impl Guest {
         let first = gpa / PAGE;
         inside
             && (first..end.div_ceil(PAGE).max(first + 1))
-                .all(|page| *self.refused.borrow() & page_bit(page * PAGE) == 0)
+                .all(|page| *self.refused.borrow() & Guest::page_bit(page * PAGE) == 0)
     }
 
     /// Writes as the guest does: past every refusal, unseen. Bytes outside of memory are dropped.
@@ -139,6 +139,25 @@ impl Guest {
         bytes
     }
 
+    /// `len` bytes at `gpa`, which are memory.
+    pub(crate) fn peek_all(&self, gpa: u64, len: u64) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        let read = self.inner.read_slice(&mut bytes, GuestAddress(gpa));
+        debug_assert!(read.is_ok(), "the range was checked");
+        bytes
+    }
+
+    /// The host moves data into a buffer by itself, as a disk does, past the device.
+    pub(crate) fn host_writes(&self, gpa: u64, bytes: &[u8]) {
+        self.poke(gpa, bytes);
+        self.watch_mut().host_wrote(&(gpa..gpa + bytes.len() as u64));
+    }
+
+    /// The bit that stands for the page of `gpa`, if there is one.
+    pub(crate) fn page_bit(gpa: u64) -> u64 {
+        position(gpa).map_or(0, |at| 1 << (at / PAGE_LEN))
+    }
+
     /// A little-endian number at `gpa`.
     pub(crate) fn peek_u16(&self, gpa: u64) -> u16 {
         u16::from_le_bytes(self.peek(gpa))
@@ -184,10 +203,6 @@ fn position(gpa: u64) -> Option<usize> {
     usize::try_from(at).ok()
 }
 
-fn page_bit(gpa: u64) -> u64 {
-    position(gpa).map_or(0, |at| 1 << (at / PAGE_LEN))
-}
-
 impl GuestMemory for Guest {
     type PhysicalMemory = GuestMemoryMmap;
     type Bitmap = ();
@@ -219,7 +234,7 @@ mod tests {
 
     #[test]
     fn memory_has_a_hole_and_ends() {
-        let guest = Guest::new(0);
+        let guest = Guest::new(0, false);
         for (gpa, len, owned) in [
             (0, LOW_SIZE, true),
             (LOW_SIZE - 1, 2, false),
@@ -234,13 +249,13 @@ mod tests {
 
     #[test]
     fn a_new_guest_has_zeroed_memory_whoever_had_it_before() {
-        Guest::new(0).poke(HIGH + 0x1fff, &[7, 7]);
-        assert_eq!(Guest::new(0).peek(HIGH + 0x1fff), [0, 0]);
+        Guest::new(0, false).poke(HIGH + 0x1fff, &[7, 7]);
+        assert_eq!(Guest::new(0, false).peek(HIGH + 0x1fff), [0, 0]);
     }
 
     #[test]
     fn a_change_that_was_not_seen_is_found() {
-        let guest = Guest::new(0);
+        let guest = Guest::new(0, false);
         assert_eq!(guest.changed_unseen(), None);
         guest
             .inner
@@ -251,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_range_that_touches_a_refused_page_is_refused() {
-        let guest = Guest::new(0);
+        let guest = Guest::new(0, false);
         guest.refuse(BLOCKS + 5);
         assert!(!guest.owns(BLOCKS - 1, 2));
         assert!(guest.owns(BLOCKS - 1, 1));
@@ -262,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_the_guest_pokes_it_peeks_and_nothing_beyond_memory() {
-        let guest = Guest::new(0);
+        let guest = Guest::new(0, false);
         guest.poke(LOW_SIZE - 1, &[7, 8]);
         assert_eq!(guest.peek(LOW_SIZE - 1), [7]);
         assert_eq!(guest.peek(LOW_SIZE - 1), [0, 0]);

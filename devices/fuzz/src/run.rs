@@ -43,11 +43,13 @@ pub fn run_with<S: Subject>(
         good(world, Stage::Running, "without a reset")?;
     }
     world.allow_all();
+    S::settle(world);
     for (features, when) in [
         (0, "after a reset"),
         (u64::MAX, "after a reset, with all features"),
     ] {
         world.initialise(Initialise { features, order: 3 });
+        world.process_notified();
         good(world, Stage::Started, when)?;
     }
     world

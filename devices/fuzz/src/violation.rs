@@ -35,12 +35,6 @@ pub enum Violation {
         /// The bound on bytes.
         bytes: u64,
     },
-    /// The host's side of the device took more moves (discards, plugs, packets) than its bound in one call.
-    #[error("one call asks more than {limit} things of the host")]
-    UnboundedHost {
-        /// The bound.
-        limit: u64,
-    },
     /// A chain was returned that the device does not hold: never offered, or returned before.
     #[error("queue {queue} returns chain {id}, which the device does not hold")]
     UsedUnknown {

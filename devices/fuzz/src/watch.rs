@@ -12,8 +12,13 @@ use virtio_wire::ring::{
 use vm_memory::Permissions;
 
 use crate::chain::{Offer, follow};
-use crate::guest::{Guest, RINGS, RINGS_SIZE};
+use crate::guest::{Guest, PAGE, RINGS, RINGS_SIZE};
 use crate::violation::Violation;
+
+/// Bytes of one chain that may be page numbers.
+const NAMES_LIMIT: u64 = 64 << 10;
+/// So many calls in a row for nothing are no accident: what made a queue due may have been taken by the call before.
+const IDLE_CALLS: u8 = 8;
 
 /// How much one call may do.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +66,8 @@ struct Held {
     head: u16,
     offer: Offer,
     written: u64,
+    /// Chains of this name that came back while there were several.
+    returns: usize,
 }
 
 /// A queue as the harness sees it.
@@ -75,6 +82,8 @@ struct Queue {
     /// Chains taken and returned in this call.
     taken: u16,
     used: u16,
+    /// Calls in a row that took no chain and asked for another.
+    idle: u8,
     /// The guest lets the device write over a used ring by way of buffers or other rings: what the ring says proves nothing.
     blurred: bool,
 }
@@ -93,6 +102,11 @@ pub(crate) struct Watch {
     written: Vec<(u64, usize)>,
     /// The guest had the device write over its driver's rings by way of a buffer.
     pub(crate) rings_overwritten: bool,
+    /// The device returns chains in its own time: one that is still held may have been put back, or not.
+    asynchronous: bool,
+    /// Pages that a chain has named so far, as its buffers to write or by number in what it says; see
+    /// [`Guest::page_bit`].
+    named_pages: u64,
 }
 
 /// What became of one call to process a queue.
@@ -100,13 +114,15 @@ pub(crate) struct Watch {
 pub(crate) struct Round {
     pub(crate) notified_again: bool,
     pub(crate) interrupt: bool,
+    /// The driver is still using the device.
+    pub(crate) live: bool,
     /// The device has failed, or completes chains in its own time: what is held may stay so.
     pub(crate) may_hold: bool,
     pub(crate) event_idx: bool,
 }
 
 impl Watch {
-    pub(crate) fn new(nr_queues: usize) -> Watch {
+    pub(crate) fn new(nr_queues: usize, asynchronous: bool) -> Watch {
         Watch {
             queues: (0..nr_queues).map(|_| Queue::default()).collect(),
             violation: None,
@@ -119,6 +135,8 @@ impl Watch {
             current: None,
             written: Vec::new(),
             rings_overwritten: false,
+            asynchronous,
+            named_pages: 0,
         }
     }
 
@@ -188,11 +206,16 @@ impl Watch {
         let Some(rings) = queue.rings else { return };
         let flags = guest.peek_u16(rings.avail_ring + RING_FLAGS_OFFSET);
         let wants = !round.event_idx && flags & ring::AVAIL_F_NO_INTERRUPT == 0;
+        queue.idle = if round.notified_again && queue.taken == 0 {
+            queue.idle + 1
+        } else {
+            0
+        };
         let mut found = None;
         if !queue.blurred {
             if wants && queue.used > 0 && !round.interrupt {
                 found = Some(Violation::NotInterrupted { queue: index });
-            } else if round.notified_again && queue.taken == 0 {
+            } else if queue.idle >= IDLE_CALLS || (round.notified_again && !round.live) {
                 found = Some(Violation::Spins { queue: index });
             } else if !round.may_hold && queue.held.len() > 1 {
                 let head = queue.held[0].head;
@@ -261,6 +284,45 @@ impl Watch {
         may
     }
 
+    /// Whether a chain that the device holds offers the range: for the host, which moves data past the watch.
+    pub(crate) fn is_offered(&self, range: &Range<u64>, access: Permissions) -> bool {
+        let mut held = self.queues.iter().flat_map(|queue| &queue.held);
+        held.any(|held| {
+            let spans = if access.has_write() {
+                &held.offer.writable
+            } else {
+                &held.offer.readable
+            };
+            within_any(spans, range)
+        })
+    }
+
+    /// The host itself has written into a buffer.
+    pub(crate) fn host_wrote(&mut self, range: &Range<u64>) {
+        self.rings_overwritten |= overlap(range, &(RINGS..RINGS + RINGS_SIZE));
+        for held in self.queues.iter_mut().flat_map(|queue| &mut queue.held) {
+            if within_any(&held.offer.writable, range) {
+                held.written += range.end - range.start;
+            }
+        }
+    }
+
+    /// Pages that chains have named so far; see [`Guest::page_bit`].
+    pub(crate) fn named_pages(&self) -> u64 {
+        self.named_pages
+    }
+
+    /// A queue that has returned chains in this call although the driver was not told.
+    pub(crate) fn uninterrupted(&self, guest: &Guest) -> Option<u16> {
+        let wants = |queue: &Queue| {
+            let rings = queue.rings?;
+            let flags = guest.peek_u16(rings.avail_ring + RING_FLAGS_OFFSET);
+            (!queue.blurred && queue.used > 0 && flags & ring::AVAIL_F_NO_INTERRUPT == 0).then_some(())
+        };
+        let found = self.queues.iter().position(|queue| wants(queue).is_some())?;
+        u16::try_from(found).ok()
+    }
+
     fn may_read(&self, range: &Range<u64>) -> bool {
         let in_rings = |rings: &Rings| rings.parts().iter().any(|part| within(part, range));
         self.queues.iter().any(|queue| {
@@ -284,16 +346,27 @@ impl Watch {
         else {
             return;
         };
+        let put_back = queue.next_avail.wrapping_sub(1);
+        let comes_again = slot != queue.next_avail % rings.size && slot == put_back % rings.size;
+        if self.asynchronous && comes_again {
+            queue.next_avail = put_back;
+            queue.held.pop();
+        }
         let expected = queue.next_avail % rings.size;
         queue.next_avail = queue.next_avail.wrapping_add(1);
         queue.taken += 1;
         let head = guest.peek_u16(range.start);
         if head < rings.size {
             let offer = follow(guest, rings.descriptor_table, rings.size, head);
+            self.named_pages |= named_pages(guest, &offer);
             let blurs = |span: &Range<u64>| used_rings.iter().any(|used| overlap(span, used));
             let blurred = offer.writable.iter().any(blurs);
-            let written = 0;
-            queue.held.push(Held { head, offer, written });
+            queue.held.push(Held {
+                head,
+                offer,
+                written: 0,
+                returns: 0,
+            });
             self.queues.iter_mut().for_each(|queue| queue.blurred |= blurred);
         }
         if slot != expected && !self.queues[usize::from(index)].blurred {
@@ -333,10 +406,19 @@ impl Queue {
         self.next_used = expected;
         self.used += 1;
         let UsedElement { id, len } = element;
-        let Some(at) = self.held.iter().rposition(|held| u32::from(held.head) == id) else {
+        // A guest may make a descriptor available again while the device holds it. Then there are several of that name, and
+        // which of them came back cannot be told: they stay until all have.
+        let named = |held: &&mut Held| u32::from(held.head) == id;
+        let mut group: Vec<&mut Held> = self.held.iter_mut().filter(named).collect();
+        let written = group.iter().map(|held| held.written).max();
+        let size = group.len();
+        let (Some(first), Some(written)) = (group.first_mut(), written) else {
             return Err(Violation::UsedUnknown { queue, id });
         };
-        let written = self.held.remove(at).written;
+        first.returns += 1;
+        if first.returns == size {
+            self.held.retain(|held| u32::from(held.head) != id);
+        }
         if u64::from(len) > written {
             return Err(Violation::UsedLength {
                 queue,
@@ -359,4 +441,26 @@ fn within_any(outer: &[Range<u64>], inner: &Range<u64>) -> bool {
 
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
+}
+
+/// The pages that lie in an offer's buffers to write as a whole, and those whose numbers are in its buffers to read.
+fn named_pages(guest: &Guest, offer: &Offer) -> u64 {
+    let whole = |span: &Range<u64>| {
+        let first = span.start.div_ceil(PAGE);
+        (first..span.end / PAGE)
+            .take(64)
+            .fold(0, |pages, page| pages | Guest::page_bit(page * PAGE))
+    };
+    let free = offer.writable.iter().fold(0, |pages, span| pages | whole(span));
+    let mut text = Vec::new();
+    for span in offer.readable.iter().filter(|span| !span.is_empty()) {
+        let len = span.end - span.start;
+        if text.len() as u64 + len > NAMES_LIMIT || !guest.owns(span.start, len) {
+            break;
+        }
+        text.extend(guest.peek_all(span.start, len));
+    }
+    text.as_chunks::<4>().0.iter().fold(free, |pages, &pfn| {
+        pages | Guest::page_bit(u64::from(u32::from_le_bytes(pfn)) * PAGE)
+    })
 }

@@ -41,7 +41,7 @@ pub struct World<S: Subject> {
 impl<S: Subject> World<S> {
     /// A device that nobody has touched.
     pub fn new(subject: impl FnOnce(&Rc<Guest>) -> (S, S::Device)) -> World<S> {
-        let guest = Rc::new(Guest::new(S::NR_QUEUES));
+        let guest = Rc::new(Guest::new(S::NR_QUEUES, S::ASYNCHRONOUS));
         let (subject, device) = subject(&guest);
         let max_sizes = device.queue_max_sizes().to_vec();
         assert_eq!(max_sizes.len(), S::NR_QUEUES, "the subject knows its device");
@@ -143,10 +143,9 @@ impl<S: Subject> World<S> {
 
     /// The guest writes to the window.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
-        let frozen = self
-            .registers
-            .selected()
-            .is_some_and(|queue| self.guest.watch().is_ready(queue));
+        let was_ready = self.read_register(Register::QueueReady) == 1;
+        // A ready queue keeps its registers; a device that is still being reset takes nothing.
+        let resetting = self.transport.is_resetting();
         // Rings are looked at when a queue is made ready: where they lie, not what is in them.
         let budget = Budget {
             accesses: 16,
@@ -157,23 +156,27 @@ impl<S: Subject> World<S> {
         self.guest.watch_mut().end(&self.guest);
         if let (Some(register), Ok(word)) = (Register::from_offset(offset), <[u8; 4]>::try_from(data)) {
             let value = u32::from_le_bytes(word);
-            self.registers.write(register, value, frozen);
+            if !resetting {
+                self.registers.write(register, value, was_ready);
+            }
             match register {
-                Register::QueueReady => self.look_at_ready(),
+                Register::QueueReady if !resetting => self.look_at_ready(was_ready, value),
                 Register::Status if self.read_register(Register::Status) == 0 => self.was_reset(),
+                Register::Status if self.transport.is_resetting() => self.queues_stopped(),
                 _ => {}
             }
         }
         self.see_to(effects);
     }
 
-    fn look_at_ready(&mut self) {
+    /// QueueReady was written. It reads as 1 until the last chain that the device keeps is back, but the queue stops now.
+    fn look_at_ready(&mut self, was_ready: bool, written: u32) {
         let Some(queue) = self.registers.selected() else {
             return;
         };
         let ready = self.read_register(Register::QueueReady) == 1;
         let known = self.guest.watch().is_ready(queue);
-        if ready && !known {
+        if ready && !was_ready {
             match self.registers.rings(&self.guest, queue) {
                 Ok(rings) => self.guest.watch_mut().set_rings(queue, Some(rings)),
                 Err(why) => self
@@ -181,13 +184,17 @@ impl<S: Subject> World<S> {
                     .watch_mut()
                     .blame(Violation::QueueAccepted { queue, why }),
             }
-        } else if !ready && known {
+        } else if known && (!ready || written == 0) {
             self.guest.watch_mut().set_rings(queue, None);
         }
     }
 
     fn was_reset(&mut self) {
         self.registers.reset();
+        self.queues_stopped();
+    }
+
+    fn queues_stopped(&mut self) {
         for queue in 0..self.nr_queues {
             self.guest.watch_mut().set_rings(queue, None);
         }
@@ -207,19 +214,25 @@ impl<S: Subject> World<S> {
 
     /// The host's side does something.
     pub fn host(&mut self, step: &HostStep) {
-        self.with_host(|subject, transport, _| subject.host(step, transport));
+        self.with_host(|subject, transport, guest| subject.host(step, transport, guest));
     }
 
-    /// A call into the device from the host's side, watched; nothing of it may touch more memory than one chain takes.
+    /// A call into the device from the host's side, watched; within the bound of a queue of 256 entries.
     pub fn with_host(
         &mut self,
         call: impl FnOnce(&mut S, &mut MmioTransport<S::Device>, &Guest) -> Result<Effects, DeviceError>,
     ) {
+        let event_idx = self.transport.negotiated_features() & feature::RING_EVENT_IDX != 0;
         self.guest.watch_mut().begin(None, budget::<S>(256));
         let result = call(&mut self.subject, &mut self.transport, &self.guest);
         self.guest.watch_mut().end(&self.guest);
         match result {
             Ok(effects) => {
+                let untold = self.guest.watch().uninterrupted(&self.guest);
+                if let Some(queue) = untold.filter(|_| !event_idx && !effects.interrupt) {
+                    let violation = Violation::NotInterrupted { queue };
+                    self.guest.watch_mut().blame(violation);
+                }
                 if effects.lifecycle == Some(Lifecycle::Reset) {
                     self.was_reset();
                 }
@@ -241,6 +254,7 @@ impl<S: Subject> World<S> {
                 let round = Round {
                     notified_again: effects.notified.contains(queue),
                     interrupt: effects.interrupt,
+                    live: self.transport.is_live(),
                     may_hold: S::ASYNCHRONOUS || !self.transport.is_live(),
                     event_idx,
                 };

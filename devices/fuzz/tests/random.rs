@@ -3,7 +3,7 @@
 use devices_fuzz::subjects::ALL;
 
 /// Runs for each device.
-const RUNS: u64 = 150;
+const RUNS: u64 = 100;
 
 /// xorshift64*, whose seed is never 0.
 struct Random(u64);

@@ -47,6 +47,7 @@ impl Subject for ConsoleSubject {
         &mut self,
         step: &HostStep,
         transport: &mut MmioTransport<Console>,
+        _guest: &Guest,
     ) -> Result<Effects, DeviceError> {
         Ok(match step.choice % 3 {
             0 => {

@@ -83,7 +83,6 @@ impl Subject for MemSubject {
     const NAME: &'static str = "mem";
     const NR_QUEUES: usize = 1;
     const OWNS_BLOCKS: bool = true;
-    const PAYLOAD: u64 = 0;
 
     fn new(guest: &Rc<Guest>) -> (MemSubject, MemDevice<Blocks>) {
         (0..NR_BLOCKS).for_each(|index| guest.refuse(BLOCKS + index * PAGE));
@@ -107,6 +106,7 @@ impl Subject for MemSubject {
         &mut self,
         step: &HostStep,
         transport: &mut MmioTransport<MemDevice<Blocks>>,
+        _guest: &Guest,
     ) -> Result<Effects, DeviceError> {
         if step.choice.is_multiple_of(4) {
             self.blocks.host.borrow_mut().busy = step.choice / 4 % 4;

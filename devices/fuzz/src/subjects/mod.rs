@@ -1,7 +1,11 @@
 //! The devices that are fuzzed: for each, its host's side, its requests, and what good service is.
 
+mod balloon;
+mod block;
 mod console;
 mod mem;
+mod rng;
+mod vsock;
 
 use std::fmt;
 use std::rc::Rc;
@@ -9,8 +13,12 @@ use std::rc::Rc;
 use devices::mmio::{Effects, MmioTransport};
 use devices::{DeviceError, VirtioDevice};
 
+pub use balloon::BalloonSubject;
+pub use block::BlockSubject;
 pub use console::ConsoleSubject;
 pub use mem::MemSubject;
+pub use rng::RngSubject;
+pub use vsock::VsockSubject;
 
 use crate::guest::Guest;
 use crate::run::{explain, run};
@@ -31,8 +39,12 @@ pub trait Subject: Sized {
     const ASYNCHRONOUS: bool = false;
     /// Whether the blocks at the end of memory are the device's to give and take.
     const OWNS_BLOCKS: bool = false;
-    /// Bytes that one call may move beyond the descriptors and a few bytes a chain.
-    const PAYLOAD: u64;
+    /// Bytes that one call may move beyond the descriptors and what is bounded by the chain.
+    const PAYLOAD: u64 = 0;
+    /// Bytes that one chain may move beyond its descriptors.
+    const CHAIN_PAYLOAD: u64 = 64;
+    /// Ranges of memory that one chain may ask for beyond its buffers.
+    const CHAIN_CHECKS: u64 = 0;
 
     /// A device and its host, at work on this memory.
     fn new(guest: &Rc<Guest>) -> (Self, Self::Device);
@@ -45,7 +57,11 @@ pub trait Subject: Sized {
         &mut self,
         step: &HostStep,
         transport: &mut MmioTransport<Self::Device>,
+        guest: &Guest,
     ) -> Result<Effects, DeviceError>;
+
+    /// What is under way at the host comes to its end: a good driver waits for that before it starts over.
+    fn settle(_world: &mut World<Self>) {}
 
     /// The content of a request.
     fn body(&self, step: &RequestStep) -> Body;
@@ -68,8 +84,8 @@ pub trait Subject: Sized {
 pub(crate) fn budget<S: Subject>(size: u16) -> Budget {
     let size = u64::from(size);
     Budget {
-        accesses: 64 + (size + 1) * (8 * size + 64) + S::PAYLOAD / 512,
-        bytes: 64 + (size + 1) * (32 * size + 128) + S::PAYLOAD,
+        accesses: 64 + (size + 1) * (8 * size + 64 + S::CHAIN_CHECKS) + S::PAYLOAD / 512,
+        bytes: 64 + (size + 1) * (32 * size + 64 + S::CHAIN_PAYLOAD) + S::PAYLOAD,
     }
 }
 
@@ -102,7 +118,14 @@ const fn target<S: Subject>() -> Target {
 }
 
 /// Every device that is fuzzed.
-pub const ALL: &[Target] = &[target::<MemSubject>(), target::<ConsoleSubject>()];
+pub const ALL: &[Target] = &[
+    target::<MemSubject>(),
+    target::<ConsoleSubject>(),
+    target::<BalloonSubject>(),
+    target::<BlockSubject>(),
+    target::<RngSubject>(),
+    target::<VsockSubject>(),
+];
 
 /// Something is not as it should be.
 pub(crate) fn expect<T: PartialEq + fmt::Debug + ?Sized>(what: &str, is: &T, due: &T) -> Result<(), String> {
