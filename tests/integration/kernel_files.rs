@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use integration_tests::Home;
-use integration_tests::debian::KernelPackage;
+use integration_tests::debian::{KernelPackage, Release};
 
 /// Asserts that `ballast run --kernel FILE` is refused with the file's name, `rule`, and without a trace.
 fn assert_refused(home: &Home, file: &Path, rule: &str) {
@@ -94,7 +94,7 @@ fn a_truncated_elf() {
 #[test]
 fn a_truncated_bzimage() {
     let home = Home::new();
-    let whole = fs::read(KernelPackage::fetch().image()).unwrap();
+    let whole = fs::read(KernelPackage::fetch(Release::V6_12).image()).unwrap();
     for length in [600, 0x300, 4096, whole.len() / 2, whole.len() - 4096] {
         assert_refused(&home, &file(&home, "truncated", &whole[..length]), "");
     }
@@ -116,7 +116,7 @@ fn an_image_that_does_not_fit_into_memory() {
 #[test]
 fn an_initrd_that_is_missing_or_too_large() {
     let home = Home::new();
-    let kernel = KernelPackage::fetch().image();
+    let kernel = KernelPackage::fetch(Release::V6_12).image();
     let run = |initrd: &Path| {
         let kernel = kernel.to_str().unwrap();
         home.run([

@@ -1,89 +1,48 @@
-//! A process that fills memory and keeps checking it, for stock Linux guests.
+//! What stock Linux guests do with their memory, for the tests.
 //!
-//! usage: `memcheck MIB FILE`. Holds MIB mebibytes (a multiple of 64) in chunks, each filled with words derived
-//! from their position and the chunk's generation. Round after round it verifies every word, then gives one
-//! chunk back to the kernel and fills a new one, so that over time its memory wanders into whatever the kernel
-//! hands out: hot-added blocks too. After each round FILE holds one line: `rounds R checked C failed F` (words).
+//! - `memcheck run MIB FILE` fills memory and keeps checking it until it is killed ([`run`]).
+//! - `memcheck fill PERCENT` fills that much of what is available, checks it once, and gives it back ([`fill`]).
+//! - `memcheck find-fill ADDRESS BYTES` looks for what `fill` left in physical memory ([`find`]).
+//! - `memcheck pin MIB FILE` holds memory that the kernel cannot move ([`pin`]).
 
-use std::fs;
+mod fill;
+mod find;
+mod pin;
+mod run;
+
 use std::process::ExitCode;
 
-/// 64 MiB: above every threshold at which an allocator would keep a freed chunk for itself.
-const CHUNK_WORDS: usize = 8 << 20;
-
-struct Chunk {
-    generation: u64,
-    words: Vec<u64>,
-}
-
-impl Chunk {
-    fn fill(generation: u64) -> Self {
-        Self {
-            generation,
-            words: (0..CHUNK_WORDS)
-                .map(|position| word(generation, position))
-                .collect(),
-        }
-    }
-
-    /// Number of words that are not what was written.
-    fn wrong_words(&self) -> usize {
-        let words = self.words.iter().enumerate();
-        words
-            .filter(|(position, found)| **found != word(self.generation, *position))
-            .count()
-    }
-}
-
-/// Differs between any two positions of a chunk and between generations: an odd multiplier permutes.
-fn word(generation: u64, position: usize) -> u64 {
-    (position as u64 ^ generation << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
+/// Bytes of a page.
+const PAGE: usize = 4096;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let mebibytes = arguments.next().and_then(|size| size.parse::<usize>().ok());
-    let (Some(mebibytes), Some(file)) = (mebibytes, arguments.next()) else {
-        eprintln!("usage: memcheck MIB FILE");
-        return ExitCode::from(2);
-    };
-    let mut generation = 0;
-    let mut next = || {
-        generation += 1;
-        Chunk::fill(generation)
-    };
-    let mut chunks: Vec<Chunk> = (0..mebibytes / 64).map(|_| next()).collect();
-    let (mut checked, mut failed) = (0, 0);
-    for round in 1_usize.. {
-        failed += chunks.iter().map(Chunk::wrong_words).sum::<usize>();
-        checked += chunks.len() * CHUNK_WORDS;
-        // Written beside and renamed: a reader never sees half a line.
-        let beside = format!("{file}.new");
-        let line = format!("rounds {round} checked {checked} failed {failed}\n");
-        if let Err(error) = fs::write(&beside, line).and_then(|()| fs::rename(&beside, &file)) {
-            eprintln!("memcheck: cannot report to {file}: {error}");
-            return ExitCode::FAILURE;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["run", mebibytes, file] => number(mebibytes).and_then(|mebibytes| run::run(mebibytes, file)),
+        ["fill", percent] => number(percent).and_then(fill::fill),
+        ["find-fill", address, bytes] => {
+            number(address).and_then(|address| number(bytes).and_then(|bytes| find::find(address, bytes)))
         }
-        let oldest = chunks.remove(0);
-        drop(oldest);
-        chunks.push(next());
+        ["pin", mebibytes, file] => number(mebibytes).and_then(|mebibytes| pin::pin(mebibytes, file)),
+        _ => Err("one of: run MIB FILE, fill PERCENT, find-fill ADDRESS BYTES, pin MIB FILE".to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("memcheck: {why}");
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::SUCCESS
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|error| format!("{text}: {error}"))
+}
 
-    #[test]
-    fn a_changed_word_and_a_chunk_of_another_generation_are_wrong() {
-        let mut chunk = Chunk::fill(3);
-        assert_eq!(chunk.wrong_words(), 0);
-        chunk.words[12_345] ^= 1;
-        assert_eq!(chunk.wrong_words(), 1);
-        chunk.words[12_345] ^= 1;
-        // As if the memory of an earlier generation had come back.
-        chunk.generation = 4;
-        assert_eq!(chunk.wrong_words(), CHUNK_WORDS);
-    }
+/// Writes `line` to `file` beside and renames it: a reader never sees half a line.
+fn report(file: &str, line: &str) -> Result<(), String> {
+    let beside = format!("{file}.new");
+    let written = std::fs::write(&beside, line).and_then(|()| std::fs::rename(&beside, file));
+    written.map_err(|error| format!("cannot report to {file}: {error}"))
 }

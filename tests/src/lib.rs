@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod ballast;
+pub mod control;
 pub mod cpio;
 pub mod debian;
 pub mod host_box;
@@ -11,7 +12,8 @@ pub mod views;
 pub mod wait;
 
 pub use ballast::{Home, Outcome};
-pub use host_box::needs_hardware_kvm;
+pub use debian::Release;
+pub use host_box::{Parts, needs_hardware_kvm, needs_hardware_kvm_and};
 pub use linux::LinuxGuest;
-pub use running::Running;
+pub use running::{Running, Stats};
 pub use wait::{DEADLINE, eventually};

@@ -1,6 +1,7 @@
 //! A microVM that is running: its serial console, its messages, and the commands an operator gives it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -8,6 +9,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use serde_json::Value;
 
 use crate::ballast::{Outcome, Reaper, binary, finish, shell_status};
+use crate::control;
 use crate::transcript::Transcript;
 use crate::views::{self, Process};
 use crate::wait::eventually;
@@ -81,15 +83,48 @@ impl Running {
         finish(&mut line)
     }
 
-    /// What `ballast stats NAME --json` says. Fields are those of `VmStatus`, sizes in bytes.
+    /// What the VM says of itself: fields of `VmStatus`, sizes in bytes.
     ///
     /// # Panics
-    /// When the command fails or its output is not JSON.
+    /// When it does not answer.
     pub fn stats(&self) -> Stats {
-        let text = self.order("stats", &["--json"]).success();
-        Stats(
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in the statistics {text:?}")),
-        )
+        self.try_stats().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_stats(&self) -> Result<Stats, String> {
+        match control::ask(&self.socket(), "GET", "/ballast/v1/vm", "")? {
+            (200, body) => Ok(Stats(body)),
+            (status, body) => Err(format!("no statistics: {status} {body}")),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.runtime.join("ballast").join(format!("{}.sock", self.name))
+    }
+
+    /// Asks for a total of `bytes`, waits for at most `seconds`, and answers the report: fields of `ResizeReport`.
+    ///
+    /// # Panics
+    /// When the VM refuses, or does not answer.
+    pub fn try_resize(&self, bytes: u64, seconds: u64) -> Stats {
+        let body = format!("{{\"total_bytes\":{bytes},\"wait_seconds\":{seconds}}}");
+        match control::ask(&self.socket(), "PUT", "/ballast/v1/memory", &body) {
+            Ok((200, report)) => Stats(report),
+            other => panic!("no resize to {bytes}: {other:?}"),
+        }
+    }
+
+    /// Asks for a total of `bytes` and waits until the guest has it.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    pub fn resize_to(&self, bytes: u64) {
+        let report = self.try_resize(bytes, 200);
+        assert_eq!(
+            (report.text("outcome"), report.number("reached_bytes")),
+            ("reached", bytes),
+            "{report:?}"
+        );
     }
 
     /// Asks the guest through `ballast guest NAME QUESTION`.
@@ -118,9 +153,7 @@ impl Running {
         let what = format!("{}: {what}", self.name);
         eventually(&what, || {
             self.assert_alive(&what);
-            let outcome = self.order("stats", &["--json"]);
-            let stats = (outcome.status == 0).then(|| serde_json::from_str(&outcome.stdout).ok().map(Stats));
-            stats.flatten().filter(|stats| condition(stats))
+            self.try_stats().ok().filter(|stats| condition(stats))
         })
     }
 
@@ -213,11 +246,43 @@ impl Drop for Running {
         if std::thread::panicking() {
             let (name, serial, messages) = (&self.name, self.serial.text(), self.messages.text());
             eprintln!("---- serial console of {name}\n{serial}\n---- messages of {name}\n{messages}\n----");
+            eprintln!("---- threads of {name}\n{}\n----", threads(self.pid()));
         }
     }
 }
 
-/// One answer of `ballast stats NAME --json`.
+/// What each thread of a process is doing: its name, state and processor time, and where in the kernel it waits.
+fn threads(pid: u32) -> String {
+    let mut lines = String::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        // The fields behind the name, which is in brackets: state, ..., processor time in user space and in the kernel.
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let field = |number: usize| fields.get(number).copied().unwrap_or("?");
+        lines.push_str(&format!(
+            "{:<16} {} user {} kernel {} ticks, in {}\n{}",
+            read("comm").trim(),
+            field(0),
+            field(11),
+            field(12),
+            read("wchan"),
+            read("stack"),
+        ));
+    }
+    lines
+}
+
+/// A JSON object that a VM answered, such as its statistics.
 #[derive(Debug, Clone)]
 pub struct Stats(Value);
 

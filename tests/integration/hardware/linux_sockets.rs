@@ -77,6 +77,7 @@ fn programs_of_guest_and_host_reach_each_other_over_vsock() {
         let socket = home.files().join("vsock");
         let device = format!("cid=42,path={}", socket.display());
         let mut guest = LinuxGuest::boot(&home, "lin", &["--memory", "512M", "--vsock", &device], "");
+        guest.shell("load vmw_vsock_virtio_transport");
         guest.shell(&format!("vsock-peer echo {ECHO_PORT} >/tmp/echo 2>&1 & true"));
         eventually("the guest listening", || {
             guest.shell("cat /tmp/echo").contains("listening").then_some(())

@@ -3,6 +3,7 @@
 mod builtin;
 mod host;
 mod linux;
+mod linux_blocks;
 mod linux_memory;
 mod linux_nodes;
 mod linux_sockets;

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::Parts;
 use crate::ballast::{binary, finish};
 use crate::cpio::Archive;
-use crate::debian::{KernelPackage, busybox};
+use crate::debian::{KernelPackage, Release, busybox};
 use crate::linux::LinuxImage;
 
 /// Loads KVM, runs one test, reports its exit status on the second serial port, and switches the box off.
@@ -23,16 +24,16 @@ for module in $(cat /modules/order); do
 done
 export PATH=/bin HOME=/root RUST_BACKTRACE=1 VARIABLE=/guest
 cd /
-/box/deps/integration --exact "$(cat /test)" --nocapture
+/box/deps/integration --exact "$(cat /test)" --include-ignored --nocapture
 echo "host box: exit status $?"
 poweroff -f
 "#;
 
-/// The ramdisk of a box that runs the test called `test`.
+/// The ramdisk of a box that runs the test called `test`, with `parts`.
 ///
 /// # Panics
 /// When one of its parts is missing.
-pub(super) fn ramdisk(package: &KernelPackage, test: &str) -> Vec<u8> {
+pub(super) fn ramdisk(package: &KernelPackage, test: &str, parts: Parts) -> Vec<u8> {
     let mut archive = Archive::default();
     let mut order = String::new();
     for (name, module) in package.modules(&["kvm-amd"]) {
@@ -53,9 +54,18 @@ pub(super) fn ramdisk(package: &KernelPackage, test: &str) -> Vec<u8> {
     add_program(&mut archive, "/box/deps/integration", &tests);
     add_program(&mut archive, "/box/ballast", &binary());
     let staging = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-    let guest = LinuxImage::prepare(staging.path());
-    add_file(&mut archive, "/guest/bzImage", &guest.kernel);
-    add_file(&mut archive, "/guest/initrd", &guest.initrd);
+    let kernels = if parts.kernels.is_empty() {
+        &[Release::V6_12]
+    } else {
+        parts.kernels
+    };
+    for release in kernels {
+        let guest = LinuxImage::prepare(*release, staging.path());
+        for file in [&guest.kernel, &guest.initrd] {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            add_file(&mut archive, &format!("/guest/{name}"), file);
+        }
+    }
     archive.finish()
 }
 

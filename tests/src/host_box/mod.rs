@@ -15,8 +15,29 @@ use std::path::PathBuf;
 
 pub use image::{add_file, add_program};
 
-/// Set inside the box: the folder that holds the stock guest's kernel and ramdisk.
+use crate::debian::Release;
+
+/// Set inside the box: the folder that holds the stock guests' kernels and ramdisks.
 const IMAGE_VARIABLE: &str = "BALLAST_TEST_LINUX_IMAGE";
+
+/// What a test needs in the box besides itself, `ballast` and the newest stock guest.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts {
+    /// Kernels of stock guests instead of the newest; none means the newest.
+    pub kernels: &'static [Release],
+}
+
+impl Parts {
+    /// A stock guest of `release`.
+    pub fn kernel(release: Release) -> Self {
+        Self {
+            kernels: match release {
+                Release::V6_1 => &[Release::V6_1],
+                Release::V6_12 => &[Release::V6_12],
+            },
+        }
+    }
+}
 
 /// Runs `body` on a KVM like hardware's: here, or in the host box. Must be called as the whole body of a test, with
 /// a closure: its type's name tells which test that is.
@@ -24,14 +45,30 @@ const IMAGE_VARIABLE: &str = "BALLAST_TEST_LINUX_IMAGE";
 /// # Panics
 /// When the body does, here or in the box, and when the box does not report.
 pub fn needs_hardware_kvm<F: FnOnce()>(body: F) {
+    needs_hardware_kvm_and(Parts::default(), body);
+}
+
+/// As [`needs_hardware_kvm`], with `parts` in the box.
+///
+/// # Panics
+/// As [`needs_hardware_kvm`].
+pub fn needs_hardware_kvm_and<F: FnOnce()>(parts: Parts, body: F) {
     if processor_has_virtualization() {
         body();
     } else {
-        machine::run(&test_name(std::any::type_name::<F>()));
+        machine::run(&test_name(std::any::type_name::<F>()), parts);
     }
 }
 
-/// Folder of the stock guest's image, when running in the box.
+/// Says that a test goes on to the case called `name`. When a test fails in the box, the last case is named.
+pub fn begin_case(name: &str) {
+    println!("{CASE}{name}");
+}
+
+/// Begins the line that names a case.
+const CASE: &str = "case: ";
+
+/// Folder of the stock guests' images, when running in the box.
 pub fn linux_image_dir() -> Option<PathBuf> {
     std::env::var_os(IMAGE_VARIABLE).map(PathBuf::from)
 }

@@ -1,15 +1,36 @@
-//! What the tests take from Debian: the kernel that runs in the host box and as stock guest, and busybox.
-//!
-//! The kernel package is downloaded and unpacked below the target directory, never installed. Tests run as
-//! processes side by side, so a file lock lets the first one fetch it while the others wait; a folder that
-//! exists is complete, because it is renamed into place.
+//! Debian's kernel packages: the image, and modules with what they depend on.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::ballast::{finish, profile_dir};
+use super::{find, shared, update_package_lists};
+use crate::ballast::finish;
+
+/// The releases of Linux that the tests boot, each in Debian's build for clouds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    /// Debian 12's own.
+    V6_1,
+    /// Debian 13's, and in the updates of Debian 12. The host box runs it too.
+    V6_12,
+}
+
+impl Release {
+    /// The two numbers with a dot, as `uname -r` begins.
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+        }
+    }
+
+    /// What names of its packages match.
+    fn package_pattern(self) -> String {
+        let number = self.number().replace('.', r"\.");
+        format!(r"^linux-image-{number}\..*-cloud-amd64-unsigned$")
+    }
+}
 
 /// An unpacked Debian kernel package.
 pub struct KernelPackage {
@@ -17,22 +38,14 @@ pub struct KernelPackage {
 }
 
 impl KernelPackage {
-    /// The newest Debian 6.12 cloud kernel, fetched when there is none yet.
+    /// The newest Debian cloud kernel of `release`, fetched when there is none yet.
     ///
     /// # Panics
     /// When it can neither be found nor downloaded.
-    pub fn fetch() -> Self {
-        let target = profile_dir()
-            .parent()
-            .expect("a profile's folder has a parent")
-            .join("host-box");
-        make_dir(&target);
-        let lock = File::create(target.join("lock")).unwrap_or_else(|error| panic!("no lock file: {error}"));
-        lock.lock().unwrap_or_else(|error| panic!("cannot lock: {error}"));
-        let root = target.join("kernel");
-        if !root.is_dir() {
-            download(&target, &root);
-        }
+    pub fn fetch(release: Release) -> Self {
+        let root = shared(&format!("kernel-{}", release.number()), |staging| {
+            download(release, staging)
+        });
         Self { root }
     }
 
@@ -64,40 +77,39 @@ impl KernelPackage {
         if ordered.iter().any(|(known, _)| *known == name) {
             return;
         }
-        let file = format!("{name}.ko.xz");
-        let modules = ["lib/modules", "usr/lib/modules"].map(|folder| self.root.join(folder));
-        let found = modules
-            .iter()
-            .find_map(|dir| find(dir, &|found| found.replace('-', "_") == file));
-        let path = found.unwrap_or_else(|| panic!("no module {name} in {}", self.root.display()));
+        // 6.1 has them plain, later ones compressed.
+        let files = [format!("{name}.ko"), format!("{name}.ko.xz")];
+        let found = self.find_module(&|found| files.contains(&found.replace('-', "_")));
+        let Some(path) = found else {
+            assert!(
+                self.is_built_in(&files[0]),
+                "no module {name} in {}",
+                self.root.display()
+            );
+            return;
+        };
         let module = unpack(&path);
         for dependency in dependencies(&module) {
             self.add_module(&dependency, ordered);
         }
         ordered.push((name, module));
     }
-}
 
-/// Path of the statically linked busybox.
-///
-/// # Panics
-/// When the Debian package is missing.
-pub fn busybox() -> PathBuf {
-    require("/bin/busybox", "busybox-static")
-}
+    fn find_module(&self, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+        let folders = ["lib/modules", "usr/lib/modules"].map(|folder| self.root.join(folder));
+        folders.iter().find_map(|folder| find(folder, wanted))
+    }
 
-/// Answers `path`, which a Debian package called `package` brings.
-///
-/// # Panics
-/// When it is not there.
-pub fn require(path: &str, package: &str) -> PathBuf {
-    let path = PathBuf::from(path);
-    assert!(
-        path.is_file(),
-        "{} is missing: install the Debian package {package}, or run tests/run",
-        path.display()
-    );
-    path
+    /// Whether the kernel's own list of what it has built in names the module in `file`, such as `virtio_ring.ko`.
+    fn is_built_in(&self, file: &str) -> bool {
+        let list = self.find_module(&|name| name == "modules.builtin");
+        let list = list
+            .and_then(|path| fs::read_to_string(path).ok())
+            .unwrap_or_default();
+        list.lines()
+            .filter_map(|line| line.rsplit('/').next())
+            .any(|name| name.replace('-', "_") == file)
+    }
 }
 
 /// Names of the modules that `module` needs: the `depends=` entry of its `.modinfo` section.
@@ -118,12 +130,10 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Whether this process runs as the superuser, and so needs no `sudo`.
-pub fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
-}
-
 fn unpack(path: &Path) -> Vec<u8> {
+    if path.extension().is_some_and(|extension| extension == "ko") {
+        return fs::read(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    }
     let xz = Command::new("xz")
         .arg("--decompress")
         .arg("--stdout")
@@ -134,29 +144,24 @@ fn unpack(path: &Path) -> Vec<u8> {
     output.stdout
 }
 
-fn download(target: &Path, root: &Path) {
-    let staging = tempfile::tempdir_in(target).unwrap_or_else(|error| panic!("no staging folder: {error}"));
+/// Downloads the package and unpacks it below `staging`; answers the unpacked folder.
+fn download(release: Release, staging: &Path) -> PathBuf {
     // A package list that is missing or out of date shows as a package that is not known, or not found.
-    if let Err(first) = try_download(staging.path()) {
-        let command = if is_root() { "apt-get" } else { "sudo" };
-        let mut update = Command::new(command);
-        if command == "sudo" {
-            update.arg("apt-get");
-        }
-        let update = finish(update.args(["update", "--quiet"]));
-        let again = try_download(staging.path());
+    if let Err(first) = try_download(release, staging) {
+        let update = update_package_lists();
+        let again = try_download(release, staging);
         again.unwrap_or_else(|error| panic!("no Debian kernel: {first}; {update:?}; then: {error}"));
     }
-    let package = find(staging.path(), &|name| name.ends_with(".deb"));
+    let package = find(staging, &|name| name.ends_with(".deb"));
     let package = package.unwrap_or_else(|| panic!("apt-get download left no package"));
-    let unpacked = staging.path().join("kernel");
+    let unpacked = staging.join("kernel");
     finish(Command::new("dpkg").arg("--extract").arg(package).arg(&unpacked)).success();
-    fs::rename(&unpacked, root).unwrap_or_else(|error| panic!("cannot keep the kernel package: {error}"));
+    unpacked
 }
 
-fn try_download(dir: &Path) -> Result<(), String> {
-    let pattern = r"^linux-image-6\.12.*-cloud-amd64-unsigned$";
-    let search = finish(Command::new("apt-cache").args(["search", "--names-only", pattern]));
+fn try_download(release: Release, dir: &Path) -> Result<(), String> {
+    let pattern = release.package_pattern();
+    let search = finish(Command::new("apt-cache").args(["search", "--names-only", &pattern]));
     let mut names: Vec<&str> = search
         .stdout
         .lines()
@@ -168,7 +173,7 @@ fn try_download(dir: &Path) -> Result<(), String> {
         .into_iter()
         .rev()
         .find(|name| has_candidate(name))
-        .ok_or("apt-cache knows none")?;
+        .ok_or_else(|| format!("apt-cache knows none that matches {pattern}"))?;
     let mut fetch = Command::new("apt-get");
     let outcome = finish(fetch.args(["download", "--quiet", name]).current_dir(dir));
     if outcome.status == 0 {
@@ -197,25 +202,6 @@ fn version(name: &str) -> Vec<u64> {
         .collect()
 }
 
-fn make_dir(dir: &Path) {
-    fs::create_dir_all(dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
-}
-
-fn find(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
-    for entry in fs::read_dir(dir).ok()?.flatten() {
-        let path = entry.path();
-        let found = if path.is_dir() {
-            find(&path, wanted)
-        } else {
-            wanted(&entry.file_name().to_string_lossy()).then_some(path)
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +220,13 @@ mod tests {
             "linux-image-6.12.107+deb12-cloud",
         );
         assert!(version(old) < version(new));
+    }
+
+    #[test]
+    fn packages_of_6_1_are_not_those_of_6_12() {
+        assert_eq!(
+            Release::V6_1.package_pattern(),
+            r"^linux-image-6\.1\..*-cloud-amd64-unsigned$"
+        );
     }
 }

@@ -1,0 +1,132 @@
+//! A stock Linux guest: a Debian kernel with an initial ramdisk made here, and a shell on the serial console.
+
+mod image;
+mod log;
+mod memory;
+
+pub use image::LinuxImage;
+pub use memory::Found;
+
+use std::time::Instant;
+
+use crate::ballast::Home;
+use crate::debian::Release;
+use crate::running::Running;
+
+/// On a machine with many times more to do than it has processors, an emulated host was seen to be late with a guest's
+/// timers by the 21 s after which RCU speaks of a stall. Lockups and hung tasks keep their own limits.
+const PATIENT: &str = "rcupdate.rcu_cpu_stall_timeout=120";
+
+/// A stock Linux guest that has booted to its shell.
+pub struct LinuxGuest {
+    /// The microVM it runs in.
+    pub vm: Running,
+    position: usize,
+}
+
+impl LinuxGuest {
+    /// Boots a guest with the newest of the kernels; otherwise as [`Self::boot_release`].
+    ///
+    /// # Panics
+    /// When it does not get there, or a module cannot be loaded.
+    pub fn boot(home: &Home, name: &str, arguments: &[&str], cmdline: &str) -> Self {
+        Self::boot_release(Release::V6_12, home, name, arguments, cmdline)
+    }
+
+    /// Boots a guest with a kernel of `release` in `home`, with `arguments` to `ballast run` and `cmdline` added to the
+    /// kernel's command line, and waits for its shell. `hold=MODULE,...` there keeps modules from being loaded.
+    ///
+    /// # Panics
+    /// When it does not get there, or a module cannot be loaded.
+    pub fn boot_release(
+        release: Release,
+        home: &Home,
+        name: &str,
+        arguments: &[&str],
+        cmdline: &str,
+    ) -> Self {
+        let image = LinuxImage::prepare(release, &home.files());
+        let (kernel, initrd) = (image.kernel.to_string_lossy(), image.initrd.to_string_lossy());
+        let cmdline = format!("console=ttyS0 quiet panic=-1 {PATIENT} {cmdline}");
+        let fixed = ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &cmdline];
+        let vm = home.start(name, &[arguments, &fixed].concat());
+        let mut guest = Self { vm, position: 0 };
+        guest.wait_for_shell();
+        guest
+    }
+
+    /// Waits for the shell of a guest that boots.
+    ///
+    /// # Panics
+    /// When it does not get there, or a module cannot be loaded.
+    pub fn wait_for_shell(&mut self) {
+        let (before, position) = self.vm.serial.wait_for_after(self.position, "guest: ready");
+        assert!(!before.contains("cannot load"), "a module is missing:\n{before}");
+        self.position = position;
+    }
+
+    /// Runs one line of shell in the guest and answers what it wrote.
+    ///
+    /// # Panics
+    /// When its exit status is not 0, or the guest does not answer.
+    pub fn shell(&mut self, line: &str) -> String {
+        let (status, answer) = self.try_shell(line);
+        assert_eq!(status, "0", "the guest's `{line}` failed:\n{answer}");
+        answer
+    }
+
+    /// Runs one line of shell in the guest and answers its exit status, a number, and what it wrote.
+    ///
+    /// # Panics
+    /// When the guest does not answer.
+    pub fn try_shell(&mut self, line: &str) -> (String, String) {
+        self.vm.type_in(&format!("{line}\n"));
+        let (_, begin) = self.vm.serial.wait_for_after(self.position, "guest: begin\r\n");
+        let (answer, end) = self.vm.serial.wait_for_after(begin, "guest: end ");
+        let (status, position) = self.vm.serial.wait_for_after(end, "\n");
+        self.position = position;
+        (status.trim().to_owned(), answer)
+    }
+
+    /// Types a line that ends the guest, so that no answer comes.
+    pub fn last_words(&mut self, line: &str) {
+        self.vm.type_in(&format!("{line}\n"));
+    }
+
+    /// Tries one of several things with this guest. Its name is printed, so that a failure can be told from one of
+    /// another case; afterwards the kernel must not have complained, and nothing of what the guest did may have been a
+    /// violation or a fault towards a device.
+    ///
+    /// # Panics
+    /// When `body` does, or the kernel complained, or the VMM counted something.
+    pub fn case<T>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> T) -> T {
+        self.case_with_complaints(name, &[], body)
+    }
+
+    /// As [`Self::case`], but complaints that contain one of `expected` are all right.
+    ///
+    /// # Panics
+    /// As [`Self::case`].
+    pub fn case_with_complaints<T>(
+        &mut self,
+        name: &str,
+        expected: &[&str],
+        body: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        crate::host_box::begin_case(name);
+        let begun = Instant::now();
+        let answer = body(self);
+        // Looked through in the guest: every byte on the serial console is an exit.
+        let found = self.shell(&log::search());
+        let complaints = log::complaints(&found, expected);
+        if !complaints.is_empty() {
+            let log = self.shell(log::WHOLE);
+            panic!("the guest's kernel complained: {complaints:#?}\n{log}");
+        }
+        let stats = self.vm.stats();
+        let counted = ["violations", "guest_faults"].map(|field| stats.number(field));
+        assert_eq!(counted, [0, 0], "violations and guest faults");
+        println!("took {:.1} s", begun.elapsed().as_secs_f32());
+        answer
+    }
+}
