@@ -20,6 +20,8 @@ mod progress;
 mod resize;
 mod serial;
 mod shared;
+#[allow(dead_code)]
+mod sizing;
 mod vcpus;
 mod violation;
 mod virtio;
