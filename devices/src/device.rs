@@ -104,6 +104,12 @@ pub trait VirtioDevice {
     /// Only faults of the host. What is wrong with the chain goes into [`Served::fault`].
     fn serve<M: GuestMemory>(&mut self, queue: u16, chain: &Buffers<'_, M>) -> Result<Served, DeviceError>;
 
+    /// Queues whose notification must not be over, for the guest, before they have been processed. May hold more of them
+    /// before DRIVER_OK than after, but not fewer. A VMM that lets the guest run on anyway breaks the device's promises.
+    fn waited_queues(&self) -> QueueSet {
+        QueueSet::NONE
+    }
+
     /// The driver is ready, and these are the queues it has set up. Comes right before [`Self::activate`]; for devices that
     /// have to find out how a driver numbers its queues.
     fn queues_in_use(&mut self, _queues: QueueSet) {}

@@ -308,6 +308,17 @@ impl<B: PageBackend> VirtioDevice for Balloon<B> {
         }
     }
 
+    /// The queue of hints, see [`Self::hinting_queue`]; before negotiation, every number that it may get.
+    fn waited_queues(&self) -> QueueSet {
+        if !self.options.hinting {
+            QueueSet::NONE
+        } else if self.conversation.features == 0 {
+            QueueSet::one(Queue::FreePage as u16).and(QueueSet::one(Queue::Stats as u16))
+        } else {
+            self.hinting_queue().map_or(QueueSet::NONE, QueueSet::one)
+        }
+    }
+
     fn queues_in_use(&mut self, queues: QueueSet) {
         self.conversation.queues = queues;
     }

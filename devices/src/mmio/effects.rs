@@ -43,6 +43,13 @@ impl QueueSet {
         }
     }
 
+    /// The queues that are in both sets.
+    pub const fn and_also(self, other: QueueSet) -> QueueSet {
+        QueueSet {
+            bits: self.bits & other.bits,
+        }
+    }
+
     /// Whether a queue is in the set.
     pub const fn contains(self, index: u16) -> bool {
         self.bits & QueueSet::one(index).bits != 0
