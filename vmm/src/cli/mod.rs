@@ -9,6 +9,7 @@
 //! | 3 | `run`: the guest panicked |
 //! | 4 | `run`: the guest touched unplugged memory and was killed for it |
 
+mod balloon;
 mod demo;
 mod failure;
 mod guest;
@@ -68,6 +69,7 @@ enum Command {
     Ps(ps::Ps),
     Resize(resize::Resize),
     Stats(stats::Stats),
+    Balloon(balloon::Balloon),
     Stop(stop::Stop),
     Guest(guest::Guest),
     Image(image::Image),
@@ -95,6 +97,7 @@ impl Command {
             Self::Ps(ps) => ps.run(),
             Self::Resize(resize) => resize.run(),
             Self::Stats(stats) => stats.run(),
+            Self::Balloon(balloon) => balloon.run(),
             Self::Stop(stop) => stop.run(),
             Self::Guest(guest) => guest.run(),
             Self::Image(image) => image.run(),

@@ -88,11 +88,7 @@ fn in_table(answers: &[Answer]) -> String {
             Some(status) => row.extend([
                 state(status.state).to_owned(),
                 span(status.uptime_seconds),
-                format!(
-                    "{} / {}",
-                    size(status.total_plugged),
-                    size(status.total_requested)
-                ),
+                format!("{} / {}", size(status.guest_bytes), size(status.total_requested)),
                 size(status.host_resident_bytes),
                 status.violations.to_string(),
             ]),
@@ -133,6 +129,7 @@ mod tests {
             state: VmState::Running,
             uptime_seconds: 61,
             total_plugged: 768 * MIB,
+            guest_bytes: 768 * MIB,
             total_requested: GIB,
             host_resident_bytes: 5 * MIB,
             violations: 2,

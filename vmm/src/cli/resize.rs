@@ -209,7 +209,7 @@ fn drawn(client: &ControlClient, total: u64, wait: Option<Duration>) -> Result<R
                 eprint!(
                     "\r{}: {} of {}\x1b[K",
                     client.name(),
-                    size(status.total_plugged),
+                    size(status.guest_bytes),
                     size(total)
                 );
                 drew = true;

@@ -48,11 +48,12 @@ fn in_table(status: &VmStatus) -> String {
             "memory",
             format!(
                 "{} of {} requested",
-                size(status.total_plugged),
+                size(status.guest_bytes),
                 size(status.total_requested)
             ),
         ),
         ("boot memory", size(status.boot_memory)),
+        ("boot and plugged", size(status.total_plugged)),
         (
             "hot-plug region",
             format!(
@@ -92,6 +93,9 @@ fn in_table(status: &VmStatus) -> String {
     }
     if let Some(vsock) = &status.vsock {
         table.row(vec!["sockets".to_owned(), in_line_sockets(vsock)]);
+    }
+    for (name, value) in status.balloon.iter().flat_map(super::balloon::lines) {
+        table.row(vec![name.to_owned(), value]);
     }
     if let Some(message) = &status.panic_message {
         table.row(vec![
@@ -144,6 +148,7 @@ fn in_line_sockets(vsock: &VsockReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::report::BalloonReport;
 
     #[test]
     fn every_field_of_a_status_is_shown() {
@@ -199,6 +204,11 @@ mod tests {
                 bytes_from_guest: 16 << 20,
                 bytes_to_guest: 17 << 20,
             }),
+            guest_bytes: 16 << 20,
+            balloon: Some(BalloonReport {
+                held_bytes: 17 << 20,
+                ..BalloonReport::default()
+            }),
         };
         let table = in_table(&status);
         let sizes = (3..=17).map(|mib| format!("{mib} MiB"));
@@ -212,6 +222,8 @@ mod tests {
             "out of luck",
             "14 MiB, CPUs 0 2, distances 10 77",
             "15 MiB + hot-plug region, CPU 1, distances 77 10",
+            "16 MiB of 9 MiB requested",
+            "17 MiB of",
         ]
         .map(String::from);
         for value in sizes.chain(numbers).chain(words) {

@@ -6,6 +6,7 @@
 //! | `GET /ballast/v1/blocks` | | [`BlockReport`](super::report::BlockReport) |
 //! | `PUT /ballast/v1/memory` | [`ResizeRequest`] | [`ResizeReport`](super::report::ResizeReport) |
 //! | `POST /ballast/v1/guest` | [`GuestRequest`] | [`GuestAnswer`] |
+//! | `POST /ballast/v1/balloon` | [`BalloonRequest`] | [`BalloonReport`](super::report::BalloonReport) |
 //! | `POST /ballast/v1/stop` | | [`StopAnswer`] |
 //!
 //! Every success is 200 with a JSON object. Every failure, an unknown path too, is 400 with a [`Fault`].
@@ -20,6 +21,8 @@ pub const BLOCKS_PATH: &str = "/ballast/v1/blocks";
 pub const MEMORY_PATH: &str = "/ballast/v1/memory";
 /// The guest's control channel.
 pub const GUEST_PATH: &str = "/ballast/v1/guest";
+/// The balloon.
+pub const BALLOON_PATH: &str = "/ballast/v1/balloon";
 /// The end of the VM.
 pub const STOP_PATH: &str = "/ballast/v1/stop";
 
@@ -47,6 +50,25 @@ pub struct ResizeRequest {
 pub struct GuestRequest {
     /// The command with its arguments, such as `meminfo`.
     pub command: String,
+}
+
+/// Body of `POST /ballast/v1/balloon`, such as `{"do":"statistics-interval","seconds":5}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum BalloonRequest {
+    /// Only say how it stands.
+    Show,
+    /// Ask the guest for statistics and wait for them.
+    Statistics,
+    /// Ask for statistics at once, and so often from then on.
+    StatisticsInterval {
+        /// Seconds from one question to the next, at most [`crate::spec::MAX_STATS_SECONDS`]; 0: no more.
+        seconds: u32,
+    },
+    /// Ask the guest for its free pages.
+    StartHinting,
+    /// No more; the guest may use what it has hinted.
+    StopHinting,
 }
 
 /// Answer to `POST /ballast/v1/guest`.

@@ -31,11 +31,11 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
-    BLOCKS_PATH, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, MEMORY_PATH, ResizeRequest,
-    STOP_PATH, StopAnswer, VM_PATH,
+    BALLOON_PATH, BLOCKS_PATH, BalloonRequest, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest,
+    MEMORY_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::registry::{Entry, RegistryError, RuntimeDir};
-use super::report::{BlockReport, ResizeReport, VmStatus};
+use super::report::{BalloonReport, BlockReport, ResizeReport, VmStatus};
 use crate::spec::VmName;
 
 /// How long a VM has for an answer that takes no waiting for the guest.
@@ -189,6 +189,15 @@ impl ControlClient {
         let timeout = ANSWER_TIMEOUT + Duration::from_secs(GUEST_SECONDS);
         let GuestAnswer { answer } = self.call(Method::POST, GUEST_PATH, Some(request), timeout)?;
         Ok(answer)
+    }
+
+    /// Gives an order to the balloon and returns how it stands then.
+    ///
+    /// # Errors
+    /// There is no balloon, the guest cannot do it, or the VM does not answer.
+    pub fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, ClientError> {
+        let timeout = ANSWER_TIMEOUT + Duration::from_secs(GUEST_SECONDS);
+        self.call(Method::POST, BALLOON_PATH, Some(order), timeout)
     }
 
     /// Ends the VM; returns when it has begun to end.

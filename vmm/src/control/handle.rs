@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::report::VmStatus;
-use crate::machine::{GuestCommandError, ResizeError, ResizeOutcome, VmHandle};
+use crate::control::api::BalloonRequest;
+use crate::control::report::{BalloonReport, VmStatus};
+use crate::machine::{BalloonError, GuestCommandError, ResizeError, ResizeOutcome, VmHandle};
 
 /// A running machine as seen from the control socket. The methods are those of [`VmHandle`] and mean what they mean there.
 pub trait MachineHandle: Send + Sync + 'static {
@@ -30,6 +31,12 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// The guest refused, or did not answer properly in time.
     fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError>;
 
+    /// Carries out an order to the balloon and says how it stands then.
+    ///
+    /// # Errors
+    /// There is no balloon, or the guest cannot do it or did not answer.
+    fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError>;
+
     /// Ends the VM.
     fn stop(&self);
 }
@@ -53,6 +60,10 @@ impl MachineHandle for VmHandle {
 
     fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError> {
         Self::guest_command(self, line, timeout)
+    }
+
+    fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError> {
+        Self::balloon(self, order)
     }
 
     fn stop(&self) {

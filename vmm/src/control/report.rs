@@ -1,5 +1,9 @@
 //! What a VM says of itself, as it goes over the control socket. Flat but for its nodes; all sizes are bytes.
 
+mod balloon;
+
+pub use balloon::{BalloonReport, GuestStatistics, Hinting};
+
 use serde::{Deserialize, Serialize};
 
 /// The state of one VM.
@@ -28,7 +32,7 @@ pub struct VmStatus {
     pub requested_size: u64,
     /// How much of it the guest has taken.
     pub plugged_size: u64,
-    /// `boot_memory + requested_size`.
+    /// What the guest is to have: `boot_memory + requested_size`, less what is wanted in its balloon.
     pub total_requested: u64,
     /// `boot_memory + plugged_size`.
     pub total_plugged: u64,
@@ -58,6 +62,12 @@ pub struct VmStatus {
     pub vmm_overhead_bytes: u64,
     /// What the guest said when it panicked.
     pub panic_message: Option<String>,
+    /// What the guest has: `total_plugged` without what is in its balloon.
+    #[serde(default)]
+    pub guest_bytes: u64,
+    /// Its balloon, if it has one.
+    #[serde(default)]
+    pub balloon: Option<BalloonReport>,
     /// The socket device, if there is one.
     #[serde(default)]
     pub vsock: Option<VsockReport>,

@@ -17,12 +17,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::api::{
-    BLOCKS_PATH, BODY_LIMIT, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, MAX_WAIT_SECONDS,
-    MEMORY_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer,
+    GuestRequest, MAX_WAIT_SECONDS, MEMORY_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::handle::MachineHandle;
-use super::report::{BlockReport, ResizeReport, ResizeState, VmStatus};
+use super::report::{BalloonReport, BlockReport, ResizeReport, ResizeState, VmStatus};
 use crate::machine::{IncompleteReason, ResizeOutcome};
+use crate::spec::MAX_STATS_SECONDS;
 
 /// How many requests may wait for the guest at the same time.
 pub(super) const MAX_WAITERS: usize = 16;
@@ -51,6 +52,7 @@ pub(super) fn router(machine: Arc<dyn MachineHandle>) -> Router {
         .route(BLOCKS_PATH, get(blocks))
         .route(MEMORY_PATH, put(resize))
         .route(GUEST_PATH, post(guest))
+        .route(BALLOON_PATH, post(balloon))
         .route(STOP_PATH, post(stop))
         .fallback(|uri: Uri| async move { Refusal(format!("{uri}: no such path")) })
         .method_not_allowed_fallback(
@@ -95,7 +97,7 @@ async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection
         let status = shared.call(|machine| Ok(machine.status())).await?;
         return Ok(Json(report(
             total_bytes,
-            status.total_plugged,
+            status.guest_bytes,
             ResizeState::Requested,
             asked,
         )));
@@ -114,6 +116,18 @@ async fn guest(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>
         machine.guest_command(&command, timeout).map_err(Refusal::of)
     };
     shared.wait(ask).await.map(|answer| Json(GuestAnswer { answer }))
+}
+
+async fn balloon(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<BalloonReport> {
+    let order: BalloonRequest = parse(body)?;
+    if let BalloonRequest::StatisticsInterval { seconds } = order
+        && seconds > MAX_STATS_SECONDS
+    {
+        return Err(Refusal(format!("seconds {seconds}: at most {MAX_STATS_SECONDS}")));
+    }
+    let carry_out =
+        move |machine: &dyn MachineHandle, _: &AtomicBool| machine.balloon(order).map_err(Refusal::of);
+    shared.wait(carry_out).await.map(Json)
 }
 
 async fn stop(State(shared): State<Shared>) -> Answer<StopAnswer> {

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::api::{BODY_LIMIT, MAX_WAIT_SECONDS};
+use super::api::{BODY_LIMIT, BalloonRequest, MAX_WAIT_SECONDS};
 use super::client::{ClientError, ControlClient};
 use super::handle::MachineHandle;
 use super::registry::{Registration, RegistryError, RuntimeDir};
-use super::report::{ResizeState, VmState, VmStatus};
+use super::report::{BalloonReport, ResizeState, VmState, VmStatus};
 use super::routes::MAX_WAITERS;
 use super::server::{ApiServer, RunningServer};
-use crate::machine::{GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome};
+use crate::machine::{BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome};
 use crate::spec::{GIB, MIB, VmName};
 
 const BOOT: u64 = 512 * MIB;
@@ -69,6 +69,7 @@ impl MachineHandle for FakeMachine {
             plugged_size: state.plugged,
             total_requested: BOOT + state.requested,
             total_plugged: BOOT + state.plugged,
+            guest_bytes: BOOT + state.plugged,
             ..VmStatus::default()
         }
     }
@@ -124,6 +125,16 @@ impl MachineHandle for FakeMachine {
             "vmstat" => vmstat.ok_or(GuestCommandError::NotConnected),
             "say \"hi\"" => Ok("hi\nthere\n".into()),
             other => Err(GuestCommandError::Refused(format!("{other}: no such command"))),
+        }
+    }
+
+    fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError> {
+        match order {
+            BalloonRequest::StatisticsInterval { seconds } => Ok(BalloonReport {
+                statistics_interval_seconds: seconds,
+                ..BalloonReport::default()
+            }),
+            _ => Err(BalloonError::NoBalloon),
         }
     }
 
@@ -215,6 +226,21 @@ fn status_and_blocks_are_the_machine_s() {
         (512, 3, 2 * MIB)
     );
     assert_eq!(client.pid(), std::process::id());
+}
+
+#[test]
+fn an_order_to_the_balloon_is_carried_out_or_refused_with_the_reason() {
+    let fixture = Fixture::new();
+    let client = fixture.client();
+    let interval = |seconds| client.balloon(BalloonRequest::StatisticsInterval { seconds });
+    assert_eq!(interval(7).expect("accepted").statistics_interval_seconds, 7);
+    let refusal = |result: Result<BalloonReport, ClientError>| result.expect_err("refused").to_string();
+    assert!(refusal(interval(86_401)).contains("seconds 86401: at most 86400"));
+    let hinting = refusal(client.balloon(BalloonRequest::StartHinting));
+    assert!(
+        hinting.contains("no balloon: start the VM with --balloon"),
+        "{hinting}"
+    );
 }
 
 #[test]

@@ -83,6 +83,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         ram,
         devices,
         progress: ResizeProgress::new(),
+        sizing: std::sync::Mutex::default(),
         channel: Channel::new(),
     };
     Ok(Vm {

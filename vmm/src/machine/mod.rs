@@ -20,19 +20,21 @@ mod progress;
 mod resize;
 mod serial;
 mod shared;
-#[allow(dead_code)]
 mod sizing;
+mod target;
 mod vcpus;
 mod violation;
 mod virtio;
 
+pub use devices::BalloonError;
 pub use exit::{GuestCommandError, VmError, VmExit};
 pub use resize::{IncompleteReason, ResizeError, ResizeOutcome};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::report::VmStatus;
+use crate::control::api::BalloonRequest;
+use crate::control::report::{BalloonReport, Hinting, VmStatus};
 use crate::hv::Vcpu;
 use crate::spec::{SerialMode, VmSpec};
 use crate::terminal::{EndSignals, Output, RawMode};
@@ -41,6 +43,9 @@ use lifecycle::Turn;
 use serial::SerialPort;
 use shared::Shared;
 use vcpus::VcpuThreads;
+
+/// How long a guest may take to give statistics that somebody waits for.
+const STATISTICS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A machine that is ready to run.
 #[derive(Debug)]
@@ -147,6 +152,24 @@ impl VmHandle {
     /// The guest's own refusal, or that it did not answer properly in time.
     pub fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError> {
         self.shared.guest_command(line, timeout)
+    }
+
+    /// Carries out an order to the balloon and says how it stands then. Waits for the guest only where the order is to
+    /// wait.
+    ///
+    /// # Errors
+    /// See [`BalloonError`].
+    pub fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError> {
+        let balloon = self.shared.devices.balloon.as_ref();
+        let balloon = balloon.ok_or(BalloonError::NoBalloon)?;
+        match order {
+            BalloonRequest::Show => {}
+            BalloonRequest::Statistics => balloon.fresh_statistics(STATISTICS_TIMEOUT)?,
+            BalloonRequest::StatisticsInterval { seconds } => balloon.set_statistics_interval(seconds),
+            BalloonRequest::StartHinting => balloon.hint(Hinting::Asked)?,
+            BalloonRequest::StopHinting => balloon.hint(Hinting::Idle)?,
+        }
+        Ok(balloon.balloon_report())
     }
 
     /// Ends the VM; `Vm::run` returns [`VmExit::Stopped`] soon after, unless it is ending already.

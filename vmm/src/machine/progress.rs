@@ -43,6 +43,21 @@ pub(super) struct Standing {
     pub(super) driver_ready: bool,
     /// All refusals so far.
     pub(super) refusals: Refusals,
+    /// How things stand with the balloon, if there is one.
+    pub(super) balloon: Option<BalloonStanding>,
+}
+
+/// How things stand with the balloon. Sizes are bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct BalloonStanding {
+    /// In the balloon.
+    pub(super) held: u64,
+    /// Wanted in it.
+    pub(super) wanted: u64,
+    /// Boot memory, blocks and balloon together: what the guest was asked to have, if it was.
+    pub(super) target: Option<u64>,
+    /// Whether a driver is using it.
+    pub(super) driver_ready: bool,
 }
 
 impl Standing {
@@ -57,7 +72,29 @@ impl Standing {
                 busy: self.refusals.busy + other.refusals.busy,
                 errors: self.refusals.errors + other.refusals.errors,
             },
+            balloon: self.balloon.or(other.balloon),
         }
+    }
+
+    /// What the guest is to have, in bytes.
+    pub(super) fn target(&self, boot_memory: u64) -> u64 {
+        let blocks = boot_memory + self.requested_size;
+        self.balloon.map_or(blocks, |balloon| {
+            let wanted = || blocks.saturating_sub(balloon.wanted);
+            balloon.target.unwrap_or_else(wanted)
+        })
+    }
+
+    /// What the guest has, in bytes: without what is in its balloon.
+    pub(super) fn reached(&self, boot_memory: u64) -> u64 {
+        let held = self.balloon.map_or(0, |balloon| balloon.held);
+        (boot_memory + self.plugged_size).saturating_sub(held)
+    }
+
+    /// Whether the driver that could still do something is there.
+    fn drivers_ready(&self) -> bool {
+        let balloon_ready = self.balloon.is_some_and(|balloon| balloon.driver_ready);
+        balloon_ready || (self.driver_ready && self.plugged_size != self.requested_size)
     }
 }
 
@@ -105,15 +142,16 @@ impl ResizeProgress {
         loop {
             let now = Instant::now();
             let standing = look();
-            if standing.plugged_size == standing.requested_size {
+            let (reached_bytes, target_bytes) = (standing.reached(boot_memory), standing.target(boot_memory));
+            if reached_bytes == target_bytes {
                 return ResizeOutcome::Done {
-                    total_bytes: boot_memory + standing.plugged_size,
+                    total_bytes: reached_bytes,
                 };
             }
             if state.ended || now >= deadline {
                 return ResizeOutcome::Incomplete {
-                    reached_bytes: boot_memory + standing.plugged_size,
-                    target_bytes: boot_memory + standing.requested_size,
+                    reached_bytes,
+                    target_bytes,
                     reason: state.reason(&standing, now),
                     guest_reason: None,
                 };
@@ -143,8 +181,12 @@ impl State {
         );
         if self.ended {
             IncompleteReason::Ended
-        } else if !standing.driver_ready {
-            IncompleteReason::DriverNotReady
+        } else if !standing.drivers_ready() {
+            if standing.balloon.is_some() && standing.plugged_size == standing.requested_size {
+                IncompleteReason::BalloonNotReady
+            } else {
+                IncompleteReason::DriverNotReady
+            }
         } else if quiet < QUIET {
             IncompleteReason::TimedOut
         } else if nacks + busy + errors > 0 {
@@ -164,6 +206,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const STANDING: Standing = Standing {
+        balloon: None,
         requested_size: 100,
         plugged_size: 40,
         driver_ready: true,

@@ -47,6 +47,22 @@ pub enum ResizeError {
         /// Block size in bytes.
         block_size: u64,
     },
+    /// The balloon leaves the guest its floor.
+    #[error("{total_bytes} bytes is below the balloon's floor of {floor} bytes (see --balloon floor=SIZE)")]
+    BelowFloor {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// The floor in bytes.
+        floor: u64,
+    },
+    /// The balloon's unit is a page.
+    #[error("{total_bytes} bytes is no multiple of the balloon's unit, {unit} bytes")]
+    UnalignedToPages {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// The unit in bytes.
+        unit: u64,
+    },
     /// The VM has ended or is ending.
     #[error("the VM has ended")]
     Ended,
@@ -79,6 +95,8 @@ pub enum ResizeOutcome {
 pub enum IncompleteReason {
     /// No driver has set DRIVER_OK on the virtio-mem device: nobody in the guest listens.
     DriverNotReady,
+    /// All blocks are where they should be, and no driver has set DRIVER_OK on the balloon, which is to do the rest.
+    BalloonNotReady,
     /// The guest's requests were turned down since the resize was asked for, and nothing moves.
     Refused {
         /// NACK answers.
@@ -103,6 +121,7 @@ impl fmt::Display for IncompleteReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DriverNotReady => f.write_str("the guest has no virtio-mem driver ready"),
+            Self::BalloonNotReady => f.write_str("the guest has no virtio-balloon driver ready"),
             Self::Refused { nacks, busy, errors } => {
                 write!(
                     f,

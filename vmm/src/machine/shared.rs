@@ -4,7 +4,7 @@
 //! memory device.
 
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -14,6 +14,7 @@ use super::channel::Channel;
 use super::devices::DeviceList;
 use super::lifecycle::Lifecycle;
 use super::progress::{ResizeProgress, Standing};
+use super::sizing::Sizing;
 use super::violation::ViolationWatch;
 use super::{GuestCommandError, ResizeError, ResizeOutcome, VmExit};
 use crate::control::report::{NodeReport, VmStatus};
@@ -38,6 +39,9 @@ pub(super) struct Shared {
     pub(super) bus: Bus,
     pub(super) violations: ViolationWatch,
     pub(super) progress: ResizeProgress,
+    /// What was last asked for, of a machine with a balloon. Lock order: after the progress's, before the
+    /// devices'.
+    pub(super) sizing: Mutex<Option<Sizing>>,
     pub(super) devices: DeviceList,
     pub(super) channel: Channel,
 }
@@ -65,10 +69,14 @@ impl Shared {
     pub(super) fn announce_end(&self) {
         self.progress.end();
         self.channel.end();
+        self.devices.iter().for_each(|device| device.shell().release());
     }
 
     /// Asks for a total of `total_bytes`.
     pub(super) fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
+        if let Some(balloon) = &self.devices.balloon {
+            return self.resize_with_balloon(balloon, total_bytes);
+        }
         let boot_memory = self.spec.memory;
         // One region so far.
         let Some(device) = self.devices.memory.first() else {
@@ -136,9 +144,13 @@ impl Shared {
         (!matches!(reason, "" | "none")).then(|| reason.to_owned())
     }
 
-    fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Standing {
         let standings = self.devices.memory.iter().map(|device| device.standing());
-        standings.reduce(Standing::and).unwrap_or_default()
+        let standing = standings.reduce(Standing::and).unwrap_or_default();
+        Standing {
+            balloon: self.balloon_standing(),
+            ..standing
+        }
     }
 
     /// Everything there is to report.
@@ -166,6 +178,9 @@ impl Shared {
             status.guest_faults += device.shell().guest_faults();
             device.report(&mut status);
         }
+        let standing = self.standing();
+        status.total_requested = standing.target(boot_memory);
+        status.guest_bytes = standing.reached(boot_memory);
         status
     }
 

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use devices::mmio::{Effects, MmioTransport};
 use devices::{DeviceError, VirtioDevice};
@@ -38,11 +38,65 @@ pub(super) trait Shell: MmioWindow {
     /// The host failed; the machine must end.
     fn process(&self, queue: u16) -> Result<bool, DeviceError>;
 
+    /// The VM ends: no vCPU waits for a queue to be processed any more.
+    fn release(&self);
+
     /// Whether a driver is using the device.
     fn is_live(&self) -> bool;
 
     /// What the guest did wrong towards it, so far.
     fn guest_faults(&self) -> u64;
+}
+
+/// The meeting of a vCPU that has notified a queue with the event loop that processes it. A device has one such queue at
+/// most.
+///
+/// A ticket is drawn before the event loop is woken. A processing that begins later covers it, one under way may not.
+#[derive(Debug, Default)]
+struct Meeting {
+    state: Mutex<MeetingState>,
+    processed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct MeetingState {
+    drawn: u64,
+    /// Tickets that a finished processing has covered.
+    covered: u64,
+    /// Nobody processes any more.
+    over: bool,
+}
+
+impl Meeting {
+    fn draw(&self) -> u64 {
+        let mut state = self.lock();
+        state.drawn += 1;
+        state.drawn
+    }
+
+    fn begin(&self) -> u64 {
+        self.lock().drawn
+    }
+
+    fn finish(&self, begun: u64) {
+        let mut state = self.lock();
+        state.covered = state.covered.max(begun);
+        self.processed.notify_all();
+    }
+
+    fn wait_for(&self, ticket: u64) {
+        let unprocessed = |state: &mut MeetingState| state.covered < ticket && !state.over;
+        drop(self.processed.wait_while(self.lock(), unprocessed));
+    }
+
+    fn end(&self) {
+        self.lock().over = true;
+        self.processed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, MeetingState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A device with everything that connects it to the machine. Lock order: the transport's lock is a leaf.
@@ -52,6 +106,7 @@ pub(super) struct VirtioShell<D> {
     memory: CheckedMemory,
     line: EventFd,
     notifications: Vec<EventFd>,
+    meeting: Meeting,
 }
 
 impl<D: VirtioDevice> VirtioShell<D> {
@@ -70,6 +125,7 @@ impl<D: VirtioDevice> VirtioShell<D> {
             memory,
             line: EventFd::new(libc::EFD_NONBLOCK)?,
             notifications: notifications?,
+            meeting: Meeting::default(),
         })
     }
 
@@ -108,8 +164,17 @@ impl<D: VirtioDevice + fmt::Debug + Send> MmioWindow for VirtioShell<D> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let effects = self.lock().write(&self.memory, offset, data);
+        let (effects, waited) = {
+            let mut transport = self.lock();
+            let effects = transport.write(&self.memory, offset, data);
+            (effects, transport.device().waited_queues())
+        };
+        let waits = offset == Register::QueueNotify.offset() && !effects.notified.and_also(waited).is_empty();
+        let ticket = waits.then(|| self.meeting.draw());
         self.see_to(effects);
+        if let Some(ticket) = ticket {
+            self.meeting.wait_for(ticket);
+        }
     }
 }
 
@@ -117,8 +182,12 @@ impl<D: VirtioDevice + fmt::Debug + Send> Shell for VirtioShell<D> {
     fn connect(&self, partition: &Partition, index: u32) -> Result<(), HvError> {
         partition.connect_interrupt(&self.line, virtio_gsi(index))?;
         let notify = virtio_mmio(index).start + Register::QueueNotify.offset();
+        // A notification that is to be waited for must come as an exit; an ioeventfd lets the vCPU run on.
+        let waited = self.look(|transport| transport.device().waited_queues());
         for (queue, event) in (0..).zip(&self.notifications) {
-            partition.connect_notification(event, notify, queue)?;
+            if u16::try_from(queue).is_ok_and(|queue| !waited.contains(queue)) {
+                partition.connect_notification(event, notify, queue)?;
+            }
         }
         Ok(())
     }
@@ -128,9 +197,22 @@ impl<D: VirtioDevice + fmt::Debug + Send> Shell for VirtioShell<D> {
     }
 
     fn process(&self, queue: u16) -> Result<bool, DeviceError> {
-        let effects = self.lock().process_queue(&self.memory, queue)?;
+        let begun = self.meeting.begin();
+        let (effects, waited) = {
+            let mut transport = self.lock();
+            let waited = transport.device().waited_queues().contains(queue);
+            (transport.process_queue(&self.memory, queue)?, waited)
+        };
         self.see_to(effects);
+        // What is left of a long queue is processed in the next turn.
+        if waited && !effects.notified.contains(queue) {
+            self.meeting.finish(begun);
+        }
         Ok(effects.config_changed)
+    }
+
+    fn release(&self) {
+        self.meeting.end();
     }
 
     fn is_live(&self) -> bool {
@@ -139,5 +221,39 @@ impl<D: VirtioDevice + fmt::Debug + Send> Shell for VirtioShell<D> {
 
     fn guest_faults(&self) -> u64 {
         self.look(MmioTransport::guest_faults)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::Meeting;
+
+    #[test]
+    fn a_vcpu_waits_for_a_processing_that_began_after_its_notification() {
+        let meeting = Arc::new(Meeting::default());
+        let earlier = meeting.begin();
+        let ticket = meeting.draw();
+        let vcpu = {
+            let meeting = Arc::clone(&meeting);
+            thread::spawn(move || meeting.wait_for(ticket))
+        };
+        meeting.finish(earlier);
+        thread::sleep(Duration::from_millis(20));
+        assert!(!vcpu.is_finished(), "that one may have looked too early");
+        let later = meeting.begin();
+        meeting.finish(later);
+        vcpu.join().unwrap();
+        meeting.wait_for(ticket);
+    }
+
+    #[test]
+    fn nobody_waits_when_the_vm_has_ended() {
+        let meeting = Meeting::default();
+        meeting.end();
+        meeting.wait_for(meeting.draw());
     }
 }

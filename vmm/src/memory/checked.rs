@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{Error, GuestMemorySliceIterator, Result};
-use vm_memory::{GuestAddress, GuestMemory, GuestRegionCollection, Permissions};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryBackend, GuestRegionCollection, Permissions};
 
 use super::{RamRegion, Region};
 
@@ -20,6 +20,11 @@ pub struct CheckedMemory {
 impl CheckedMemory {
     pub(super) fn new(all: GuestRegionCollection<RamRegion>, region: Option<Arc<Region>>) -> Self {
         Self { all, region }
+    }
+
+    /// Every range of memory, boot RAM first.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = &RamRegion> {
+        self.all.iter()
     }
 
     /// Whether every byte of the range that lies in the hot-plug region lies in a plugged block.

@@ -15,12 +15,14 @@
 mod backend;
 mod checked;
 mod mapping;
+mod pages;
 mod plugged;
 mod ram;
 mod resident;
 
 pub use backend::RegionBackend;
 pub use checked::CheckedMemory;
+pub use pages::GuestPages;
 pub use plugged::PluggedMap;
 pub use ram::{GuestRam, MemorySlot, RamRegion, Region, RegionLayout};
 pub use resident::Resident;

@@ -16,11 +16,21 @@ use super::plugged::PluggedMap;
 use super::{CheckedMemory, MemoryError, RegionBackend};
 use crate::machine::layout::RamRange;
 
+/// Bytes of the smallest page of the host.
+const SMALL_PAGE: u64 = 4096;
+
 /// A range of guest memory as `vm-memory` sees it; keeps the mapping alive.
 #[derive(Debug, Clone)]
 pub struct RamRegion {
     gpa: u64,
     mapping: Arc<Mapping>,
+}
+
+impl RamRegion {
+    /// Size in bytes of the pages that the host takes back: none is split.
+    pub(super) fn host_page(&self) -> u64 {
+        SMALL_PAGE
+    }
 }
 
 impl GuestMemoryRegionBytes for RamRegion {}
@@ -204,6 +214,24 @@ impl GuestRam {
     #[must_use]
     pub fn region_slot(&self) -> Option<MemorySlot> {
         self.slots.last().copied().filter(|_| self.region.is_some())
+    }
+
+    /// Gives the host the pages of `size` bytes at `gpa` that the guest has and says it does not need. What is given reads as
+    /// zero until the guest writes to it. For the event loop only. Returns the bytes given back.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn discard(&self, gpa: u64, size: u64) -> Result<u64, MemoryError> {
+        let mut given = 0;
+        for range in self.device_view.ranges() {
+            let start = gpa.max(range.gpa);
+            let end = gpa.saturating_add(size).min(range.gpa + range.len());
+            if start < end {
+                range.mapping.discard(start - range.gpa, end - start)?;
+                given += end - start;
+            }
+        }
+        Ok(given)
     }
 
     /// The parts of the region that are plugged now, neighbouring blocks joined, in address order.

@@ -45,6 +45,18 @@ pub enum SpecError {
         /// The size of the region.
         region: ByteSize,
     },
+    /// More than something else that limits it.
+    #[error("{option} {bytes}: more than {of}, {limit}")]
+    Above {
+        /// The option.
+        option: &'static str,
+        /// What was asked for.
+        bytes: ByteSize,
+        /// The most it may be.
+        limit: ByteSize,
+        /// What the limit is.
+        of: &'static str,
+    },
     /// More than a guest can address.
     #[error(
         "--memory {memory} and --hotplug {region}: together more than {limit}, the guest's address space"

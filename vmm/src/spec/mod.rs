@@ -1,5 +1,6 @@
 //! What the user asked for, validated: a [`VmSpec`] is plain data, and building one touches nothing.
 
+mod balloon;
 mod check;
 mod cpus;
 mod error;
@@ -18,6 +19,7 @@ mod validate;
 mod violation;
 mod vsock;
 
+pub use balloon::{BALLOON_UNIT, BalloonSpec, MAX_STATS_SECONDS};
 pub use cpus::MAX_CPUS;
 pub use error::{SizeRule, SpecError};
 pub use file::FileError;
@@ -45,6 +47,8 @@ pub struct VmSpec {
     pub memory: u64,
     /// The hot-plug region, if there is one.
     pub hotplug: Option<HotplugSpec>,
+    /// The balloon, if there is one.
+    pub balloon: Option<BalloonSpec>,
     /// Virtual CPUs, 1 to 16.
     pub cpus: NonZeroU8,
     /// NUMA nodes, at most 8, whose memory adds up to `memory`. Empty: the guest is told nothing of nodes.

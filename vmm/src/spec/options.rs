@@ -45,6 +45,14 @@ pub struct VmOptions {
     #[serde(deserialize_with = "text_or_number")]
     pub block_size: Option<String>,
 
+    /// A balloon, which takes memory page by page: SIZE at boot [default: 0]. The guest keeps at least floor=SIZE [default:
+    /// a quarter of its boot memory]; with stats=SECONDS it is asked so often how its memory is used; with
+    /// deflate-on-oom it may take pages back rather than run out of memory; with reporting it gives free pages to the
+    /// host by itself, with hinting when it is asked
+    #[arg(long, value_name = "[SIZE][,floor=SIZE][,...]", num_args = 0..=1, default_missing_value = "")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub balloon: Option<String>,
+
     /// Number of virtual CPUs, 1 to 16 [default: 1]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     #[serde(deserialize_with = "text_or_number")]
@@ -86,6 +94,7 @@ impl VmOptions {
             memory: self.memory.or(others.memory),
             hotplug: self.hotplug.or(others.hotplug),
             block_size: self.block_size.or(others.block_size),
+            balloon: self.balloon.or(others.balloon),
             cpus: self.cpus.or(others.cpus),
             node: if self.node.is_empty() {
                 others.node

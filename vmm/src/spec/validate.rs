@@ -1,6 +1,7 @@
 //! From options to a [`VmSpec`]: every rule about what a VM may be that can be checked without touching the machine. Each
 //! option's rules are in its own file; here they come together.
 
+use super::balloon::balloon;
 use super::cpus::cpus;
 use super::error::SpecError;
 use super::hotplug::hotplug;
@@ -26,11 +27,14 @@ impl VmOptions {
         let (nodes, memory) = nodes(&self.node, boot_memory(self.memory.as_deref())?, cpus)?;
         let hotplug = hotplug(self.hotplug.as_deref(), self.block_size.as_deref(), nodes.len())?;
         check_total(memory, hotplug.map_or(0, |hotplug| hotplug.region_size))?;
+        let requested = hotplug.iter().map(|hotplug| hotplug.requested_size).sum();
+        let balloon = balloon(self.balloon.as_deref(), memory, requested)?;
         Ok(VmSpec {
             name,
             payload: self.payload()?,
             memory,
             hotplug,
+            balloon,
             cpus,
             nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
@@ -78,6 +82,7 @@ mod tests {
             memory: Some("1G".into()),
             hotplug: Some("4G,requested=1G,node=1".into()),
             block_size: Some("4M".into()),
+            balloon: Some("64M,reporting".into()),
             cpus: Some("16".into()),
             node: vec!["memory=512M".into(), "distance=15:10".into()],
             program: Vec::new(),
@@ -104,6 +109,8 @@ mod tests {
             (spec.memory, spec.hotplug, spec.cpus.get()),
             (GIB, Some(hotplug), 16)
         );
+        let balloon = spec.balloon.expect("a balloon was asked for");
+        assert_eq!((balloon.size, balloon.reporting), (64 * MIB, true));
         let nodes: Vec<_> = spec
             .nodes
             .iter()

@@ -77,6 +77,7 @@ impl MemoryDevice {
         self.shell.look(|memory| {
             let counters = memory.device().counters();
             Standing {
+                balloon: None,
                 requested_size: memory.device().requested_size(),
                 plugged_size: memory.device().plugged_size(),
                 driver_ready: memory.is_live(),
@@ -97,7 +98,7 @@ impl MachineDevice for MemoryDevice {
 
     fn after_queue(&self, _: u16, config_changed: bool, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
         if config_changed {
-            on.machine.progress.moved();
+            on.machine.blocks_moved();
         }
         Ok(())
     }

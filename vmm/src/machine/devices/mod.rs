@@ -7,11 +7,14 @@
 //! All of a [`MachineDevice`]'s work on guest memory happens on the event loop, which is also where blocks are
 //! unplugged.
 
+mod balloon;
 mod console;
 mod memory;
 mod on_loop;
 mod vsock;
 
+pub(super) use balloon::BalloonDevice;
+pub use balloon::BalloonError;
 pub(super) use console::ConsoleDevice;
 pub(super) use memory::MemoryDevice;
 pub(super) use on_loop::{DeviceEvent, OnLoop};
@@ -73,7 +76,7 @@ pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Parts<'a> {
     pub(super) spec: &'a VmSpec,
-    pub(super) ram: &'a GuestRam,
+    pub(super) ram: &'a Arc<GuestRam>,
 }
 
 /// All virtio devices, in the order of their windows and lines.
@@ -84,6 +87,8 @@ pub(super) struct DeviceList {
     pub(super) memory: Vec<Arc<MemoryDevice>>,
     /// The console.
     pub(super) console: Arc<ConsoleDevice>,
+    /// The balloon, if there is one.
+    pub(super) balloon: Option<Arc<BalloonDevice>>,
 }
 
 impl DeviceList {
@@ -97,12 +102,19 @@ impl DeviceList {
         all.extend(memory.iter().map(|device| Arc::clone(device) as _));
         let console = Arc::new(ConsoleDevice::new(parts)?);
         all.push(Arc::clone(&console) as _);
-        // Next in this order: balloon, block, net, vsock, rng, each with one line.
+        let balloon = BalloonDevice::of(parts)?.map(Arc::new);
+        all.extend(balloon.iter().map(|device| Arc::clone(device) as _));
+        // Next in this order: block, net, vsock, rng, each with one line.
         all.extend(VsockDevice::of(parts)?.map(|device| Arc::new(device) as _));
         if all.len() > VIRTIO_MMIO_MAX as usize {
             return Err(VmError::TooManyDevices { count: all.len() });
         }
-        Ok(Self { all, memory, console })
+        Ok(Self {
+            all,
+            memory,
+            console,
+            balloon,
+        })
     }
 
     /// All of them.

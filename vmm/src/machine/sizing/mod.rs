@@ -119,11 +119,6 @@ impl Sizing {
             .map_or(region_size, |size| size.min(region_size))
     }
 
-    /// What the guest has: what it booted with and what is plugged, without what is in the balloon.
-    pub(super) fn total(&self, view: View) -> u64 {
-        (self.limits.boot_memory + view.plugged).saturating_sub(view.held)
-    }
-
     /// What to ask of the devices now. To be called when something has changed, and at [`Orders::wake`].
     pub(super) fn step(&mut self, view: View, now: Duration) -> Orders {
         let moved = view.plugged != self.plugged;

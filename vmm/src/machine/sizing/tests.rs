@@ -210,8 +210,12 @@ impl Guest {
         view(plugged * BLOCK, self.held)
     }
 
+    fn total(&self) -> u64 {
+        BOOT + self.view().plugged - self.held
+    }
+
     fn free(&self) -> u64 {
-        BOOT + self.view().plugged - self.held - self.in_use
+        self.total() - self.in_use
     }
 
     /// A tenth of a second: one block at most, and 4 MiB of the balloon.
@@ -293,10 +297,10 @@ proptest! {
             now = run(&mut sizing, &mut guest, now, 400);
             // A loan may be out: it is called back after two seconds.
             let mut turns = 0;
-            while sizing.total(guest.view()) != target {
+            while guest.total() != target {
                 now = run(&mut sizing, &mut guest, now, 1);
                 turns += 1;
-                prop_assert!(turns < 60, "{} instead of {target}", sizing.total(guest.view()));
+                prop_assert!(turns < 60, "{} instead of {target}", guest.total());
             }
         }
     }
@@ -316,7 +320,7 @@ proptest! {
         guest.pinned.fill(false);
         let _ = run(&mut sizing, &mut guest, now, 4000);
         prop_assert_eq!(guest.view().plugged, sizing.wanted_plugged());
-        prop_assert_eq!(sizing.total(guest.view()), target);
+        prop_assert_eq!(guest.total(), target);
         let least = (BOOT + sizing.wanted_plugged()).saturating_sub(target);
         prop_assert_eq!(guest.held, least, "the balloon holds what no block can give, and no more");
     }
