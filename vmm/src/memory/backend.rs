@@ -99,6 +99,14 @@ impl BlockBackend for RegionBackend {
     }
 
     fn unplug(&mut self, run: BlockRun) -> Result<(), BackendError> {
+        if self
+            .region
+            .pins
+            .first_in(run.first.0..run.first.0 + run.count.get())
+            .is_some()
+        {
+            return Err(BackendError::Busy);
+        }
         self.unplug_blocks(run.first.0, run.count.get())
             .map_err(backend_error)
     }

@@ -6,7 +6,7 @@ use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{Error, GuestMemorySliceIterator, Result};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryBackend, GuestRegionCollection, Permissions};
 
-use super::{RamRegion, Region};
+use super::{Pin, RamRegion, Region};
 
 /// Guest memory without its unplugged blocks.
 ///
@@ -25,6 +25,18 @@ impl CheckedMemory {
     /// Every range of memory, boot RAM first.
     pub(super) fn ranges(&self) -> impl Iterator<Item = &RamRegion> {
         self.all.iter()
+    }
+
+    /// Holds `len` bytes at `gpa` for I/O that goes on after the device has returned to the event loop.
+    #[must_use]
+    pub fn pin_also(&self, pin: &mut Pin, gpa: GuestAddress, len: usize) -> bool {
+        let owned = self.check_range(gpa, len, Permissions::ReadWrite);
+        if owned {
+            for region in self.region.iter() {
+                pin.hold(region, gpa.0, len as u64);
+            }
+        }
+        owned
     }
 
     /// Whether every byte of the range that lies in the hot-plug region lies in a plugged block.

@@ -12,6 +12,7 @@ use vm_memory::{
 };
 
 use super::mapping::{Access, Mapping};
+use super::pins::PinTable;
 use super::plugged::PluggedMap;
 use super::{CheckedMemory, MemoryError, RegionBackend};
 use crate::machine::layout::RamRange;
@@ -105,6 +106,7 @@ pub struct Region {
     layout: RegionLayout,
     pub(super) mapping: Arc<Mapping>,
     pub(super) plugged: PluggedMap,
+    pub(super) pins: PinTable,
 }
 
 impl Region {
@@ -114,6 +116,7 @@ impl Region {
             layout,
             mapping,
             plugged: PluggedMap::new(layout.size / layout.block_size),
+            pins: PinTable::default(),
         })
     }
 
@@ -138,15 +141,20 @@ impl Region {
 
     /// Whether `len` bytes at `gpa` touch no unplugged block.
     pub(super) fn allows(&self, gpa: u64, len: u64) -> bool {
+        self.plugged.all_plugged(self.blocks_of(gpa, len))
+    }
+
+    /// The blocks that `len` bytes at `gpa` touch; empty if none.
+    pub(super) fn blocks_of(&self, gpa: u64, len: u64) -> Range<u64> {
         let region_end = self.layout.start + self.layout.size;
         let start = gpa.max(self.layout.start);
         let end = gpa.saturating_add(len).min(region_end);
         if start >= end {
-            return true;
+            return 0..0;
         }
         let first = (start - self.layout.start) / self.layout.block_size;
         let past = (end - self.layout.start).div_ceil(self.layout.block_size);
-        self.plugged.all_plugged(first..past)
+        first..past
     }
 }
 
