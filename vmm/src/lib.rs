@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cli;
 pub mod control;
 pub mod demo;
+pub mod disk;
 pub mod hv;
 pub mod machine;
 pub mod memory;

@@ -6,7 +6,7 @@ use super::ps::state;
 use super::table::{Table, size, span};
 use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
-use crate::control::report::{NodeReport, VmStatus, VsockReport};
+use crate::control::report::{DiskReport, NodeReport, VmStatus, VsockReport};
 
 /// Show the state and the counters of a VM
 #[derive(Debug, Args)]
@@ -88,15 +88,7 @@ fn in_table(status: &VmStatus) -> String {
     for (name, value) in lines {
         table.row(vec![name.to_owned(), value]);
     }
-    for (number, node) in status.nodes.iter().enumerate() {
-        table.row(vec![format!("node {number}"), in_line(node)]);
-    }
-    if let Some(vsock) = &status.vsock {
-        table.row(vec!["sockets".to_owned(), in_line_sockets(vsock)]);
-    }
-    for (name, value) in status.balloon.iter().flat_map(super::balloon::lines) {
-        table.row(vec![name.to_owned(), value]);
-    }
+    add_nodes_and_devices(&mut table, status);
     if let Some(message) = &status.panic_message {
         table.row(vec![
             "guest panicked".to_owned(),
@@ -104,6 +96,25 @@ fn in_table(status: &VmStatus) -> String {
         ]);
     }
     table.render()
+}
+
+/// A line for each node and each device that the VM has.
+fn add_nodes_and_devices(table: &mut Table, status: &VmStatus) {
+    for (number, node) in status.nodes.iter().enumerate() {
+        table.row(vec![format!("node {number}"), in_line(node)]);
+    }
+    for (name, value) in status.balloon.iter().flat_map(super::balloon::lines) {
+        table.row(vec![name.to_owned(), value]);
+    }
+    for disk in &status.disks {
+        table.row(vec![format!("disk {}", disk.path), disk_in_line(disk)]);
+    }
+    if let Some(vsock) = &status.vsock {
+        table.row(vec!["sockets".to_owned(), in_line_sockets(vsock)]);
+    }
+    if let Some(bytes) = status.entropy_bytes {
+        table.row(vec!["entropy".to_owned(), format!("{bytes} bytes")]);
+    }
 }
 
 /// A node in one line.
@@ -145,10 +156,63 @@ fn in_line_sockets(vsock: &VsockReport) -> String {
     )
 }
 
+/// A disk in one line.
+fn disk_in_line(disk: &DiskReport) -> String {
+    let access = if disk.read_only { ", read only" } else { "" };
+    format!(
+        "{}{access}, {}: {} reads ({}), {} writes ({}), {} flushes, {} discards, {} cleared; {} refused, {} failed, {} under way",
+        size(disk.capacity_bytes),
+        disk.engine,
+        disk.reads,
+        size(disk.read_bytes),
+        disk.writes,
+        size(disk.written_bytes),
+        disk.flushes,
+        disk.discards,
+        disk.write_zeroes,
+        disk.refused,
+        disk.failed,
+        disk.in_flight
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::report::BalloonReport;
+
+    fn vsock() -> VsockReport {
+        VsockReport {
+            driver_ready: true,
+            cid: 1009,
+            streams: 1010,
+            streams_from_guest: 1011,
+            streams_from_host: 1012,
+            refused: 1013,
+            breaches: 1014,
+            bytes_from_guest: 16 << 20,
+            bytes_to_guest: 17 << 20,
+        }
+    }
+
+    fn disk() -> DiskReport {
+        DiskReport {
+            path: "/d.img".into(),
+            engine: "io-uring".into(),
+            read_only: true,
+            capacity_bytes: 20 << 20,
+            reads: 2001,
+            read_bytes: 18 << 20,
+            writes: 2002,
+            written_bytes: 19 << 20,
+            flushes: 2003,
+            discards: 2004,
+            write_zeroes: 2005,
+            refused: 2006,
+            failed: 2007,
+            in_flight: 2008,
+        }
+    }
 
     #[test]
     fn every_field_of_a_status_is_shown() {
@@ -193,17 +257,9 @@ mod tests {
             host_resident_bytes: 12 << 20,
             vmm_overhead_bytes: 13 << 20,
             panic_message: Some("out of\nluck".into()),
-            vsock: Some(VsockReport {
-                driver_ready: true,
-                cid: 1009,
-                streams: 1010,
-                streams_from_guest: 1011,
-                streams_from_host: 1012,
-                refused: 1013,
-                breaches: 1014,
-                bytes_from_guest: 16 << 20,
-                bytes_to_guest: 17 << 20,
-            }),
+            vsock: Some(vsock()),
+            disks: vec![disk()],
+            entropy_bytes: Some(1015),
             guest_bytes: 16 << 20,
             balloon: Some(BalloonReport {
                 held_bytes: 17 << 20,
@@ -212,7 +268,7 @@ mod tests {
         };
         let table = in_table(&status);
         let sizes = (3..=17).map(|mib| format!("{mib} MiB"));
-        let numbers = (1001..=1014).map(|number| number.to_string());
+        let numbers = (1001..=1015).map(|number| number.to_string());
         let words = [
             "vm-of-the-test",
             "paused",
@@ -220,6 +276,9 @@ mod tests {
             "ready",
             "0xabc000",
             "out of luck",
+            "disk /d.img",
+            "20 MiB, read only, io-uring: 2001 reads (18 MiB), 2002 writes (19 MiB), 2003 flushes, 2004 discards, \
+             2005 cleared; 2006 refused, 2007 failed, 2008 under way",
             "14 MiB, CPUs 0 2, distances 10 77",
             "15 MiB + hot-plug region, CPU 1, distances 77 10",
             "16 MiB of 9 MiB requested",

@@ -1,9 +1,10 @@
 //! What a VM says of itself, as it goes over the control socket. Flat but for its nodes; all sizes are bytes.
 
 mod balloon;
+mod disk;
 
 pub use balloon::{BalloonReport, GuestStatistics, Hinting};
-
+pub use disk::DiskReport;
 use serde::{Deserialize, Serialize};
 
 /// The state of one VM.
@@ -56,6 +57,12 @@ pub struct VmStatus {
     pub errors: u64,
     /// Bytes of blocks given back to the host so far.
     pub discarded_bytes: u64,
+    /// Its disks, in the guest's order.
+    #[serde(default)]
+    pub disks: Vec<DiskReport>,
+    /// Bytes that its entropy device has handed out; absent without one.
+    #[serde(default)]
+    pub entropy_bytes: Option<u64>,
     /// Guest memory resident on the host.
     pub host_resident_bytes: u64,
     /// Resident memory of the VMM beyond the guest's.

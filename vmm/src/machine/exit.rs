@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::layout::VIRTIO_MMIO_MAX;
 use crate::boot::BootError;
+use crate::disk::DiskError;
 use crate::hv::{EmulationFault, HvError};
 use crate::memory::MemoryError;
 
@@ -48,6 +49,9 @@ pub enum VmError {
     /// The payload.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A device, for which the host failed.
     #[error(transparent)]
     Device(#[from] DeviceError),

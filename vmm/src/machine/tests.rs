@@ -138,6 +138,8 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
         on_violation: OnViolation::Kill,
         serial: SerialMode::File(serial.path().into()),
         vsock: None,
+        disks: Vec::new(),
+        rng: false,
     };
     change(&mut spec);
     Guest {
@@ -420,6 +422,8 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
         on_violation: OnViolation::Kill,
         serial: SerialMode::Discard,
         vsock: None,
+        disks: Vec::new(),
+        rng: false,
     };
     let missing = Vm::build(&spec(32 * MIB, BLOCK)).unwrap_err().to_string();
     assert!(

@@ -9,9 +9,10 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use devices::mmio::{Effects, MmioTransport};
+use devices::mmio::{Effects, Lifecycle, MmioTransport};
 use devices::{DeviceError, VirtioDevice};
 use virtio_wire::mmio::Register;
 use vmm_sys_util::eventfd::EventFd;
@@ -38,7 +39,7 @@ pub(super) trait Shell: MmioWindow {
     /// The host failed; the machine must end.
     fn process(&self, queue: u16) -> Result<bool, DeviceError>;
 
-    /// The VM ends: no vCPU waits for a queue to be processed any more.
+    /// The VM ends: no vCPU waits any more for a queue to be processed or for a reset to be over.
     fn release(&self);
 
     /// Whether a driver is using the device.
@@ -103,6 +104,9 @@ impl Meeting {
 #[derive(Debug)]
 pub(super) struct VirtioShell<D> {
     transport: Mutex<MmioTransport<D>>,
+    /// A reset of the device is over, or [`Self::given_up`].
+    reset_over: Condvar,
+    given_up: AtomicBool,
     memory: CheckedMemory,
     line: EventFd,
     notifications: Vec<EventFd>,
@@ -122,6 +126,8 @@ impl<D: VirtioDevice> VirtioShell<D> {
             .collect();
         Ok(Self {
             transport: Mutex::new(MmioTransport::new(device)),
+            reset_over: Condvar::new(),
+            given_up: AtomicBool::new(false),
             memory,
             line: EventFd::new(libc::EFD_NONBLOCK)?,
             notifications: notifications?,
@@ -141,7 +147,33 @@ impl<D: VirtioDevice> VirtioShell<D> {
         result
     }
 
+    /// Does something to the device that touches guest memory. For the event loop only.
+    ///
+    /// # Errors
+    /// The host failed; the machine must end.
+    pub(super) fn work(
+        &self,
+        work: impl FnOnce(&mut MmioTransport<D>, &CheckedMemory) -> Result<Effects, DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let effects = work(&mut self.lock(), &self.memory)?;
+        self.see_to(effects);
+        Ok(())
+    }
+
+    /// Waits until the device is not being reset: until then the host may still be at work on memory that the driver takes
+    /// for its own, and drivers of this transport do not ask.
+    fn wait_for_reset(&self) {
+        let mut transport = self.lock();
+        while transport.is_resetting() && !self.given_up.load(Ordering::Acquire) {
+            let woken = self.reset_over.wait(transport);
+            transport = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     fn see_to(&self, effects: Effects) {
+        if effects.lifecycle == Some(Lifecycle::Reset) {
+            self.reset_over.notify_all();
+        }
         if effects.interrupt {
             // A counter that is full is an edge that is still under way.
             let _ = self.line.write(1);
@@ -163,6 +195,8 @@ impl<D: VirtioDevice + fmt::Debug + Send> MmioWindow for VirtioShell<D> {
         self.lock().read(offset, data);
     }
 
+    /// Holds the vCPU up while the device is being reset: until then the host may still be at work on memory that the
+    /// driver takes for its own, and drivers of this transport do not ask.
     fn write(&self, offset: u64, data: &[u8]) {
         let (effects, waited) = {
             let mut transport = self.lock();
@@ -174,6 +208,9 @@ impl<D: VirtioDevice + fmt::Debug + Send> MmioWindow for VirtioShell<D> {
         self.see_to(effects);
         if let Some(ticket) = ticket {
             self.meeting.wait_for(ticket);
+        }
+        if offset == Register::Status.offset() {
+            self.wait_for_reset();
         }
     }
 }
@@ -213,6 +250,10 @@ impl<D: VirtioDevice + fmt::Debug + Send> Shell for VirtioShell<D> {
 
     fn release(&self) {
         self.meeting.end();
+        self.given_up.store(true, Ordering::Release);
+        // A waiter holds the lock from its look at the flag until it waits.
+        drop(self.lock());
+        self.reset_over.notify_all();
     }
 
     fn is_live(&self) -> bool {

@@ -3,6 +3,7 @@
 mod balloon;
 mod check;
 mod cpus;
+mod disk;
 mod error;
 mod file;
 mod hotplug;
@@ -21,6 +22,7 @@ mod vsock;
 
 pub use balloon::{BALLOON_UNIT, BalloonSpec, MAX_STATS_SECONDS};
 pub use cpus::MAX_CPUS;
+pub use disk::{DiskCache, DiskSpec, EngineChoice};
 pub use error::{SizeRule, SpecError};
 pub use file::FileError;
 pub use hotplug::{HotplugSpec, MIN_BLOCK_SIZE};
@@ -59,4 +61,8 @@ pub struct VmSpec {
     pub serial: SerialMode,
     /// The socket device, if there is one.
     pub vsock: Option<VsockSpec>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskSpec>,
+    /// Whether the guest has an entropy device.
+    pub rng: bool,
 }

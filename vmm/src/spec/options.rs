@@ -71,6 +71,15 @@ pub struct VmOptions {
     #[arg(long, value_name = "POLICY")]
     pub on_violation: Option<String>,
 
+    /// A disk: a file or block device; may be repeated. readonly keeps the guest from writing it, direct goes past the host's
+    /// cache, engine is io-uring or thread [default: io-uring where the kernel has it], id is what the guest is told it is
+    #[arg(long, value_name = "PATH[,readonly][,direct][,engine=NAME][,id=TEXT]")]
+    pub disk: Vec<String>,
+
+    /// Give the guest an entropy device
+    #[arg(long)]
+    pub rng: bool,
+
     /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal]
     #[arg(long, value_name = "WHERE")]
     pub serial: Option<String>,
@@ -106,6 +115,12 @@ impl VmOptions {
             } else {
                 self.program
             },
+            disk: if self.disk.is_empty() {
+                others.disk
+            } else {
+                self.disk
+            },
+            rng: self.rng || others.rng,
             on_violation: self.on_violation.or(others.on_violation),
             serial: self.serial.or(others.serial),
             vsock: self.vsock.or(others.vsock),

@@ -3,6 +3,7 @@
 
 use super::balloon::balloon;
 use super::cpus::cpus;
+use super::disk::disks;
 use super::error::SpecError;
 use super::hotplug::hotplug;
 use super::memory::{boot_memory, check_total};
@@ -40,6 +41,8 @@ impl VmOptions {
             on_violation: on_violation(self.on_violation.as_deref())?,
             serial: serial(self.serial.as_deref())?,
             vsock: vsock(self.vsock.as_deref())?,
+            disks: disks(&self.disk)?,
+            rng: self.rng,
         })
     }
 }
@@ -50,6 +53,7 @@ mod tests {
     use super::super::testing::{refusal, validate, with};
     use super::super::{DEFAULT_MEMORY, HotplugSpec, OnViolation, Payload, SerialMode};
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn nothing_said_is_the_built_in_guest_with_defaults() {
@@ -89,6 +93,8 @@ mod tests {
             on_violation: Some("pause".into()),
             vsock: Some("cid=3,path=v".into()),
             serial: Some("file=/tmp/serial".into()),
+            disk: vec!["a.img,readonly".into(), "/dev/vg/b".into()],
+            rng: true,
         };
         let spec = validate(&options).expect("valid");
         assert_eq!(spec.name.as_str(), "a-1");
@@ -120,6 +126,9 @@ mod tests {
         assert_eq!(spec.nodes[1].distances, [15, 10]);
         assert_eq!(spec.on_violation, OnViolation::Pause);
         assert_eq!(spec.serial, SerialMode::File("/tmp/serial".into()));
+        let disks: Vec<_> = spec.disks.iter().map(|disk| disk.path.clone()).collect();
+        assert_eq!(disks, [PathBuf::from("a.img"), PathBuf::from("/dev/vg/b")]);
+        assert!(spec.rng);
     }
 
     #[test]

@@ -8,9 +8,11 @@
 //! unplugged.
 
 mod balloon;
+mod block;
 mod console;
 mod memory;
 mod on_loop;
+mod rng;
 mod vsock;
 
 pub(super) use balloon::BalloonDevice;
@@ -31,6 +33,8 @@ use crate::control::report::VmStatus;
 use crate::hv::{HvError, Partition};
 use crate::memory::GuestRam;
 use crate::spec::VmSpec;
+use block::BlockDevice;
+use rng::RngDevice;
 use vsock::VsockDevice;
 
 /// One virtio device and what the host does for it. The first three hooks are called on the event loop only.
@@ -104,8 +108,10 @@ impl DeviceList {
         all.push(Arc::clone(&console) as _);
         let balloon = BalloonDevice::of(parts)?.map(Arc::new);
         all.extend(balloon.iter().map(|device| Arc::clone(device) as _));
-        // Next in this order: block, net, vsock, rng, each with one line.
+        all.extend(BlockDevice::of(parts)?.into_iter().map(|device| device as _));
+        // Next in this order: net, in front of vsock.
         all.extend(VsockDevice::of(parts)?.map(|device| Arc::new(device) as _));
+        all.extend(RngDevice::of(parts)?.map(|device| device as _));
         if all.len() > VIRTIO_MMIO_MAX as usize {
             return Err(VmError::TooManyDevices { count: all.len() });
         }

@@ -1,0 +1,96 @@
+//! A disk (virtio-blk) and the file or block device behind it.
+
+use std::sync::Arc;
+
+use devices::block::{Block, DiskAccess};
+use event_manager::EventSet;
+use virtio_wire::block::SECTOR_SIZE;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{MachineDevice, OnLoop, Parts};
+use crate::control::report::{DiskReport, VmStatus};
+use crate::disk::{EngineKind, HostDisk};
+use crate::machine::VmError;
+use crate::machine::virtio::{Shell, VirtioShell};
+use crate::spec::DiskSpec;
+
+/// The only host descriptor that it waits for.
+const FINISHED: u32 = 0;
+
+/// One disk.
+#[derive(Debug)]
+pub(super) struct BlockDevice {
+    shell: Arc<VirtioShell<Block<HostDisk>>>,
+    path: String,
+    engine: EngineKind,
+    /// Readable when the host may have finished operations.
+    finished: EventFd,
+}
+
+impl BlockDevice {
+    /// The disks of a machine, in the order of its specification.
+    ///
+    /// # Errors
+    /// A disk cannot be opened, or no descriptors are left.
+    pub(super) fn of(parts: Parts<'_>) -> Result<Vec<Arc<Self>>, VmError> {
+        let specs = parts.spec.disks.iter();
+        specs.map(|spec| Self::new(parts, spec).map(Arc::new)).collect()
+    }
+
+    fn new(parts: Parts<'_>, spec: &DiskSpec) -> Result<Self, VmError> {
+        let memory = parts.ram.device_view();
+        let disk = HostDisk::open(spec, memory.clone())?;
+        let descriptors = || VmError::host("create event descriptors");
+        let (engine, limits) = (disk.engine(), disk.limits());
+        let finished = disk.event().map_err(descriptors())?;
+        let shell = VirtioShell::new(Block::new(disk, limits, spec.id), memory.clone());
+        Ok(Self {
+            shell: Arc::new(shell.map_err(descriptors())?),
+            path: spec.path.display().to_string(),
+            engine,
+            finished,
+        })
+    }
+}
+
+impl MachineDevice for BlockDevice {
+    fn shell(&self) -> Arc<dyn Shell> {
+        Arc::clone(&self.shell) as _
+    }
+
+    fn start(&self, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        on.add_source(&self.finished, FINISHED, EventSet::IN);
+        Ok(())
+    }
+
+    fn ready(&self, _: u32, _: EventSet, _: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        // Read before the disk is asked: what finishes from now on makes it readable again.
+        let _ = self.finished.read();
+        self.shell
+            .work(|transport, memory| transport.finish_requests(memory))?;
+        Ok(())
+    }
+
+    fn report(&self, status: &mut VmStatus) {
+        let report = self.shell.look(|transport| {
+            let (block, counters) = (transport.device(), transport.device().counters());
+            DiskReport {
+                path: self.path.clone(),
+                engine: self.engine.to_string(),
+                read_only: block.limits().access == DiskAccess::ReadOnly,
+                capacity_bytes: block.limits().capacity_sectors * SECTOR_SIZE,
+                reads: counters.reads,
+                read_bytes: counters.read_bytes,
+                writes: counters.writes,
+                written_bytes: counters.written_bytes,
+                flushes: counters.flushes,
+                discards: counters.discards,
+                write_zeroes: counters.write_zeroes,
+                refused: counters.refused,
+                failed: counters.failed,
+                in_flight: block.in_flight() as u64,
+            }
+        });
+        status.disks.push(report);
+    }
+}
