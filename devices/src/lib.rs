@@ -8,6 +8,7 @@ mod device;
 mod fault;
 pub mod mem;
 pub mod mmio;
+pub mod net;
 pub mod power;
 pub mod pvpanic;
 pub mod queue;

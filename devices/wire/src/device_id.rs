@@ -17,3 +17,6 @@ pub const MEM: u32 = 24;
 
 /// Socket device, "virtio-vsock" (section 5.10.1).
 pub const VSOCK: u32 = 19;
+
+/// Network device (section 5.1.1).
+pub const NET: u32 = 1;

@@ -10,6 +10,7 @@ pub mod feature;
 mod le;
 pub mod mem;
 pub mod mmio;
+pub mod net;
 pub mod pvpanic;
 pub mod ring;
 pub mod status;
