@@ -11,7 +11,7 @@ pub mod transcript;
 pub mod views;
 pub mod wait;
 
-pub use ballast::{Home, Outcome};
+pub use ballast::{Home, Outcome, finish};
 pub use debian::Release;
 pub use host_box::{Parts, needs_hardware_kvm, needs_hardware_kvm_and};
 pub use linux::LinuxGuest;

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod hv;
 pub mod machine;
 pub mod memory;
+pub mod net;
 pub mod spec;
 pub mod terminal;
 pub mod vsock;

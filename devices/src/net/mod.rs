@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 
 use virtio_wire::device_id;
@@ -46,6 +47,13 @@ impl MacAddress {
     /// The bytes, in the order in which they are written and sent.
     pub fn bytes(self) -> [u8; 6] {
         self.0
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

@@ -5,5 +5,6 @@ mod host;
 mod linux;
 mod linux_blocks;
 mod linux_memory;
+mod linux_network;
 mod linux_nodes;
 mod linux_sockets;

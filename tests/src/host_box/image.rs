@@ -36,7 +36,7 @@ poweroff -f
 pub(super) fn ramdisk(package: &KernelPackage, test: &str, parts: Parts) -> Vec<u8> {
     let mut archive = Archive::default();
     let mut order = String::new();
-    for (name, module) in package.modules(&["kvm-amd"]) {
+    for (name, module) in package.modules(&["kvm-amd", "tun"]) {
         archive.add(&format!("/modules/{name}.ko"), &module);
         order.push_str(&format!("{name}\n"));
     }

@@ -6,7 +6,7 @@ use super::ps::state;
 use super::table::{Table, size, span};
 use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
-use crate::control::report::{DiskReport, NodeReport, VmStatus, VsockReport};
+use crate::control::report::{DiskReport, NetReport, NodeReport, VmStatus, VsockReport};
 
 /// Show the state and the counters of a VM
 #[derive(Debug, Args)]
@@ -109,6 +109,9 @@ fn add_nodes_and_devices(table: &mut Table, status: &VmStatus) {
     for disk in &status.disks {
         table.row(vec![format!("disk {}", disk.path), disk_in_line(disk)]);
     }
+    for net in &status.net {
+        table.row(vec![format!("network {}", net.tap), in_line_network(net)]);
+    }
     if let Some(vsock) = &status.vsock {
         table.row(vec!["sockets".to_owned(), in_line_sockets(vsock)]);
     }
@@ -133,6 +136,26 @@ fn in_line(node: &NodeReport) -> String {
         "{}{region}, {cpus}, distances {}",
         size(node.boot_memory),
         list(&node.distances)
+    )
+}
+
+/// A network interface in one line.
+fn in_line_network(net: &NetReport) -> String {
+    let driver = if net.driver_ready {
+        ""
+    } else {
+        ", driver not ready"
+    };
+    let link = if net.link_up { "up" } else { "down" };
+    format!(
+        "{}, link {link}{driver}: {} frames ({}) from the guest, {} ({}) to it, {} and {} lost",
+        net.mac,
+        net.frames_from_guest,
+        size(net.bytes_from_guest),
+        net.frames_to_guest,
+        size(net.bytes_to_guest),
+        net.lost_from_guest,
+        net.lost_to_guest
     )
 }
 
@@ -214,6 +237,38 @@ mod tests {
         }
     }
 
+    fn nodes() -> Vec<NodeReport> {
+        vec![
+            NodeReport {
+                boot_memory: 14 << 20,
+                cpus: vec![0, 2],
+                distances: vec![10, 77],
+                has_region: false,
+            },
+            NodeReport {
+                boot_memory: 15 << 20,
+                cpus: vec![1],
+                distances: vec![77, 10],
+                has_region: true,
+            },
+        ]
+    }
+
+    fn a_network() -> NetReport {
+        NetReport {
+            tap: "tap77".into(),
+            mac: "02:00:00:00:00:77".into(),
+            driver_ready: true,
+            link_up: true,
+            frames_from_guest: 3001,
+            bytes_from_guest: 21 << 20,
+            frames_to_guest: 3002,
+            bytes_to_guest: 22 << 20,
+            lost_from_guest: 3003,
+            lost_to_guest: 3004,
+        }
+    }
+
     #[test]
     fn every_field_of_a_status_is_shown() {
         // Each field gets a value of its own, which then has to be somewhere in the table.
@@ -223,20 +278,7 @@ mod tests {
             state: crate::control::report::VmState::Paused,
             uptime_seconds: 2,
             boot_memory: 3 << 20,
-            nodes: vec![
-                NodeReport {
-                    boot_memory: 14 << 20,
-                    cpus: vec![0, 2],
-                    distances: vec![10, 77],
-                    has_region: false,
-                },
-                NodeReport {
-                    boot_memory: 15 << 20,
-                    cpus: vec![1],
-                    distances: vec![77, 10],
-                    has_region: true,
-                },
-            ],
+            nodes: nodes(),
             region_size: 4 << 20,
             block_size: 5 << 20,
             usable_region_size: 6 << 20,
@@ -257,6 +299,7 @@ mod tests {
             host_resident_bytes: 12 << 20,
             vmm_overhead_bytes: 13 << 20,
             panic_message: Some("out of\nluck".into()),
+            net: vec![a_network()],
             vsock: Some(vsock()),
             disks: vec![disk()],
             entropy_bytes: Some(1015),
@@ -274,6 +317,8 @@ mod tests {
             "paused",
             "2s",
             "ready",
+            "tap77",
+            "02:00:00:00:00:77, link up: 3001 frames (21 MiB) from the guest, 3002 (22 MiB) to it, 3003 and 3004 lost",
             "0xabc000",
             "out of luck",
             "disk /d.img",

@@ -75,9 +75,37 @@ pub struct VmStatus {
     /// Its balloon, if it has one.
     #[serde(default)]
     pub balloon: Option<BalloonReport>,
+    /// Network interfaces, in order.
+    #[serde(default)]
+    pub net: Vec<NetReport>,
     /// The socket device, if there is one.
     #[serde(default)]
     pub vsock: Option<VsockReport>,
+}
+
+/// A network interface of a VM. Counters run from the start of the VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetReport {
+    /// The tap at the host.
+    pub tap: String,
+    /// The guest's address, as `02:00:00:12:34:56`.
+    pub mac: String,
+    /// Whether the guest's driver has set DRIVER_OK.
+    pub driver_ready: bool,
+    /// Whether frames go through.
+    pub link_up: bool,
+    /// Frames from the guest that the host has taken.
+    pub frames_from_guest: u64,
+    /// Their bytes.
+    pub bytes_from_guest: u64,
+    /// Frames that the guest has been given.
+    pub frames_to_guest: u64,
+    /// Their bytes.
+    pub bytes_to_guest: u64,
+    /// Frames from the guest that the host has not taken, or that asked for what was not agreed on.
+    pub lost_from_guest: u64,
+    /// Frames for the guest that were larger than its buffers.
+    pub lost_to_guest: u64,
 }
 
 /// The socket device of a VM. Counters run from the start of the VM.

@@ -80,6 +80,14 @@ pub enum VmError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A tap cannot be opened.
+    #[error("--net tap={name}: {source}")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The socket of a device cannot be opened.
     #[error("{option} {path:?}: {source}")]
     Socket {

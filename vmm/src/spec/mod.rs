@@ -9,6 +9,7 @@ mod file;
 mod hotplug;
 mod memory;
 mod name;
+mod net;
 mod node;
 mod options;
 mod payload;
@@ -28,6 +29,7 @@ pub use file::FileError;
 pub use hotplug::{HotplugSpec, MIN_BLOCK_SIZE};
 pub use memory::{DEFAULT_MEMORY, MAX_TOTAL_MEMORY, MEMORY_UNIT, MIN_MEMORY};
 pub use name::{MAX_NAME_LENGTH, NameError, VmName};
+pub use net::NetSpec;
 pub use node::{LOCAL_DISTANCE, MAX_NODES, NodeError, NodeSpec, REMOTE_DISTANCE};
 pub use options::VmOptions;
 pub use payload::{MAX_CMDLINE_LENGTH, Payload};
@@ -59,6 +61,8 @@ pub struct VmSpec {
     pub on_violation: OnViolation,
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
+    /// Network interfaces, each with a tap of its own.
+    pub net: Vec<NetSpec>,
     /// The socket device, if there is one.
     pub vsock: Option<VsockSpec>,
     /// Disks, in the order in which the guest finds them.

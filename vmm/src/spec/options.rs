@@ -84,6 +84,11 @@ pub struct VmOptions {
     #[arg(long, value_name = "WHERE")]
     pub serial: Option<String>,
 
+    /// A network interface at the tap of that name; may be repeated. A tap that exists is joined, another is made and
+    /// lasts as long as the VM [default address: made from the names of VM and tap]
+    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]")]
+    pub net: Vec<String>,
+
     /// Stream sockets between guest and host: programs of the host write CONNECT PORT to the unix socket at the path;
     /// port N of the host, for the guest's programs, is the unix socket PATH_N
     #[arg(long, value_name = "cid=NUMBER,path=SOCKET")]
@@ -123,6 +128,7 @@ impl VmOptions {
             rng: self.rng || others.rng,
             on_violation: self.on_violation.or(others.on_violation),
             serial: self.serial.or(others.serial),
+            net: if self.net.is_empty() { others.net } else { self.net },
             vsock: self.vsock.or(others.vsock),
         }
     }

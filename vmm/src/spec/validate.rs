@@ -7,6 +7,7 @@ use super::disk::disks;
 use super::error::SpecError;
 use super::hotplug::hotplug;
 use super::memory::{boot_memory, check_total};
+use super::net::net;
 use super::node::nodes;
 use super::options::VmOptions;
 use super::serial::serial;
@@ -30,6 +31,7 @@ impl VmOptions {
         check_total(memory, hotplug.map_or(0, |hotplug| hotplug.region_size))?;
         let requested = hotplug.iter().map(|hotplug| hotplug.requested_size).sum();
         let balloon = balloon(self.balloon.as_deref(), memory, requested)?;
+        let net = net(&self.net, &name)?;
         Ok(VmSpec {
             name,
             payload: self.payload()?,
@@ -40,6 +42,7 @@ impl VmOptions {
             nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
             serial: serial(self.serial.as_deref())?,
+            net,
             vsock: vsock(self.vsock.as_deref())?,
             disks: disks(&self.disk)?,
             rng: self.rng,
@@ -91,6 +94,7 @@ mod tests {
             node: vec!["memory=512M".into(), "distance=15:10".into()],
             program: Vec::new(),
             on_violation: Some("pause".into()),
+            net: vec!["tap=tap0".into()],
             vsock: Some("cid=3,path=v".into()),
             serial: Some("file=/tmp/serial".into()),
             disk: vec!["a.img,readonly".into(), "/dev/vg/b".into()],

@@ -11,6 +11,7 @@ mod balloon;
 mod block;
 mod console;
 mod memory;
+mod net;
 mod on_loop;
 mod rng;
 mod vsock;
@@ -34,6 +35,7 @@ use crate::hv::{HvError, Partition};
 use crate::memory::GuestRam;
 use crate::spec::VmSpec;
 use block::BlockDevice;
+use net::NetDevice;
 use rng::RngDevice;
 use vsock::VsockDevice;
 
@@ -109,7 +111,8 @@ impl DeviceList {
         let balloon = BalloonDevice::of(parts)?.map(Arc::new);
         all.extend(balloon.iter().map(|device| Arc::clone(device) as _));
         all.extend(BlockDevice::of(parts)?.into_iter().map(|device| device as _));
-        // Next in this order: net, in front of vsock.
+        let net = NetDevice::of(parts)?.into_iter();
+        all.extend(net.map(|device| Arc::new(device) as _));
         all.extend(VsockDevice::of(parts)?.map(|device| Arc::new(device) as _));
         all.extend(RngDevice::of(parts)?.map(|device| device as _));
         if all.len() > VIRTIO_MMIO_MAX as usize {
