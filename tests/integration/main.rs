@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how failure is told")]
 
+mod backings;
 mod bad_input;
 mod builtin_mappings;
 mod builtin_memory;

@@ -25,11 +25,23 @@ pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
 pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
 
 /// Starts a driver for every device that has one. Drivers, and the tasks that use them, belong to this CPU.
+///
+/// The memory manager knows of one hot-plug region: the first memory device has it, and others are left alone.
 pub(crate) fn start(kernel: &'static Kernel, executor: &Executor, devices: Vec<(MmioRegisters, u32)>) {
+    let mut has_region = false;
     for (registers, gsi) in devices {
         let memory = KernelDma(kernel);
+        if has_region && Memory::is_behind(registers) {
+            let base = registers.base();
+            log!(
+                Warning,
+                "memory device at {base:#x}: one is enough for this guest, not used"
+            );
+            continue;
+        }
         match Memory::start(registers, &memory) {
             Ok(driver) => {
+                has_region = true;
                 let driver: &'static Memory = Box::leak(Box::new(driver));
                 connect(kernel, gsi, || driver.on_interrupt());
                 spawn(executor, resize::work(kernel, driver));

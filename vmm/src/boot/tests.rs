@@ -8,13 +8,14 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::machine::layout::{BOOT_INFO, CMDLINE, MIB, ram_ranges};
 use crate::memory::GuestRam;
+use crate::spec::Backing;
 
 const MEMORY: u64 = 64 * MIB;
 const ENTRY: u32 = 0x20_0010;
 const RSDP: u64 = 0xE_0000;
 
 fn ram() -> GuestRam {
-    GuestRam::new(&ram_ranges(MEMORY).unwrap(), None).unwrap()
+    GuestRam::new(&ram_ranges(MEMORY).unwrap(), Backing::Anonymous, &[]).unwrap()
 }
 
 /// An ELF image with one segment at 2 MiB, whose first bytes are a PVH note.

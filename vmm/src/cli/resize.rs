@@ -25,8 +25,9 @@ Examples:
   ballast resize a 2G               ask the guest, and return
   ballast resize a 2G --wait 30     return when it has 2 GiB, or say how far it got
   ballast resize a -512M --wait 30  512 MiB less than it was last asked to have
+  ballast resize a +1G --region 1   1 GiB more, all of it in the second --hotplug region
 
-The size is at least the boot memory, at most boot memory and region together,
+The size is at least the boot memory, at most boot memory and regions together,
 and whole blocks away from the boot memory. With --wait, the exit status is 0 only
 if the guest has reached the size.")]
 pub(super) struct Resize {
@@ -36,6 +37,11 @@ pub(super) struct Resize {
     /// Memory the guest is to have in total, or +SIZE or -SIZE for a change
     #[arg(allow_hyphen_values = true)]
     size: String,
+
+    /// Make the whole change in this hot-plug region, counted from 0 [default: growing begins with the first region,
+    /// shrinking with the last]
+    #[arg(long, value_name = "NUMBER")]
+    region: Option<usize>,
 
     /// Wait so long for the guest to get there
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=crate::control::api::MAX_WAIT_SECONDS))]
@@ -95,9 +101,9 @@ impl Resize {
         let wait = self.wait.map(Duration::from_secs);
         let draw = wait.is_some() && !self.json && io::stderr().is_terminal();
         let report = if draw {
-            drawn(&client, total, wait)
+            drawn(&client, self.region, total, wait)
         } else {
-            client.resize(total, wait)
+            client.resize_in(self.region, total, wait)
         }?;
         if self.json {
             print_json(&report)?;
@@ -194,11 +200,16 @@ fn elapsed(milliseconds: u64) -> String {
 }
 
 /// Resizes and waits, and shows meanwhile how far the guest has got.
-fn drawn(client: &ControlClient, total: u64, wait: Option<Duration>) -> Result<ResizeReport, ClientError> {
+fn drawn(
+    client: &ControlClient,
+    region: Option<usize>,
+    total: u64,
+    wait: Option<Duration>,
+) -> Result<ResizeReport, ClientError> {
     thread::scope(|scope| {
         let (done, is_done) = channel::<()>();
         let waiter = scope.spawn(move || {
-            let report = client.resize(total, wait);
+            let report = client.resize_in(region, total, wait);
             drop(done);
             report
         });

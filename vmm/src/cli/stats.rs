@@ -6,7 +6,7 @@ use super::ps::state;
 use super::table::{Table, size, span};
 use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
-use crate::control::report::{DiskReport, NetReport, NodeReport, VmStatus, VsockReport};
+use crate::control::report::{DiskReport, NetReport, NodeReport, RegionReport, VmStatus, VsockReport};
 
 /// Show the state and the counters of a VM
 #[derive(Debug, Args)]
@@ -80,7 +80,7 @@ fn in_table(status: &VmStatus) -> String {
         ),
         ("violations", format!("{}{violation}", status.violations)),
         ("guest faults", status.guest_faults.to_string()),
-        ("discarded", size(status.discarded_bytes)),
+        ("discarded", discarded(status)),
         ("resident", size(status.host_resident_bytes)),
         ("VMM overhead", size(status.vmm_overhead_bytes)),
     ];
@@ -100,6 +100,9 @@ fn in_table(status: &VmStatus) -> String {
 
 /// A line for each node and each device that the VM has.
 fn add_nodes_and_devices(table: &mut Table, status: &VmStatus) {
+    for (number, region) in status.regions.iter().enumerate() {
+        table.row(vec![format!("region {number}"), region_in_line(region)]);
+    }
     for (number, node) in status.nodes.iter().enumerate() {
         table.row(vec![format!("node {number}"), in_line(node)]);
     }
@@ -118,6 +121,36 @@ fn add_nodes_and_devices(table: &mut Table, status: &VmStatus) {
     if let Some(bytes) = status.entropy_bytes {
         table.row(vec!["entropy".to_owned(), format!("{bytes} bytes")]);
     }
+}
+
+/// What was given back, and what the host said to that.
+fn discarded(status: &VmStatus) -> String {
+    let (claimed, shown) = (size(status.discarded_bytes), size(status.shown_free_bytes));
+    format!("{claimed}, the host showed {shown} free")
+}
+
+/// A region in one line, with what is told of it nowhere else.
+fn region_in_line(region: &RegionReport) -> String {
+    let node = region.node.map_or(String::new(), |node| format!(", node {node}"));
+    let populate = if region.populate { ", populated" } else { "" };
+    let driver = if region.driver_ready {
+        ""
+    } else {
+        ", driver not ready"
+    };
+    let busy = match (region.pinned_blocks, region.busy_pinned, region.busy_memory) {
+        (0, 0, 0) => String::new(),
+        (pinned, io, memory) => format!(", {pinned} blocks in I/O, BUSY for I/O {io}, for memory {memory}"),
+    };
+    format!(
+        "{} of {} requested, {} at {:#x} in blocks of {}, {}{populate}{node}{driver}{busy}",
+        size(region.plugged_size),
+        size(region.requested_size),
+        size(region.region_size),
+        region.start,
+        size(region.block_size),
+        region.backing
+    )
 }
 
 /// A node in one line.
@@ -270,6 +303,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_of_a_region_is_in_its_line() {
+        let region = RegionReport {
+            start: 0xdef000,
+            region_size: 16 << 20,
+            block_size: 17 << 20,
+            requested_size: 18 << 20,
+            plugged_size: 19 << 20,
+            node: Some(9),
+            backing: "memfd".into(),
+            populate: true,
+            pinned_blocks: 5,
+            busy_pinned: 6,
+            busy_memory: 7,
+            ..RegionReport::default()
+        };
+        assert_eq!(
+            region_in_line(&region),
+            "19 MiB of 18 MiB requested, 16 MiB at 0xdef000 in blocks of 17 MiB, memfd, populated, node 9, driver not \
+             ready, 5 blocks in I/O, BUSY for I/O 6, for memory 7"
+        );
+    }
+
+    #[test]
     fn every_field_of_a_status_is_shown() {
         // Each field gets a value of its own, which then has to be somewhere in the table.
         let status = VmStatus {
@@ -279,6 +335,7 @@ mod tests {
             uptime_seconds: 2,
             boot_memory: 3 << 20,
             nodes: nodes(),
+            regions: Vec::new(),
             region_size: 4 << 20,
             block_size: 5 << 20,
             usable_region_size: 6 << 20,
@@ -296,6 +353,7 @@ mod tests {
             busy: 1007,
             errors: 1008,
             discarded_bytes: 11 << 20,
+            shown_free_bytes: 30 << 20,
             host_resident_bytes: 12 << 20,
             vmm_overhead_bytes: 13 << 20,
             panic_message: Some("out of\nluck".into()),
@@ -310,7 +368,7 @@ mod tests {
             }),
         };
         let table = in_table(&status);
-        let sizes = (3..=17).map(|mib| format!("{mib} MiB"));
+        let sizes = (3..=17).chain([30]).map(|mib| format!("{mib} MiB"));
         let numbers = (1001..=1015).map(|number| number.to_string());
         let words = [
             "vm-of-the-test",

@@ -39,6 +39,10 @@ pub const GUEST_SECONDS: u64 = 10;
 pub struct ResizeRequest {
     /// Boot memory and hot-plugged memory that the guest is to have together, in bytes.
     pub total_bytes: u64,
+    /// The hot-plug region that makes the whole change, counted from 0; absent or null: any, growing begins with the first
+    /// and shrinking with the last.
+    #[serde(default)]
+    pub region: Option<usize>,
     /// How long to wait for the guest, at most [`MAX_WAIT_SECONDS`]; absent or null: only ask, and answer at once.
     #[serde(default)]
     pub wait_seconds: Option<u64>,

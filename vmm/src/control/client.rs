@@ -155,7 +155,7 @@ impl ControlClient {
         self.call(Method::GET, VM_PATH, None::<()>, ANSWER_TIMEOUT)
     }
 
-    /// Which blocks of the hot-plug region are plugged.
+    /// Which blocks of the first hot-plug region are plugged.
     ///
     /// # Errors
     /// The VM does not answer.
@@ -169,9 +169,23 @@ impl ControlClient {
     /// # Errors
     /// The VM cannot have that size, or does not answer.
     pub fn resize(&self, total_bytes: u64, wait: Option<Duration>) -> Result<ResizeReport, ClientError> {
+        self.resize_in(None, total_bytes, wait)
+    }
+
+    /// The same, with the whole change made in one hot-plug region, counted from 0.
+    ///
+    /// # Errors
+    /// The VM cannot have that size, or has no such region, or does not answer.
+    pub fn resize_in(
+        &self,
+        region: Option<usize>,
+        total_bytes: u64,
+        wait: Option<Duration>,
+    ) -> Result<ResizeReport, ClientError> {
         let wait_seconds = wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
         let request = ResizeRequest {
             total_bytes,
+            region,
             wait_seconds,
         };
         let timeout = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(wait_seconds.unwrap_or(0)));

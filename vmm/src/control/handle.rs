@@ -5,21 +5,21 @@ use std::time::{Duration, Instant};
 
 use crate::control::api::BalloonRequest;
 use crate::control::report::{BalloonReport, VmStatus};
-use crate::machine::{BalloonError, GuestCommandError, ResizeError, ResizeOutcome, VmHandle};
+use crate::machine::{BalloonError, GuestCommandError, ResizeError, ResizeOutcome, ResizePlace, VmHandle};
 
 /// A running machine as seen from the control socket. The methods are those of [`VmHandle`] and mean what they mean there.
 pub trait MachineHandle: Send + Sync + 'static {
     /// What the VM is doing now.
     fn status(&self) -> VmStatus;
 
-    /// For each block of the hot-plug region, in address order, whether it is plugged.
+    /// For each block of the first hot-plug region, in address order, whether it is plugged.
     fn blocks(&self) -> Vec<bool>;
 
-    /// Asks the guest for a total of `total_bytes` and returns at once.
+    /// Asks the guest for a total of `total_bytes`, with the change made in `place`, and returns at once.
     ///
     /// # Errors
     /// The size is not one that the VM can have; the guest has seen nothing then.
-    fn resize(&self, total_bytes: u64) -> Result<(), ResizeError>;
+    fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError>;
 
     /// Blocks until the guest has what was last requested, the VM ends, or `deadline` passes. Talks to nobody: the caller
     /// may wait in short turns, and asks the guest for its reason once, at the end.
@@ -50,8 +50,8 @@ impl MachineHandle for VmHandle {
         Self::blocks(self)
     }
 
-    fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
-        Self::resize(self, total_bytes)
+    fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError> {
+        Self::resize(self, total_bytes, place)
     }
 
     fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {

@@ -23,21 +23,25 @@ pub struct VmStatus {
     /// Its NUMA nodes, by number; empty if the guest was told of none.
     #[serde(default)]
     pub nodes: Vec<NodeReport>,
-    /// Size of the hot-plug region; 0 without one.
+    /// Its hot-plug regions, in the order of their addresses. What follows, down to `shown_free_bytes`, are their sums where
+    /// nothing else is said.
+    #[serde(default)]
+    pub regions: Vec<RegionReport>,
+    /// Size of the hot-plug regions; 0 without one.
     pub region_size: u64,
-    /// Size of a block; 0 without a region.
+    /// Size of the smallest block; 0 without a region.
     pub block_size: u64,
-    /// How far into the region the guest may plug at present.
+    /// How far into the regions the guest may plug at present.
     pub usable_region_size: u64,
-    /// How much of the region the guest is asked to take.
+    /// How much of the regions the guest is asked to take.
     pub requested_size: u64,
-    /// How much of it the guest has taken.
+    /// How much of them the guest has taken.
     pub plugged_size: u64,
     /// What the guest is to have: `boot_memory + requested_size`, less what is wanted in its balloon.
     pub total_requested: u64,
     /// `boot_memory + plugged_size`.
     pub total_plugged: u64,
-    /// Whether the guest's virtio-mem driver has set DRIVER_OK.
+    /// Whether the guest's virtio-mem driver has set DRIVER_OK, for every region; false without one.
     pub driver_ready: bool,
     /// Accesses to unplugged blocks so far.
     pub violations: u64,
@@ -55,8 +59,12 @@ pub struct VmStatus {
     pub busy: u64,
     /// ERROR answers.
     pub errors: u64,
-    /// Bytes of blocks given back to the host so far.
+    /// Bytes of unplugged blocks so far, which the host was told to take back.
     pub discarded_bytes: u64,
+    /// As much of them as the host, asked right afterwards, showed free. The same, unless a discard freed less than it
+    /// said.
+    #[serde(default)]
+    pub shown_free_bytes: u64,
     /// Its disks, in the guest's order.
     #[serde(default)]
     pub disks: Vec<DiskReport>,
@@ -131,6 +139,79 @@ pub struct VsockReport {
     pub bytes_to_guest: u64,
 }
 
+/// One hot-plug region and its memory device. What is counted is counted since the VM was built.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegionReport {
+    /// Guest-physical address.
+    pub start: u64,
+    /// Size of the region.
+    pub region_size: u64,
+    /// Size of a block.
+    pub block_size: u64,
+    /// How far into the region the guest may plug at present.
+    pub usable_region_size: u64,
+    /// How much of it the guest is asked to take.
+    pub requested_size: u64,
+    /// How much of it the guest has taken.
+    pub plugged_size: u64,
+    /// The node it belongs to; absent if the guest was told of none.
+    pub node: Option<u8>,
+    /// What it is made of: `anonymous`, `memfd`, `hugetlbfs:2M` or `hugetlbfs:1G`.
+    pub backing: String,
+    /// Whether blocks are plugged with all their pages.
+    pub populate: bool,
+    /// Whether the guest's driver for it has set DRIVER_OK.
+    pub driver_ready: bool,
+    /// Blocks that device I/O uses now.
+    pub pinned_blocks: u64,
+    /// PLUG requests answered.
+    pub plug_requests: u64,
+    /// UNPLUG and UNPLUG_ALL requests answered.
+    pub unplug_requests: u64,
+    /// NACK answers.
+    pub nacks: u64,
+    /// BUSY answers.
+    pub busy: u64,
+    /// Those of them because device I/O used a block.
+    pub busy_pinned: u64,
+    /// Those of them because the host was short of memory.
+    pub busy_memory: u64,
+    /// ERROR answers.
+    pub errors: u64,
+    /// Bytes of unplugged blocks, which the host was told to take back.
+    pub discarded_bytes: u64,
+    /// As much of them as the host, asked right afterwards, showed free.
+    pub shown_free_bytes: u64,
+}
+
+impl VmStatus {
+    /// Adds a region: to the list, and to the sums.
+    pub(crate) fn add(&mut self, region: RegionReport) {
+        let first = self.regions.is_empty();
+        self.region_size += region.region_size;
+        self.block_size = if first {
+            region.block_size
+        } else {
+            self.block_size.min(region.block_size)
+        };
+        self.usable_region_size += region.usable_region_size;
+        self.requested_size += region.requested_size;
+        self.plugged_size += region.plugged_size;
+        self.total_requested += region.requested_size;
+        self.total_plugged += region.plugged_size;
+        self.driver_ready = region.driver_ready && (first || self.driver_ready);
+        self.plug_requests += region.plug_requests;
+        self.unplug_requests += region.unplug_requests;
+        self.nacks += region.nacks;
+        self.busy += region.busy;
+        self.errors += region.errors;
+        self.discarded_bytes += region.discarded_bytes;
+        self.shown_free_bytes += region.shown_free_bytes;
+        self.regions.push(region);
+    }
+}
+
 /// One NUMA node, as the guest was told of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -140,7 +221,7 @@ pub struct NodeReport {
     pub cpus: Vec<u8>,
     /// How far each node is, itself included, by their numbers.
     pub distances: Vec<u8>,
-    /// Whether the hot-plug region is its.
+    /// Whether a hot-plug region is its.
     pub has_region: bool,
 }
 
@@ -159,7 +240,7 @@ pub enum VmState {
     Exiting,
 }
 
-/// Which blocks of the hot-plug region are plugged, as runs of neighbours.
+/// Which blocks of the first hot-plug region are plugged, as runs of neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockReport {
     /// Size of a block in bytes; 0 without a region.

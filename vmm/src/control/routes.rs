@@ -22,7 +22,7 @@ use super::api::{
 };
 use super::handle::MachineHandle;
 use super::report::{BalloonReport, BlockReport, ResizeReport, ResizeState, VmStatus};
-use crate::machine::{IncompleteReason, ResizeOutcome};
+use crate::machine::{IncompleteReason, ResizeOutcome, ResizePlace};
 use crate::spec::MAX_STATS_SECONDS;
 
 /// How many requests may wait for the guest at the same time.
@@ -82,8 +82,10 @@ async fn blocks(State(shared): State<Shared>) -> Answer<BlockReport> {
 async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<ResizeReport> {
     let ResizeRequest {
         total_bytes,
+        region,
         wait_seconds,
     } = parse(body)?;
+    let place = region.map_or(ResizePlace::Anywhere, ResizePlace::Region);
     if let Some(seconds) = wait_seconds.filter(|seconds| *seconds > MAX_WAIT_SECONDS) {
         return Err(Refusal(format!(
             "wait_seconds {seconds}: at most {MAX_WAIT_SECONDS}"
@@ -91,7 +93,7 @@ async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection
     }
     let asked = Instant::now();
     shared
-        .call(move |machine| machine.resize(total_bytes).map_err(Refusal::of))
+        .call(move |machine| machine.resize(total_bytes, place).map_err(Refusal::of))
         .await?;
     let Some(seconds) = wait_seconds else {
         let status = shared.call(|machine| Ok(machine.status())).await?;

@@ -13,7 +13,9 @@ use super::registry::{Registration, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, ResizeState, VmState, VmStatus};
 use super::routes::MAX_WAITERS;
 use super::server::{ApiServer, RunningServer};
-use crate::machine::{BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome};
+use crate::machine::{
+    BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome, ResizePlace,
+};
 use crate::spec::{GIB, MIB, VmName};
 
 const BOOT: u64 = 512 * MIB;
@@ -79,7 +81,12 @@ impl MachineHandle for FakeMachine {
         (0..REGION / (2 * MIB)).map(|block| block < plugged).collect()
     }
 
-    fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
+    fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError> {
+        if let ResizePlace::Region(region) = place
+            && region > 0
+        {
+            return Err(ResizeError::NoSuchRegion { region, regions: 1 });
+        }
         if total_bytes > BOOT + REGION {
             return Err(ResizeError::BeyondRegion {
                 total_bytes,
@@ -401,6 +408,8 @@ fn what_the_machine_refuses_reaches_the_client_with_value_and_rule() {
         message.contains(&(4 * GIB).to_string()) && message.contains("beyond"),
         "{message}"
     );
+    let message = refused(fixture.client().resize_in(Some(3), BOOT, None));
+    assert_eq!(message, "region 3: this VM has 1 regions, counted from 0");
     let message = refused(fixture.client().guest("dance"));
     assert_eq!(message, "the guest refused: dance: no such command");
     let message = refused(

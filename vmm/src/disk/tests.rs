@@ -16,7 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::*;
 use crate::machine::layout::{MIB, RamRange};
 use crate::memory::{GuestRam, RegionLayout};
-use crate::spec::{DiskCache, EngineChoice};
+use crate::spec::{Backing, DiskCache, EngineChoice};
 
 const ENGINES: [EngineChoice; 2] = [EngineChoice::IoUring, EngineChoice::Thread];
 const DISK: usize = 1 << 20;
@@ -36,7 +36,7 @@ impl World {
         }];
         let world = World {
             dir: TempDir::new().unwrap(),
-            ram: GuestRam::new(&ranges, None).unwrap(),
+            ram: GuestRam::new(&ranges, Backing::Anonymous, &[]).unwrap(),
         };
         let bytes: Vec<u8> = (0..DISK)
             .map(|at| u8::try_from(at / 512 % 251).unwrap())
@@ -400,8 +400,8 @@ fn a_block_that_the_disk_is_at_cannot_be_unplugged_until_its_end_was_taken() {
             gpa: 0,
             size: 32 * MIB,
         }];
-        world.ram = GuestRam::new(&ranges, Some(layout)).unwrap();
-        let mut blocks = world.ram.backend().unwrap();
+        world.ram = GuestRam::new(&ranges, Backing::Anonymous, &[layout.into()]).unwrap();
+        let mut blocks = world.ram.backend(0).unwrap();
         let run = |first, count| BlockRun::new(first, count).unwrap();
         blocks.plug(run(0, 4)).unwrap();
         let mut disk = world.disk(engine);

@@ -54,7 +54,7 @@ impl Partition {
             .try_for_each(|(id, slot)| self.set_slot(id, *slot))
     }
 
-    /// Shows the guest of its hot-plug region nothing but the plugged blocks, for as long as `body` runs: an access
+    /// Shows the guest of its hot-plug regions nothing but the plugged blocks, for as long as `body` runs: an access
     /// to any other block then leaves the guest as an access without memory, with its exact address.
     ///
     /// No vCPU may run meanwhile, apart from those that `body` runs. Takes about 100 µs for each run of blocks.
@@ -62,26 +62,29 @@ impl Partition {
     /// # Errors
     /// KVM refuses a slot; the guest cannot go on then.
     pub fn with_plugged_only<T>(&self, body: impl FnOnce() -> T) -> Result<T, HvError> {
-        let (Some(ram), Some(region)) = (&self.ram, self.ram.as_ref().and_then(|ram| ram.region_slot()))
-        else {
+        let Some(ram) = self.ram.as_ref().filter(|ram| !ram.regions().is_empty()) else {
             return Ok(body());
         };
-        // The region's slot is the last one; its stand-ins take its number and those behind it.
-        let first = u32::try_from(ram.slots().len() - 1).expect("a handful of slots");
-        let nothing = MemorySlot { size: 0, ..region };
-        let stand_ins: Vec<(u32, MemorySlot)> = (first..).zip(ram.plugged_slots()).collect();
-        self.set_slot(first, nothing)?;
-        for (id, slot) in &stand_ins {
-            self.set_slot(*id, *slot)?;
-        }
+        // The regions' slots are the last ones; the stand-ins take their numbers and those behind them.
+        let first = ram.slots().len() - ram.region_slots().len();
+        let first = u32::try_from(first).expect("a handful of slots");
+        let numbered =
+            |slots: &[MemorySlot]| -> Vec<(u32, MemorySlot)> { (first..).zip(slots.to_vec()).collect() };
+        let (whole, stand_ins) = (numbered(ram.region_slots()), numbered(&ram.plugged_slots()));
+        self.exchange(&whole, &stand_ins)?;
         self.exit_on_emulation_failure(1);
         let result = body();
         self.exit_on_emulation_failure(0);
-        for (id, slot) in &stand_ins {
+        self.exchange(&stand_ins, &whole)?;
+        Ok(result)
+    }
+
+    /// Takes some slots away and sets others.
+    fn exchange(&self, old: &[(u32, MemorySlot)], new: &[(u32, MemorySlot)]) -> Result<(), HvError> {
+        for (id, slot) in old {
             self.set_slot(*id, MemorySlot { size: 0, ..*slot })?;
         }
-        self.set_slot(first, region)?;
-        Ok(result)
+        new.iter().try_for_each(|(id, slot)| self.set_slot(*id, *slot))
     }
 
     /// Whether (1 or 0) an instruction that KVM cannot emulate leaves a guest's user mode with an internal error, as it

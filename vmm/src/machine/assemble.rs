@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::bus::Bus;
 use super::channel::Channel;
 use super::devices::{DeviceList, Parts};
-use super::layout::{RamRange, ram_ranges, region_start};
+use super::layout::{RamRange, ram_ranges, region_starts};
 use super::lifecycle::Lifecycle;
 use super::progress::ResizeProgress;
 use super::serial::SerialPort;
@@ -19,7 +19,7 @@ use super::{Vm, VmError, VmHandle};
 use crate::boot::acpi::{Affinity, Platform};
 use crate::boot::{self, CommandLine, InitrdFile, KernelImage};
 use crate::hv::{Hypervisor, Vcpu, kick_signal};
-use crate::memory::{GuestRam, MemoryError, RegionLayout};
+use crate::memory::{GuestRam, MemoryError, RegionLayout, RegionPlan};
 use crate::spec::{HotplugSpec, Payload, SerialMode, VmSpec};
 use crate::terminal::{Output, Sink};
 
@@ -30,13 +30,10 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let kick = kick_signal()?;
     let files = PayloadFiles::open(&spec.payload)?;
     let cpuid = hypervisor.supported_cpuid()?;
-    let region = spec
-        .hotplug
-        .map(|hotplug| place_region(spec, hotplug))
-        .transpose()?;
-    check_address_bits(spec, region, &cpuid)?;
+    let regions = place_regions(spec)?;
+    check_address_bits(spec, &regions, &cpuid)?;
     let ranges = ram_ranges(spec.memory).ok_or_else(|| no_address_space(spec))?;
-    let ram = Arc::new(GuestRam::new(&ranges, region)?);
+    let ram = Arc::new(GuestRam::new(&ranges, spec.backing, &regions)?);
     let mut partition = hypervisor.create_partition()?;
     partition.set_memory(&ram)?;
 
@@ -48,10 +45,11 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     devices.connect(&partition)?;
     let virtio_devices = devices.count();
 
+    let near = region_nodes(spec, &regions);
     let rsdp = Platform {
         cpus: spec.cpus.get(),
         virtio_devices,
-        affinity: affinity(spec, region),
+        affinity: affinity(spec, &near),
     }
     .write_tables(ram.boot_view())?;
     let cmdline = command_line(&spec.payload, virtio_devices)?;
@@ -79,7 +77,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         lifecycle: Lifecycle::new(wake),
         ended,
         bus: Bus::new(windows, Arc::clone(&com1)),
-        violations: ViolationWatch::new(ram.region().cloned(), spec.on_violation),
+        violations: ViolationWatch::new(Arc::clone(&ram), spec.on_violation),
         ram,
         devices,
         progress: ResizeProgress::new(),
@@ -139,24 +137,42 @@ fn command_line(payload: &Payload, virtio_devices: u32) -> Result<CommandLine, V
     })
 }
 
-fn place_region(spec: &VmSpec, hotplug: HotplugSpec) -> Result<RegionLayout, VmError> {
-    let start = region_start(spec.memory, hotplug.block_size).ok_or_else(|| no_address_space(spec))?;
-    Ok(RegionLayout {
-        start,
-        size: hotplug.region_size,
-        block_size: hotplug.block_size,
-    })
+/// The regions, each with its place.
+fn place_regions(spec: &VmSpec) -> Result<Vec<RegionPlan>, VmError> {
+    let sizes: Vec<_> = spec
+        .hotplug
+        .iter()
+        .map(|hotplug| (hotplug.region_size, hotplug.block_size))
+        .collect();
+    let starts = region_starts(spec.memory, &sizes).ok_or_else(|| no_address_space(spec))?;
+    let plan = |(hotplug, start): (&HotplugSpec, u64)| RegionPlan {
+        layout: RegionLayout {
+            start,
+            size: hotplug.region_size,
+            block_size: hotplug.block_size,
+        },
+        backing: hotplug.backing,
+        pages: hotplug.pages,
+        unplugged: hotplug.unplugged,
+    };
+    Ok(spec.hotplug.iter().zip(starts).map(plan).collect())
+}
+
+/// Each region's addresses and the node that it belongs to.
+fn region_nodes(spec: &VmSpec, regions: &[RegionPlan]) -> Vec<(RamRange, u8)> {
+    let nodes = spec.hotplug.iter().map(|hotplug| hotplug.node);
+    let ranges = regions.iter().map(|region| RamRange {
+        gpa: region.layout.start,
+        size: region.layout.size,
+    });
+    ranges.zip(nodes).collect()
 }
 
 /// What the guest is told of nodes: nothing unless the user named some.
-fn affinity(spec: &VmSpec, region: Option<RegionLayout>) -> Option<Affinity<'_>> {
-    let region = spec.hotplug.zip(region).map(|(hotplug, region)| {
-        let (gpa, size) = (region.start, region.size);
-        (RamRange { gpa, size }, hotplug.node)
-    });
+fn affinity<'a>(spec: &'a VmSpec, regions: &'a [(RamRange, u8)]) -> Option<Affinity<'a>> {
     (!spec.nodes.is_empty()).then_some(Affinity {
         nodes: &spec.nodes,
-        region,
+        regions,
     })
 }
 
@@ -171,11 +187,11 @@ fn no_address_space(spec: &VmSpec) -> VmError {
 /// The host's CPU must be able to address all of the guest's memory.
 fn check_address_bits(
     spec: &VmSpec,
-    region: Option<RegionLayout>,
+    regions: &[RegionPlan],
     cpuid: &kvm_bindings::CpuId,
 ) -> Result<(), VmError> {
     let ram_end = ram_ranges(spec.memory).and_then(|ranges| ranges.last().map(|last| last.end()));
-    let end = region.map_or(ram_end, |region| region.start.checked_add(region.size));
+    let end = regions.last().map(|region| region.layout.end()).or(ram_end);
     let end = end.ok_or_else(|| no_address_space(spec))?;
     // CPUID 0x8000_0008, EAX bits 7 to 0; CPUs without the leaf have 36.
     let leaf = cpuid

@@ -155,14 +155,18 @@ pub fn ram_slices(sizes: &[u64]) -> Option<Vec<Vec<RamRange>>> {
     Some(slices)
 }
 
-/// Where the hot-plug region begins behind `memory` bytes of boot memory, for blocks of `block_size` bytes (a power
-/// of two). `None` if that is beyond 64 bits.
+/// Where each of several hot-plug regions begins, one behind the other after `memory` bytes of boot memory; for each its
+/// size and the size of its blocks (a power of two) are given. `None` if one would end beyond 64 bits.
 #[must_use]
-pub fn region_start(memory: u64, block_size: u64) -> Option<u64> {
+pub fn region_starts(memory: u64, regions: &[(u64, u64)]) -> Option<Vec<u64>> {
     let ram_end = ram_ranges(memory)?.last().map_or(0, |range| range.end());
-    ram_end
-        .max(HIGH_RAM_START)
-        .checked_next_multiple_of(block_size.max(GIB))
+    let mut free = ram_end.max(HIGH_RAM_START);
+    let place = |&(size, block_size): &(u64, u64)| {
+        let start = free.checked_next_multiple_of(block_size.max(GIB))?;
+        free = start.checked_add(size)?;
+        Some(start)
+    };
+    regions.iter().map(place).collect()
 }
 
 /// The registers of virtio-mmio device `index`.
@@ -220,10 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn the_region_follows_all_ram_at_a_gibibyte_and_at_a_block() {
-        assert_eq!(region_start(512 * MIB, 2 * MIB), Some(4 * GIB));
-        assert_eq!(region_start(3 * GIB + 2 * MIB, 2 * MIB), Some(5 * GIB));
-        assert_eq!(region_start(3 * GIB + 2 * MIB, 4 * GIB), Some(8 * GIB));
+    fn regions_follow_all_ram_and_each_other_at_a_gibibyte_and_at_a_block() {
+        let starts = |memory, regions: &[(u64, u64)]| region_starts(memory, regions);
+        assert_eq!(starts(512 * MIB, &[]), Some(vec![]));
+        assert_eq!(starts(512 * MIB, &[(GIB, 2 * MIB)]), Some(vec![4 * GIB]));
+        let three = [(64 * MIB, 2 * MIB), (8 * GIB, 4 * GIB), (GIB, 128 * MIB)];
+        assert_eq!(
+            starts(3 * GIB + 2 * MIB, &three),
+            Some(vec![5 * GIB, 8 * GIB, 16 * GIB])
+        );
     }
 
     #[test]
@@ -248,7 +257,11 @@ mod tests {
     #[test]
     fn memory_beyond_64_bits_has_no_place() {
         assert_eq!(ram_ranges(u64::MAX), None);
-        assert_eq!(region_start(u64::MAX - GIB, 2 * MIB), None);
+        assert_eq!(region_starts(u64::MAX - GIB, &[(2 * MIB, 2 * MIB)]), None);
+        assert_eq!(
+            region_starts(GIB, &[(2 * MIB, 2 * MIB), (u64::MAX, 2 * MIB)]),
+            None
+        );
     }
 
     #[test]

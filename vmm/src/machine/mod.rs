@@ -17,10 +17,12 @@ mod input;
 pub mod layout;
 mod lifecycle;
 mod progress;
+mod regions;
 mod resize;
 mod serial;
 mod shared;
 mod sizing;
+mod split;
 mod target;
 mod vcpus;
 mod violation;
@@ -28,7 +30,7 @@ mod virtio;
 
 pub use devices::BalloonError;
 pub use exit::{GuestCommandError, VmError, VmExit};
-pub use resize::{IncompleteReason, ResizeError, ResizeOutcome};
+pub use resize::{IncompleteReason, ResizeError, ResizeOutcome, ResizePlace};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,12 +125,13 @@ impl VmHandle {
         self.shared.status()
     }
 
-    /// Asks the guest to grow or shrink to `total_bytes` (boot memory plus hot-plugged memory) and returns at once.
+    /// Asks the guest to grow or shrink to `total_bytes` (boot memory plus hot-plugged memory), in the regions that `place`
+    /// names, and returns at once.
     ///
     /// # Errors
     /// See [`ResizeError`]; the guest has seen nothing then.
-    pub fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
-        self.shared.resize(total_bytes)
+    pub fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError> {
+        self.shared.resize(total_bytes, place)
     }
 
     /// Blocks until the guest has reached what was last requested, the VM ends, or `deadline` passes.
@@ -137,13 +140,11 @@ impl VmHandle {
         self.shared.wait_resize(deadline)
     }
 
-    /// For each block of the hot-plug region, in address order, whether it is plugged. Empty without a region.
+    /// For each block of the first hot-plug region, in address order, whether it is plugged. Empty without a region.
     #[must_use]
     pub fn blocks(&self) -> Vec<bool> {
-        self.shared
-            .ram
-            .region()
-            .map_or_else(Vec::new, |region| region.plugged().snapshot())
+        let first = self.shared.ram.regions().first();
+        first.map_or_else(Vec::new, |region| region.plugged().snapshot())
     }
 
     /// Sends one command line to the guest's control channel and returns the text of its answer.

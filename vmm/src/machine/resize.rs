@@ -8,6 +8,16 @@ use std::fmt;
 
 use thiserror::Error;
 
+/// Where memory comes from or goes to in a resize.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ResizePlace {
+    /// Any region: growing begins with the first one, shrinking with the last.
+    #[default]
+    Anywhere,
+    /// The region with this index alone; the others are asked for what they were asked for before.
+    Region(usize),
+}
+
 /// Why a resize was refused before the guest saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ResizeError {
@@ -62,6 +72,40 @@ pub enum ResizeError {
         total_bytes: u64,
         /// The unit in bytes.
         unit: u64,
+    },
+    /// No whole blocks of the regions are so much together.
+    #[error(
+        "{total_bytes} bytes: the blocks of the regions do not add up to it; the next size below is {below} bytes"
+    )]
+    NotInBlocks {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// The largest total below it that the guest can have.
+        below: u64,
+    },
+    /// No region has the index.
+    #[error("region {region}: this VM has {regions} regions, counted from 0")]
+    NoSuchRegion {
+        /// The index asked for.
+        region: usize,
+        /// How many there are.
+        regions: usize,
+    },
+    /// The region alone cannot make the change.
+    #[error(
+        "{total_bytes} bytes: region {region} would have to have {wanted}, and has 0 to {region_size} bytes in blocks of {block_size}"
+    )]
+    RegionAlone {
+        /// The total asked for, in bytes.
+        total_bytes: u64,
+        /// The region.
+        region: usize,
+        /// What it would have to have, in bytes; may be less than nothing.
+        wanted: i128,
+        /// Its size, in bytes.
+        region_size: u64,
+        /// Its blocks, in bytes.
+        block_size: u64,
     },
     /// The VM has ended or is ending.
     #[error("the VM has ended")]

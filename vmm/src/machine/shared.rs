@@ -16,7 +16,7 @@ use super::lifecycle::Lifecycle;
 use super::progress::{ResizeProgress, Standing};
 use super::sizing::Sizing;
 use super::violation::ViolationWatch;
-use super::{GuestCommandError, ResizeError, ResizeOutcome, VmExit};
+use super::{GuestCommandError, ResizeOutcome, VmExit};
 use crate::control::report::{NodeReport, VmStatus};
 use crate::hv::Partition;
 use crate::memory::{GuestRam, Resident};
@@ -58,62 +58,11 @@ impl Shared {
         }));
     }
 
-    /// Whether the guest owns a block of the region.
-    pub(super) fn is_plugged(&self, block: u64) -> bool {
-        self.ram
-            .region()
-            .is_some_and(|region| region.plugged().is_plugged(block))
-    }
-
     /// Tells everybody who waits for the guest that it has ended.
     pub(super) fn announce_end(&self) {
         self.progress.end();
         self.channel.end();
         self.devices.iter().for_each(|device| device.shell().release());
-    }
-
-    /// Asks for a total of `total_bytes`.
-    pub(super) fn resize(&self, total_bytes: u64) -> Result<(), ResizeError> {
-        if let Some(balloon) = &self.devices.balloon {
-            return self.resize_with_balloon(balloon, total_bytes);
-        }
-        let boot_memory = self.spec.memory;
-        // One region so far.
-        let Some(device) = self.devices.memory.first() else {
-            return if total_bytes == boot_memory {
-                Ok(())
-            } else {
-                Err(ResizeError::NoRegion { boot_memory })
-            };
-        };
-        if self.lifecycle.is_ending() {
-            return Err(ResizeError::Ended);
-        }
-        let requested_size = total_bytes
-            .checked_sub(boot_memory)
-            .ok_or(ResizeError::BelowBootMemory {
-                total_bytes,
-                boot_memory,
-            })?;
-        self.progress.requested(self.standing().refusals);
-        device
-            .request(requested_size)
-            .map_err(|error| self.explain(error, total_bytes))
-    }
-
-    fn explain(&self, error: devices::mem::ResizeError, total_bytes: u64) -> ResizeError {
-        let boot_memory = self.spec.memory;
-        match error {
-            devices::mem::ResizeError::Unaligned { block_size, .. } => ResizeError::Unaligned {
-                total_bytes,
-                boot_memory,
-                block_size,
-            },
-            devices::mem::ResizeError::BeyondRegion { region_size, .. } => ResizeError::BeyondRegion {
-                total_bytes,
-                limit: boot_memory + region_size,
-            },
-        }
     }
 
     /// Waits for the guest to follow a resize.
@@ -185,14 +134,13 @@ impl Shared {
     }
 
     fn node_reports(&self) -> Vec<NodeReport> {
-        let region_node = self.spec.hotplug.map(|hotplug| hotplug.node);
         let nodes = (0..).zip(&self.spec.nodes);
         nodes
             .map(|(number, node)| NodeReport {
                 boot_memory: node.memory,
                 cpus: node.cpus.clone(),
                 distances: node.distances.clone(),
-                has_region: region_node == Some(number),
+                has_region: self.spec.hotplug.iter().any(|region| region.node == number),
             })
             .collect()
     }

@@ -102,15 +102,6 @@ impl Shared {
         balloon.look_again(orders.wake.map(|wake| wake.saturating_sub(now)));
     }
 
-    /// Asks the memory devices for so many bytes together.
-    fn request_blocks(&self, bytes: u64) {
-        if let Some(device) = self.devices.memory.first() {
-            // The policy keeps to the region and its blocks.
-            let refused = device.request(bytes).is_err();
-            debug_assert!(!refused, "{bytes} bytes are whole blocks of the region");
-        }
-    }
-
     fn limits(&self) -> Limits {
         let blocks = || self.spec.hotplug.iter().map(|hotplug| hotplug.block_size);
         Limits {
@@ -124,7 +115,7 @@ impl Shared {
     /// Guest-physical addresses of what is not plugged: from, to.
     fn unplugged_ranges(&self) -> Vec<(u64, u64)> {
         let mut ranges = Vec::new();
-        if let Some(region) = self.ram.region() {
+        for region in self.ram.regions() {
             let layout = region.layout();
             let gpa = |block: u64| layout.start + block * layout.block_size;
             let mut from = 0;
@@ -132,7 +123,7 @@ impl Shared {
                 ranges.push((gpa(from), gpa(run.start)));
                 from = run.end;
             }
-            ranges.push((gpa(from), layout.start + layout.size));
+            ranges.push((gpa(from), layout.end()));
         }
         ranges
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::boot::testing::{CODE_AT, pvh_image};
 use crate::control::report::VmState;
 use crate::machine::layout::{GIB, MIB};
-use crate::spec::{HotplugSpec, OnViolation, Payload, VmName};
+use crate::spec::{Backing, HotplugSpec, OnViolation, Payload, VmName};
 
 const BLOCK: u64 = 2 * MIB;
 
@@ -131,7 +131,8 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
             cmdline: String::new(),
         },
         memory: 32 * MIB,
-        hotplug: None,
+        backing: Backing::Anonymous,
+        hotplug: Vec::new(),
         balloon: None,
         cpus: NonZeroU8::MIN,
         nodes: Vec::new(),
@@ -150,12 +151,7 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
 }
 
 fn with_region(spec: &mut VmSpec) {
-    spec.hotplug = Some(HotplugSpec {
-        region_size: 64 * BLOCK,
-        block_size: BLOCK,
-        requested_size: 0,
-        node: 0,
-    });
+    spec.hotplug = vec![HotplugSpec::of_size(64 * BLOCK)];
 }
 
 impl Guest {
@@ -239,7 +235,7 @@ fn a_program_that_touches_an_unplugged_block_is_caught_to_the_byte() {
     for touch in [start().load(WINDOW + offset), start().store(WINDOW + offset, 1)] {
         let guest = guest(&with_window(&touch.spin()), with_region);
         // Others on both sides are plugged: the address must be told from theirs.
-        let mut backend = guest.vm.handle.shared.ram.backend().unwrap();
+        let mut backend = guest.vm.handle.shared.ram.backend(0).unwrap();
         backend.plug_blocks(0, 5).unwrap();
         backend.plug_blocks(6, 58).unwrap();
         let expected = VmExit::Violation {
@@ -263,14 +259,14 @@ fn a_block_taken_away_under_a_program_is_caught() {
             with_region(spec);
             spec.cpus = NonZeroU8::new(cpus).unwrap();
         });
-        let mut backend = guest.vm.handle.shared.ram.backend().unwrap();
+        let mut backend = guest.vm.handle.shared.ram.backend(0).unwrap();
         backend.plug_blocks(4, 2).unwrap();
         let handle = guest.vm.handle();
         let running = thread::spawn(move || guest.run());
         until("running", || handle.status().state == VmState::Running);
         thread::sleep(Duration::from_millis(20));
         assert_eq!(handle.status().violations, 0);
-        backend.unplug_blocks(5, 1).unwrap();
+        let _ = backend.unplug_blocks(5, 1).unwrap();
         let expected = VmExit::Violation {
             gpa: 4 * GIB + u64::from(offset),
             block: 5,
@@ -351,7 +347,9 @@ fn a_guest_without_drivers_is_said_to_have_none() {
     let guest = guest(&Code::default().spin().0, with_region);
     let handle = guest.vm.handle();
     let running = thread::spawn(move || guest.run());
-    handle.resize(32 * MIB + 4 * BLOCK).unwrap();
+    handle
+        .resize(32 * MIB + 4 * BLOCK, ResizePlace::Anywhere)
+        .unwrap();
     let outcome = handle.wait_resize(Instant::now() + Duration::from_millis(50));
     let ResizeOutcome::Incomplete {
         reached_bytes,
@@ -368,18 +366,82 @@ fn a_guest_without_drivers_is_said_to_have_none() {
     assert_eq!(answer, Err(GuestCommandError::NotConnected));
     handle.stop();
     running.join().unwrap();
-    assert_eq!(handle.resize(32 * MIB), Err(ResizeError::Ended));
+    let late = handle.resize(32 * MIB, ResizePlace::Anywhere);
+    assert_eq!(late, Err(ResizeError::Ended));
 }
 
 #[test]
 fn sizes_that_cannot_be_are_refused_with_the_rule() {
     let guest = guest(&Code::default().spin().0, with_region);
     let handle = guest.vm.handle();
-    let refusal = |total| handle.resize(total).unwrap_err().to_string();
+    let refusal = |total| {
+        let refused = handle.resize(total, ResizePlace::Anywhere);
+        refused.unwrap_err().to_string()
+    };
     assert!(refusal(16 * MIB).contains("below the boot memory of 33554432 bytes"));
     assert!(refusal(33 * MIB).contains("multiple of the block size, 2097152 bytes"));
     assert!(refusal(32 * MIB + 65 * BLOCK).contains("beyond the 167772160 bytes"));
     assert_eq!(handle.status().requested_size, 0);
+}
+
+#[test]
+fn a_resize_is_split_over_the_regions_or_made_in_one() {
+    let guest = guest(&Code::default().spin().0, |spec| {
+        let large = HotplugSpec {
+            block_size: 64 * MIB,
+            backing: Backing::Memfd,
+            ..HotplugSpec::of_size(256 * MIB)
+        };
+        spec.hotplug = vec![HotplugSpec::of_size(16 * MIB), large];
+    });
+    let handle = guest.vm.handle();
+    let resize = |hot_plugged, place| handle.resize(32 * MIB + hot_plugged, place);
+    let requested = || {
+        let regions = handle.status().regions;
+        regions
+            .iter()
+            .map(|region| region.requested_size / MIB)
+            .collect::<Vec<_>>()
+    };
+    resize(8 * MIB, ResizePlace::Anywhere).unwrap();
+    assert_eq!(requested(), [8, 0]);
+    resize(72 * MIB, ResizePlace::Anywhere).unwrap();
+    assert_eq!(requested(), [8, 64]);
+    resize(136 * MIB, ResizePlace::Region(1)).unwrap();
+    assert_eq!(requested(), [8, 128]);
+    resize(128 * MIB, ResizePlace::Region(0)).unwrap();
+    assert_eq!(requested(), [0, 128]);
+
+    let refusal = |hot_plugged, place| resize(hot_plugged, place).unwrap_err().to_string();
+    assert!(refusal(32 * MIB, ResizePlace::Anywhere).contains("the next size below is 50331648 bytes"));
+    assert!(refusal(274 * MIB, ResizePlace::Anywhere).contains("beyond the 318767104 bytes"));
+    assert!(refusal(64 * MIB, ResizePlace::Region(0)).contains("region 0 would have to have -67108864"));
+    assert!(refusal(130 * MIB, ResizePlace::Region(1)).contains("in blocks of 67108864"));
+    assert!(refusal(MIB, ResizePlace::Region(2)).contains("region 2: this VM has 2 regions"));
+    assert_eq!(requested(), [0, 128]);
+}
+
+#[test]
+fn a_block_of_every_region_and_backing_is_protected() {
+    for (backing, offset) in [(Backing::Memfd, 0x123), (Backing::Anonymous, 0x20_0123)] {
+        // The window is on the first region: with one region before it, its addresses begin where they always do.
+        let code = with_window(&Code::default().load(WINDOW + offset).spin());
+        let guest = guest(&code, |spec| {
+            let region = HotplugSpec {
+                backing,
+                ..HotplugSpec::of_size(8 * BLOCK)
+            };
+            spec.hotplug = vec![region, region];
+        });
+        let mut backend = guest.vm.handle().shared.ram.backend(0).unwrap();
+        let block = u64::from(offset) / BLOCK;
+        backend.plug_blocks(block + 1, 2).unwrap();
+        let expected = VmExit::Violation {
+            gpa: 4 * GIB + u64::from(offset),
+            block,
+        };
+        assert_eq!(guest.run().0, expected);
+    }
 }
 
 #[test]
@@ -411,12 +473,8 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
             cmdline: String::new(),
         },
         memory,
-        hotplug: Some(HotplugSpec {
-            region_size,
-            block_size: BLOCK,
-            requested_size: 0,
-            node: 0,
-        }),
+        backing: Backing::Anonymous,
+        hotplug: vec![HotplugSpec::of_size(region_size)],
         balloon: None,
         cpus: NonZeroU8::MIN,
         nodes: Vec::new(),

@@ -183,7 +183,7 @@ impl<'a> VcpuLoop<'a> {
             .shared
             .violations
             .at(gpa)
-            .filter(|violation| !self.shared.is_plugged(violation.block))
+            .filter(|violation| !self.shared.violations.is_plugged(*violation))
         {
             Some(violation) => self.violation(violation),
             None => self.unexplained(Some(gpa)),
@@ -235,7 +235,7 @@ impl<'a> VcpuLoop<'a> {
     fn violation(&mut self, violation: Violation) {
         let watch = &self.shared.violations;
         watch.record(violation, self.vcpu.rip());
-        let Violation { gpa, block } = violation;
+        let Violation { gpa, block, .. } = violation;
         match watch.policy() {
             OnViolation::Kill => self.shared.lifecycle.end(Ok(VmExit::Violation { gpa, block })),
             OnViolation::Pause => self.shared.lifecycle.pause(),

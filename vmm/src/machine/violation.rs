@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::memory::Region;
+use crate::memory::GuestRam;
 use crate::spec::OnViolation;
 
-/// Watches over the blocks of one region.
+/// Watches over the blocks of all regions.
 #[derive(Debug)]
 pub(super) struct ViolationWatch {
-    region: Option<Arc<Region>>,
+    ram: Arc<GuestRam>,
     policy: OnViolation,
     count: AtomicU64,
     /// Address of the last one; meaningless while the count is 0.
@@ -21,15 +21,17 @@ pub(super) struct ViolationWatch {
 pub(super) struct Violation {
     /// Guest-physical address.
     pub(super) gpa: u64,
-    /// Index of the block.
+    /// Index of the region.
+    pub(super) region: usize,
+    /// Index of the block in its region.
     pub(super) block: u64,
 }
 
 impl ViolationWatch {
-    /// A watch over `region`, which may be missing.
-    pub(super) fn new(region: Option<Arc<Region>>, policy: OnViolation) -> Self {
+    /// A watch over the regions of `ram`.
+    pub(super) fn new(ram: Arc<GuestRam>, policy: OnViolation) -> Self {
         Self {
-            region,
+            ram,
             policy,
             count: AtomicU64::new(0),
             last_gpa: AtomicU64::new(0),
@@ -41,20 +43,36 @@ impl ViolationWatch {
         self.policy
     }
 
-    /// The violation that an access at `gpa` is which found no memory there; `None` if that is outside the region.
+    /// The violation that an access at `gpa` is which found no memory there; `None` if that is outside the regions.
     ///
     /// No look at the map of blocks: a block that is plugged by now was not when the access failed.
     pub(super) fn at(&self, gpa: u64) -> Option<Violation> {
-        let block = self.region.as_ref()?.block_at(gpa)?;
-        Some(Violation { gpa, block })
+        let mut regions = self.ram.regions().iter().enumerate();
+        regions.find_map(|(region, found)| {
+            let block = found.block_at(gpa)?;
+            Some(Violation { gpa, region, block })
+        })
+    }
+
+    /// Whether the guest owns the block by now.
+    pub(super) fn is_plugged(&self, violation: Violation) -> bool {
+        let region = self.ram.regions().get(violation.region);
+        region.is_some_and(|region| region.plugged().is_plugged(violation.block))
     }
 
     /// Counts and reports a violation by the CPU at `rip`.
     pub(super) fn record(&self, violation: Violation, rip: u64) {
-        let Violation { gpa, block } = violation;
+        let Violation { gpa, region, block } = violation;
         self.last_gpa.store(gpa, Ordering::Release);
         self.count.fetch_add(1, Ordering::AcqRel);
-        tracing::warn!("violation: guest access to unplugged block {block} at gpa {gpa:#x} (rip {rip:#x})");
+        // With one region, its name is not worth a word.
+        let place = match self.ram.regions().len() {
+            0 | 1 => String::new(),
+            _ => format!(" of region {region}"),
+        };
+        tracing::warn!(
+            "violation: guest access to unplugged block {block}{place} at gpa {gpa:#x} (rip {rip:#x})"
+        );
     }
 
     /// How many there were.

@@ -14,12 +14,33 @@ use super::{Pin, RamRegion, Region};
 #[derive(Debug, Clone)]
 pub struct CheckedMemory {
     all: GuestRegionCollection<RamRegion>,
-    region: Option<Arc<Region>>,
+    regions: Arc<[Arc<Region>]>,
 }
 
 impl CheckedMemory {
-    pub(super) fn new(all: GuestRegionCollection<RamRegion>, region: Option<Arc<Region>>) -> Self {
-        Self { all, region }
+    pub(super) fn new(all: GuestRegionCollection<RamRegion>, regions: Arc<[Arc<Region>]>) -> Self {
+        Self { all, regions }
+    }
+
+    /// Holds `len` bytes at `gpa` for I/O that goes on after the device has returned to the event loop: none of their
+    /// blocks can be unplugged until the pin is dropped, which is for the event loop too. `None` if the guest does not
+    /// own all of them now.
+    #[must_use]
+    pub fn pin(&self, gpa: GuestAddress, len: usize) -> Option<Pin> {
+        let mut pin = Pin::default();
+        self.pin_also(&mut pin, gpa, len).then_some(pin)
+    }
+
+    /// Extends a pin, for I/O on several buffers. Returns whether the guest owns these as well; if not, nothing changes.
+    #[must_use]
+    pub fn pin_also(&self, pin: &mut Pin, gpa: GuestAddress, len: usize) -> bool {
+        let owned = self.check_range(gpa, len, Permissions::ReadWrite);
+        if owned {
+            for region in self.regions.iter() {
+                pin.hold(region, gpa.0, len as u64);
+            }
+        }
+        owned
     }
 
     /// Every range of memory, boot RAM first.
@@ -27,23 +48,9 @@ impl CheckedMemory {
         self.all.iter()
     }
 
-    /// Holds `len` bytes at `gpa` for I/O that goes on after the device has returned to the event loop.
-    #[must_use]
-    pub fn pin_also(&self, pin: &mut Pin, gpa: GuestAddress, len: usize) -> bool {
-        let owned = self.check_range(gpa, len, Permissions::ReadWrite);
-        if owned {
-            for region in self.region.iter() {
-                pin.hold(region, gpa.0, len as u64);
-            }
-        }
-        owned
-    }
-
-    /// Whether every byte of the range that lies in the hot-plug region lies in a plugged block.
+    /// Whether every byte of the range that lies in a hot-plug region lies in a plugged block.
     fn owned_by_guest(&self, gpa: GuestAddress, len: usize) -> bool {
-        self.region
-            .as_ref()
-            .is_none_or(|region| region.allows(gpa.0, len as u64))
+        self.regions.iter().all(|region| region.allows(gpa.0, len as u64))
     }
 }
 

@@ -46,8 +46,8 @@ impl PageBackend for GuestPages {
     }
 
     fn discard(&mut self, gpa: u64, len: u64) -> io::Result<()> {
-        let shown = self.ram.discard(gpa, len).map_err(io::Error::other)?;
-        self.shown_free.fetch_add(shown, Ordering::Relaxed);
+        let discarded = self.ram.discard(gpa, len).map_err(io::Error::other)?;
+        self.shown_free.fetch_add(discarded.shown, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -59,6 +59,7 @@ mod tests {
     use super::super::{GuestRam, RegionLayout, Resident};
     use super::*;
     use crate::machine::layout::{MIB, RamRange};
+    use crate::spec::Backing;
 
     const REGION: u64 = 4 << 30;
 
@@ -72,7 +73,7 @@ mod tests {
             size: 8 * MIB,
             block_size: 2 * MIB,
         };
-        let ram = Arc::new(GuestRam::new(&[boot], Some(layout)).unwrap());
+        let ram = Arc::new(GuestRam::new(&[boot], Backing::Anonymous, &[layout.into()]).unwrap());
         (Arc::clone(&ram), GuestPages::new(ram))
     }
 
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn discarded_pages_are_the_hosts_again_and_read_as_zeros() {
         let (ram, mut pages) = pages();
-        ram.backend().unwrap().plug_blocks(1, 1).unwrap();
+        ram.backend(0).unwrap().plug_blocks(1, 1).unwrap();
         let memory = ram.device_view();
         let full = vec![0xA5u8; usize::try_from(2 * MIB).unwrap()];
         for gpa in [4 * MIB, REGION + 2 * MIB] {

@@ -23,6 +23,11 @@ impl PinTable {
         self.lock().range(run).next().map(|(block, _)| *block)
     }
 
+    /// How many blocks are pinned.
+    pub(super) fn len(&self) -> u64 {
+        self.lock().len() as u64
+    }
+
     fn add(&self, run: Range<u64>) {
         let mut blocks = self.lock();
         for block in run {

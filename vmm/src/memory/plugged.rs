@@ -56,8 +56,13 @@ impl PluggedMap {
     /// The plugged blocks, as runs of neighbours, in block order.
     #[must_use]
     pub fn runs(&self) -> Vec<Range<u64>> {
+        self.runs_in(0..self.blocks)
+    }
+
+    /// The plugged blocks of `part`, as runs of neighbours, in block order.
+    pub(super) fn runs_in(&self, part: Range<u64>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for block in (0..self.blocks).filter(|block| self.is_plugged(*block)) {
+        for block in part.filter(|block| self.is_plugged(*block)) {
             match runs.last_mut() {
                 Some(run) if run.end == block => run.end += 1,
                 _ => runs.push(block..block + 1),

@@ -11,26 +11,34 @@ use vm_memory::{
     GuestAddress, GuestMemoryRegion, GuestRegionCollection, GuestUsize, MemoryRegionAddress, VolatileSlice,
 };
 
-use super::mapping::{Access, Mapping};
-use super::pins::PinTable;
-use super::plugged::PluggedMap;
-use super::{CheckedMemory, MemoryError, RegionBackend};
+use super::mapping::{Access, Mapping, Reserve};
+use super::{CheckedMemory, Discarded, MemoryError, Region, RegionBackend, RegionPlan};
 use crate::machine::layout::RamRange;
-
-/// Bytes of the smallest page of the host.
-const SMALL_PAGE: u64 = 4096;
+use crate::spec::Backing;
 
 /// A range of guest memory as `vm-memory` sees it; keeps the mapping alive.
 #[derive(Debug, Clone)]
 pub struct RamRegion {
-    gpa: u64,
-    mapping: Arc<Mapping>,
+    pub(super) gpa: u64,
+    pub(super) mapping: Arc<Mapping>,
 }
 
 impl RamRegion {
     /// Size in bytes of the pages that the host takes back: none is split.
     pub(super) fn host_page(&self) -> u64 {
-        SMALL_PAGE
+        self.mapping.backing().page_size()
+    }
+
+    /// Gives the host the whole pages of a range of guest-physical addresses in here.
+    fn discard(&self, part: Range<u64>) -> Result<Discarded, MemoryError> {
+        let page = self.host_page();
+        let first = (part.start - self.gpa).next_multiple_of(page);
+        let past = (part.end - self.gpa) / page * page;
+        if first < past {
+            self.mapping.discard(first, past - first)
+        } else {
+            Ok(Discarded::default())
+        }
     }
 }
 
@@ -69,24 +77,13 @@ impl GuestMemoryRegion for RamRegion {
     }
 }
 
-/// Boot RAM and the hot-plug region.
+/// Boot RAM and the hot-plug regions.
 #[derive(Debug)]
 pub struct GuestRam {
-    region: Option<Arc<Region>>,
+    regions: Arc<[Arc<Region>]>,
     boot_view: GuestRegionCollection<RamRegion>,
     device_view: CheckedMemory,
     slots: Vec<MemorySlot>,
-}
-
-/// Where the hot-plug region is. Sizes are bytes; all three are multiples of `block_size`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RegionLayout {
-    /// Guest-physical address of the first block.
-    pub start: u64,
-    /// Size of the region.
-    pub size: u64,
-    /// Size of a block: a power of two, at least 2 MiB.
-    pub block_size: u64,
 }
 
 /// A range of guest-physical addresses and the host memory behind it, as KVM wants it.
@@ -100,88 +97,35 @@ pub struct MemorySlot {
     pub hva: u64,
 }
 
-/// The hot-plug region.
-#[derive(Debug)]
-pub struct Region {
-    layout: RegionLayout,
-    pub(super) mapping: Arc<Mapping>,
-    pub(super) plugged: PluggedMap,
-    pub(super) pins: PinTable,
-}
-
-impl Region {
-    fn new(layout: RegionLayout) -> Result<Self, MemoryError> {
-        let mapping = Arc::new(Mapping::new(layout.size, Access::None)?);
-        Ok(Self {
-            layout,
-            mapping,
-            plugged: PluggedMap::new(layout.size / layout.block_size),
-            pins: PinTable::default(),
-        })
-    }
-
-    /// Where the region is.
-    #[must_use]
-    pub fn layout(&self) -> RegionLayout {
-        self.layout
-    }
-
-    /// Which of its blocks are plugged.
-    #[must_use]
-    pub fn plugged(&self) -> &PluggedMap {
-        &self.plugged
-    }
-
-    /// The index of the block at `gpa`, if that is in the region.
-    #[must_use]
-    pub fn block_at(&self, gpa: u64) -> Option<u64> {
-        let offset = gpa.checked_sub(self.layout.start)?;
-        (offset < self.layout.size).then(|| offset / self.layout.block_size)
-    }
-
-    /// Whether `len` bytes at `gpa` touch no unplugged block.
-    pub(super) fn allows(&self, gpa: u64, len: u64) -> bool {
-        self.plugged.all_plugged(self.blocks_of(gpa, len))
-    }
-
-    /// The blocks that `len` bytes at `gpa` touch; empty if none.
-    pub(super) fn blocks_of(&self, gpa: u64, len: u64) -> Range<u64> {
-        let region_end = self.layout.start + self.layout.size;
-        let start = gpa.max(self.layout.start);
-        let end = gpa.saturating_add(len).min(region_end);
-        if start >= end {
-            return 0..0;
-        }
-        let first = (start - self.layout.start) / self.layout.block_size;
-        let past = (end - self.layout.start).div_ceil(self.layout.block_size);
-        first..past
-    }
-}
-
 impl GuestRam {
-    /// Maps boot RAM at `ranges` and, if there is one, the hot-plug region, all of it unplugged.
+    /// Maps boot RAM at `ranges`, made of `backing`, and the hot-plug regions, all of them unplugged, in address order.
     ///
     /// # Errors
-    /// The host has no address space for it, or the guest has none.
-    pub fn new(ranges: &[RamRange], region: Option<RegionLayout>) -> Result<Self, MemoryError> {
-        let mut regions = Vec::new();
+    /// The host has no address space or no huge pages for it, or the guest has no address space.
+    pub fn new(ranges: &[RamRange], backing: Backing, plans: &[RegionPlan]) -> Result<Self, MemoryError> {
+        let mut all = Vec::new();
         for range in ranges {
-            let mapping = Arc::new(Mapping::new(range.size, Access::ReadWrite)?);
-            regions.push(RamRegion {
+            let mapping = Mapping::new(range.size, backing, Access::ReadWrite, Reserve::All)?;
+            all.push(RamRegion {
                 gpa: range.gpa,
-                mapping,
+                mapping: Arc::new(mapping),
             });
         }
-        let boot_view = collection(regions.clone())?;
-        let region = region.map(Region::new).transpose()?.map(Arc::new);
-        regions.extend(region.iter().map(|region| RamRegion {
-            gpa: region.layout.start,
-            mapping: region.mapping.clone(),
-        }));
-        let slots = regions.iter().map(MemorySlot::from).collect();
-        let device_view = CheckedMemory::new(collection(regions)?, region.clone());
+        let boot_view = collection(all.clone())?;
+        let mut regions = Vec::new();
+        for plan in plans {
+            let region = Arc::new(Region::new(plan)?);
+            all.push(RamRegion {
+                gpa: plan.layout.start,
+                mapping: region.mapping.clone(),
+            });
+            regions.push(region);
+        }
+        let slots = all.iter().map(MemorySlot::from).collect();
+        let regions: Arc<[Arc<Region>]> = regions.into();
+        let device_view = CheckedMemory::new(collection(all)?, Arc::clone(&regions));
         Ok(Self {
-            region,
+            regions,
             boot_view,
             device_view,
             slots,
@@ -200,61 +144,68 @@ impl GuestRam {
         &self.device_view
     }
 
-    /// The hot-plug region.
+    /// The hot-plug regions, in address order.
     #[must_use]
-    pub fn region(&self) -> Option<&Arc<Region>> {
-        self.region.as_ref()
+    pub fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
     }
 
-    /// What plugs and unplugs the region's blocks.
+    /// What plugs and unplugs the blocks of region `index`; one for each region, used by the device that owns it.
     #[must_use]
-    pub fn backend(&self) -> Option<RegionBackend> {
-        self.region.clone().map(RegionBackend::new)
+    pub fn backend(&self, index: usize) -> Option<RegionBackend> {
+        self.regions.get(index).cloned().map(RegionBackend::new)
     }
 
-    /// Everything KVM must know, in address order.
+    /// Everything KVM must know, in address order: boot RAM, then the regions.
     #[must_use]
     pub fn slots(&self) -> &[MemorySlot] {
         &self.slots
     }
 
-    /// The last of [`Self::slots`], if that is the hot-plug region.
+    /// The hot-plug regions among [`Self::slots`]: the last ones.
     #[must_use]
-    pub fn region_slot(&self) -> Option<MemorySlot> {
-        self.slots.last().copied().filter(|_| self.region.is_some())
+    pub fn region_slots(&self) -> &[MemorySlot] {
+        &self.slots[self.slots.len() - self.regions.len()..]
     }
 
-    /// Gives the host the pages of `size` bytes at `gpa` that the guest has and says it does not need. What is given reads as
-    /// zero until the guest writes to it. For the event loop only. Returns the bytes given back.
+    /// The parts of the regions that are plugged now, neighbouring blocks joined, in address order.
+    #[must_use]
+    pub fn plugged_slots(&self) -> Vec<MemorySlot> {
+        self.regions
+            .iter()
+            .flat_map(|region| region.plugged_slots())
+            .collect()
+    }
+
+    /// Gives the host the pages of `size` bytes at `gpa` that the guest has and says it does not need: boot RAM and plugged
+    /// blocks, in whole pages of what stands behind them. The rest of the range is left alone; of unplugged blocks there is
+    /// nothing to give. What is given reads as zero until the guest writes to it. For the event loop only.
     ///
     /// # Errors
     /// The host refuses.
-    pub fn discard(&self, gpa: u64, size: u64) -> Result<u64, MemoryError> {
-        let mut given = 0;
-        for range in self.device_view.ranges() {
-            let start = gpa.max(range.gpa);
-            let end = gpa.saturating_add(size).min(range.gpa + range.len());
-            if start < end {
-                range.mapping.discard(start - range.gpa, end - start)?;
-                given += end - start;
+    pub fn discard(&self, gpa: u64, size: u64) -> Result<Discarded, MemoryError> {
+        let mut sum = Discarded::default();
+        for ram in self.device_view.ranges() {
+            let start = gpa.max(ram.gpa);
+            let end = gpa.saturating_add(size).min(ram.gpa + ram.len());
+            if start >= end {
+                continue;
+            }
+            let mut regions = self.regions.iter();
+            let Some(region) = regions.find(|region| region.layout().start == ram.gpa) else {
+                sum = sum.and(ram.discard(start..end)?);
+                continue;
+            };
+            for part in region.plugged_parts(start..end) {
+                sum = sum.and(ram.discard(part)?);
             }
         }
-        Ok(given)
+        Ok(sum)
     }
 
-    /// The parts of the region that are plugged now, neighbouring blocks joined, in address order.
-    #[must_use]
-    pub fn plugged_slots(&self) -> Vec<MemorySlot> {
-        let (Some(region), Some(all)) = (&self.region, self.region_slot()) else {
-            return Vec::new();
-        };
-        let block = region.layout.block_size;
-        let part = |run: Range<u64>| MemorySlot {
-            gpa: all.gpa + run.start * block,
-            size: (run.end - run.start) * block,
-            hva: all.hva + run.start * block,
-        };
-        region.plugged.runs().into_iter().map(part).collect()
+    /// The mappings, for the account of what is resident.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
+        self.device_view.ranges().map(|ram| ram.mapping.as_ref())
     }
 }
 

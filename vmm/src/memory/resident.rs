@@ -1,6 +1,6 @@
-//! How much host memory a VM really uses, by the kernel's own account (`/proc/self/smaps`, proc(5)).
-//!
-//! The account is per mapping, which tells the guest's memory from the VMM's own.
+//! How much host memory a VM really uses, by the kernel's own account: of anonymous memory and of the VMM itself
+//! `/proc/self/smaps` (proc(5)), which is per mapping, of memory in a file the blocks that the file holds (a page of it
+//! stays when no mapping shows it any more).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -25,17 +25,30 @@ impl Resident {
     /// # Errors
     /// `/proc` is not mounted or not readable.
     pub fn measure(ram: &GuestRam) -> Result<Self, MemoryError> {
-        let guest: Vec<_> = ram
-            .slots()
-            .iter()
-            .map(|slot| slot.hva..slot.hva + slot.size)
-            .collect();
+        let (mut anonymous, mut files) = (Vec::new(), Vec::new());
+        let mut file_bytes = 0;
+        for mapping in ram.mappings() {
+            let hva = mapping.as_ptr() as u64;
+            let range = hva..hva + mapping.len() as u64;
+            match mapping.file_bytes() {
+                None => anonymous.push(range),
+                Some(bytes) => {
+                    file_bytes += bytes.map_err(|source| MemoryError::Account {
+                        path: "the size of a memory file",
+                        source,
+                    })?;
+                    files.push(range);
+                }
+            }
+        }
         let unreadable = |source| MemoryError::Account { path: SMAPS, source };
         let mut lines = BufReader::new(File::open(SMAPS).map_err(unreadable)?);
         let mut sum = Sum {
-            guest,
+            anonymous,
+            files,
             ..Sum::default()
         };
+        sum.resident.guest_bytes = file_bytes;
         let mut line = String::new();
         while lines.read_line(&mut line).map_err(unreadable)? > 0 {
             sum.add(&line);
@@ -47,9 +60,21 @@ impl Resident {
 
 #[derive(Debug, Default)]
 struct Sum {
-    guest: Vec<Range<u64>>,
-    in_guest: bool,
+    /// Guest memory that counts here.
+    anonymous: Vec<Range<u64>>,
+    /// Guest memory that does not.
+    files: Vec<Range<u64>>,
+    mapping: Owner,
     resident: Resident,
+}
+
+/// Whose the mapping is that the lines are about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Owner {
+    Guest,
+    File,
+    #[default]
+    Vmm,
 }
 
 impl Sum {
@@ -57,13 +82,18 @@ impl Sum {
     fn add(&mut self, line: &str) {
         if let Some(kib) = line.strip_prefix("Rss:") {
             let bytes = kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024;
-            if self.in_guest {
-                self.resident.guest_bytes += bytes;
-            } else {
-                self.resident.vmm_bytes += bytes;
+            match self.mapping {
+                Owner::Guest => self.resident.guest_bytes += bytes,
+                Owner::File => {}
+                Owner::Vmm => self.resident.vmm_bytes += bytes,
             }
         } else if let Some(start) = mapping_start(line) {
-            self.in_guest = self.guest.iter().any(|range| range.contains(&start));
+            let among = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&start));
+            self.mapping = match (among(&self.anonymous), among(&self.files)) {
+                (true, _) => Owner::Guest,
+                (false, true) => Owner::File,
+                (false, false) => Owner::Vmm,
+            };
         }
     }
 }
@@ -82,7 +112,8 @@ mod tests {
     #[test]
     fn counters_go_to_the_mapping_they_follow() {
         let mut sum = Sum {
-            guest: vec![0x2000..0x4000, 0x9000..0xa000],
+            anonymous: vec![0x2000..0x4000, 0x9000..0xa000],
+            files: vec![0x5000..0x6000, 0xb000..0xc000],
             ..Sum::default()
         };
         for line in [
@@ -94,6 +125,8 @@ mod tests {
             "VmFlags: rd wr mr mw me ac\n",
             "3000-4000 ---p 00000000 00:00 0 \n",
             "Rss:                  8 kB\n",
+            "5000-6000 rw-s 00000000 00:01 7 /memfd:guest-memory (deleted)\n",
+            "Rss:                  4 kB\n",
             "4000-5000 rw-p 00000000 00:00 0 [heap]\n",
             "Rss:                 16 kB\n",
         ] {

@@ -69,6 +69,16 @@ pub enum SpecError {
         /// The most that both may have together.
         limit: ByteSize,
     },
+    /// An option given too often.
+    #[error("{option}: given {count} times, at most {limit} times")]
+    TooMany {
+        /// The option.
+        option: &'static str,
+        /// How often it was given.
+        count: usize,
+        /// The most.
+        limit: usize,
+    },
     /// Not a number of CPUs.
     #[error("--cpus {value:?}: a VM has 1 to {limit} CPUs")]
     Cpus {

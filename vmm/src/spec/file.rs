@@ -141,7 +141,9 @@ mod tests {
             "cmdline": "quiet"}"#;
         let options = parse(toml, Format::Toml).expect("valid");
         assert_eq!(options, parse(json, Format::Json).expect("valid"));
-        assert_eq!(options.hotplug.as_deref(), Some("4294967296"));
+        assert_eq!(options.hotplug, ["4294967296"]);
+        let list = parse("hotplug = [\"4G,node=1\", 1073741824]", Format::Toml).expect("valid");
+        assert_eq!(list.hotplug, ["4G,node=1", "1073741824"]);
         assert_eq!(options.cpus.as_deref(), Some("2"));
         assert_eq!((options.program.len(), options.node.len()), (2, 2));
     }

@@ -1,5 +1,8 @@
-//! `--hotplug SIZE[,requested=SIZE][,node=NUMBER]` and `--block-size SIZE`: the region in which memory comes and goes.
+//! `--hotplug` and `--block-size`: the regions in which memory comes and goes.
 
+use devices::mem::UnpluggedMemory;
+
+use super::backing::{Backing, PageSupply};
 use super::check::{check, size};
 use super::error::SizeRule::{AtLeast, MultipleOf, PowerOfTwo};
 use super::error::SpecError;
@@ -8,47 +11,83 @@ use super::size::{ByteSize, MIB};
 
 /// The smallest block, and the one that is used when nothing is said: a huge page, the unit in which the host discards.
 pub const MIN_BLOCK_SIZE: u64 = 2 * MIB;
+/// The most regions: each is a device with an interrupt line of its own, and other devices need some too.
+pub const MAX_REGIONS: usize = 16;
 
-/// The hot-plug region. All sizes are bytes and multiples of `block_size`.
+/// What `--hotplug` takes.
+const FORM: &str = "SIZE with any of requested=SIZE, block=SIZE, node=NUMBER, backing=KIND, populate, \
+                    unplugged=inaccessible|readable behind it, each once";
+
+/// A hot-plug region. All sizes are bytes and multiples of `block_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HotplugSpec {
     /// Size of the region.
     pub region_size: u64,
-    /// Size of a block: a power of two, at least 2 MiB.
+    /// Size of a block: a power of two, at least 2 MiB and at least a page of the backing.
     pub block_size: u64,
     /// How much of it the guest is asked to take at boot.
     pub requested_size: u64,
     /// The node that its memory belongs to; 0 without nodes.
     pub node: u8,
+    /// What it is made of.
+    pub backing: Backing,
+    /// When its blocks get their pages.
+    pub pages: PageSupply,
+    /// What drivers may do with its unplugged blocks.
+    pub unplugged: UnpluggedMemory,
 }
 
-/// What `--hotplug` says, in its parts.
+impl HotplugSpec {
+    /// A region of so many bytes, a multiple of 2 MiB: anonymous memory in blocks of 2 MiB, nothing requested, node 0.
+    #[must_use]
+    pub fn of_size(region_size: u64) -> Self {
+        Self {
+            region_size,
+            block_size: MIN_BLOCK_SIZE,
+            requested_size: 0,
+            node: 0,
+            backing: Backing::Anonymous,
+            pages: PageSupply::OnTouch,
+            unplugged: UnpluggedMemory::Inaccessible,
+        }
+    }
+}
+
+/// What one `--hotplug` says, in its parts.
+#[derive(Default)]
 struct Region<'a> {
     size: &'a str,
     requested: Option<&'a str>,
+    block: Option<&'a str>,
     node: Option<&'a str>,
+    backing: Option<&'a str>,
+    populate: Option<&'a str>,
+    unplugged: Option<&'a str>,
 }
 
 impl<'a> Region<'a> {
-    /// Reads `SIZE[,requested=SIZE][,node=NUMBER]`.
     fn parse(text: &'a str) -> Result<Self, SpecError> {
         let mut parts = text.split(',');
         let mut region = Self {
             size: parts.next().unwrap_or_default(),
-            requested: None,
-            node: None,
+            ..Self::default()
         };
         for part in parts {
-            let is_new = match part.split_once('=') {
-                Some(("requested", size)) => region.requested.replace(size).is_none(),
-                Some(("node", node)) => region.node.replace(node).is_none(),
-                _ => false,
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let field = match name {
+                "requested" => Some(&mut region.requested),
+                "block" => Some(&mut region.block),
+                "node" => Some(&mut region.node),
+                "backing" => Some(&mut region.backing),
+                "populate" if part == name => Some(&mut region.populate),
+                "unplugged" => Some(&mut region.unplugged),
+                _ => None,
             };
-            if !is_new {
+            if field.is_none_or(|field| field.replace(value).is_some()) {
                 return Err(SpecError::Choice {
                     option: "--hotplug",
                     value: text.to_owned(),
-                    allowed: "SIZE and SIZE[,requested=SIZE][,node=NUMBER]",
+                    allowed: FORM,
                 });
             }
         }
@@ -56,26 +95,47 @@ impl<'a> Region<'a> {
     }
 }
 
-/// The hot-plug region, the block size, and the node among `nodes` of them (0 where there are none).
-pub(super) fn hotplug(
-    region: Option<&str>,
-    block: Option<&str>,
-    nodes: usize,
-) -> Result<Option<HotplugSpec>, SpecError> {
-    let block_size = block.map_or(Ok(MIN_BLOCK_SIZE), |text| size("--block-size", text))?;
-    check("--block-size", block_size, &[AtLeast(MIN_BLOCK_SIZE), PowerOfTwo])?;
-    let Some(text) = region else {
-        if block.is_some() {
-            let rule = "blocks belong to the hot-plug region";
+/// What regions take from the options around them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults<'a> {
+    /// `--block-size`.
+    pub(super) block: Option<&'a str>,
+    /// `--backing`.
+    pub(super) backing: Backing,
+    /// How many nodes there are; 0 where the guest is told of none.
+    pub(super) nodes: usize,
+}
+
+/// The hot-plug regions.
+pub(super) fn hotplug(regions: &[String], defaults: Defaults<'_>) -> Result<Vec<HotplugSpec>, SpecError> {
+    if let Some(block) = defaults.block {
+        let block = size("--block-size", block)?;
+        check("--block-size", block, &[AtLeast(MIN_BLOCK_SIZE), PowerOfTwo])?;
+        if regions.is_empty() {
+            let rule = "blocks belong to a hot-plug region";
             return Err(SpecError::Missing {
                 option: "--block-size",
                 missing: "--hotplug",
                 rule,
             });
         }
-        return Ok(None);
-    };
+    }
+    if regions.len() > MAX_REGIONS {
+        return Err(SpecError::TooMany {
+            option: "--hotplug",
+            count: regions.len(),
+            limit: MAX_REGIONS,
+        });
+    }
+    regions.iter().map(|text| one(text, defaults)).collect()
+}
+
+fn one(text: &str, defaults: Defaults<'_>) -> Result<HotplugSpec, SpecError> {
     let region = Region::parse(text)?;
+    let backing = region.backing.map_or(Ok(defaults.backing), |text| {
+        Backing::parse("--hotplug backing", text)
+    })?;
+    let block_size = block_size(&region, backing, defaults.block)?;
     let requested_size = region
         .requested
         .map_or(Ok(0), |text| size("--hotplug requested", text))?;
@@ -93,100 +153,58 @@ pub(super) fn hotplug(
             region: ByteSize(region_size),
         });
     }
-    Ok(Some(HotplugSpec {
+    let node = region
+        .node
+        .map_or(Ok(0), |text| node_number(text, defaults.nodes))?;
+    let pages = match (region.populate, backing) {
+        (None, Backing::Anonymous | Backing::Memfd) => PageSupply::OnTouch,
+        _ => PageSupply::AtPlug,
+    };
+    Ok(HotplugSpec {
         region_size,
         block_size,
         requested_size,
-        node: region.node.map_or(Ok(0), |text| node_number(text, nodes))?,
-    }))
+        node,
+        backing,
+        pages,
+        unplugged: unplugged(region.unplugged, backing)?,
+    })
+}
+
+/// The region's own block size, or that of all regions, or the smallest that its pages allow.
+fn block_size(region: &Region<'_>, backing: Backing, all: Option<&str>) -> Result<u64, SpecError> {
+    let least = MIN_BLOCK_SIZE.max(backing.page_size());
+    let (option, text) = match (region.block, all) {
+        (Some(text), _) => ("--hotplug block", text),
+        (None, Some(text)) => ("--block-size", text),
+        (None, None) => return Ok(least),
+    };
+    let bytes = size(option, text)?;
+    check(
+        option,
+        bytes,
+        &[AtLeast(MIN_BLOCK_SIZE), PowerOfTwo, AtLeast(least)],
+    )?;
+    Ok(bytes)
+}
+
+/// What drivers may do with unplugged blocks.
+fn unplugged(text: Option<&str>, backing: Backing) -> Result<UnpluggedMemory, SpecError> {
+    match (text, backing) {
+        (None | Some("inaccessible"), _) => Ok(UnpluggedMemory::Inaccessible),
+        (Some("readable"), Backing::Anonymous) => Ok(UnpluggedMemory::Readable),
+        (Some("readable"), Backing::Memfd | Backing::Hugetlbfs(_)) => Err(SpecError::Conflict {
+            option: "--hotplug unplugged=readable",
+            other: "--hotplug backing",
+            rule: "a read of memory in a file takes a page: only anonymous memory can be readable and free",
+        }),
+        (Some(other), _) => Err(SpecError::Choice {
+            option: "--hotplug unplugged",
+            value: other.to_owned(),
+            allowed: "inaccessible, readable",
+        }),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{refusal, validate, with};
-    use super::*;
-
-    use proptest::prelude::*;
-
-    use super::super::{MAX_TOTAL_MEMORY, MEMORY_UNIT, MIN_MEMORY, VmOptions};
-
-    fn region(region: &str, block: Option<&str>) -> VmOptions {
-        with(|options| {
-            options.hotplug = Some(region.into());
-            options.block_size = block.map(Into::into);
-        })
-    }
-
-    #[test]
-    fn the_region_follows_its_rules() {
-        for (text, block, message) in [
-            ("0", None, "--hotplug 0 bytes: the smallest is 2 MiB"),
-            ("1M", None, "--hotplug 1 MiB: the smallest is 2 MiB"),
-            ("3M", None, "--hotplug 3 MiB: not a multiple of 2 MiB"),
-            (
-                "130M",
-                Some("128M"),
-                "--hotplug 130 MiB: not a multiple of 128 MiB",
-            ),
-            ("1G", Some("0"), "--block-size 0 bytes: the smallest is 2 MiB"),
-            ("1G", Some("1M"), "--block-size 1 MiB: the smallest is 2 MiB"),
-            ("1G", Some("3M"), "--block-size 3 MiB: not a power of two"),
-            ("1G", Some("2G"), "--hotplug 1 GiB: the smallest is 2 GiB"),
-            (
-                "1G,requested=2G",
-                None,
-                "--hotplug requested 2 GiB: more than the hot-plug region of 1 GiB",
-            ),
-            (
-                "1G,requested=3M",
-                None,
-                "--hotplug requested 3 MiB: not a multiple of 2 MiB",
-            ),
-            ("1G,requested=", None, "--hotplug requested: \"\" is not a size"),
-            (
-                "1G,wanted=1G",
-                None,
-                "--hotplug \"1G,wanted=1G\": one of SIZE and SIZE[,requested=SIZE][,node=NUMBER]",
-            ),
-            ("1G,node=0,node=0", None, "--hotplug \"1G,node=0,node=0\": one of"),
-            ("1G,node=1", None, "--hotplug node=\"1\": the nodes are 0 to 0"),
-            ("4T", None, "together more than 4 TiB"),
-            ("16777215T", None, "together more than 4 TiB"),
-        ] {
-            let refusal = refusal(&region(text, block));
-            assert!(refusal.contains(message), "{text}: {refusal}");
-        }
-    }
-
-    #[test]
-    fn the_sum_of_memory_and_region_cannot_overflow() {
-        let mut options = region("16777215T", None);
-        options.memory = Some("16777215T".into());
-        assert!(refusal(&options).contains("together more than 4 TiB"));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_passes_keeps_every_rule(
-            memory in 0_u64..1 << 50, region in 0_u64..1 << 50, requested in 0_u64..1 << 50,
-            block_shift in 15_u32..50, units in any::<bool>(),
-        ) {
-            let unit = if units { 1 << block_shift } else { 1 };
-            let options = VmOptions {
-                memory: Some((memory & !(MEMORY_UNIT - 1)).to_string()),
-                hotplug: Some(format!("{},requested={}", region & !(unit - 1), (requested % (region + 1)) & !(unit - 1))),
-                block_size: Some((1_u64 << block_shift).to_string()),
-                ..VmOptions::default()
-            };
-            if let Ok(spec) = validate(&options) {
-                let hotplug = spec.hotplug.expect("a region was asked for");
-                prop_assert!(spec.memory >= MIN_MEMORY && spec.memory.is_multiple_of(MEMORY_UNIT));
-                prop_assert!(hotplug.block_size.is_power_of_two() && hotplug.block_size >= MIN_BLOCK_SIZE);
-                prop_assert!(hotplug.region_size > 0 && hotplug.region_size.is_multiple_of(hotplug.block_size));
-                prop_assert!(hotplug.requested_size.is_multiple_of(hotplug.block_size));
-                prop_assert!(hotplug.requested_size <= hotplug.region_size);
-                prop_assert!(spec.memory + hotplug.region_size <= MAX_TOTAL_MEMORY);
-            }
-        }
-    }
-}
+mod tests;

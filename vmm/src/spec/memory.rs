@@ -1,8 +1,10 @@
 //! `--memory SIZE`: what the guest boots with and always keeps; and how much memory a guest may have in all.
 
+use super::backing::Backing;
 use super::check::{check, size};
 use super::error::SizeRule::{AtLeast, MultipleOf};
 use super::error::SpecError;
+use super::hotplug::HotplugSpec;
 use super::size::{ByteSize, GIB, MIB};
 
 /// Boot memory comes in whole huge pages.
@@ -23,12 +25,16 @@ pub(super) fn boot_memory(text: Option<&str>) -> Result<Option<u64>, SpecError> 
     Ok(Some(bytes))
 }
 
+/// Refuses boot memory that is not whole pages of what it is made of.
+pub(super) fn check_pages(memory: u64, backing: Backing) -> Result<(), SpecError> {
+    check("--memory", memory, &[MultipleOf(backing.page_size())])
+}
+
 /// Refuses boot memory and hot-plug regions that are too much together.
-pub(super) fn check_total(memory: u64, region: u64) -> Result<(), SpecError> {
-    if memory
-        .checked_add(region)
-        .is_none_or(|total| total > MAX_TOTAL_MEMORY)
-    {
+pub(super) fn check_total(memory: u64, regions: &[HotplugSpec]) -> Result<(), SpecError> {
+    let sizes = regions.iter().map(|region| region.region_size);
+    let region = sizes.fold(0, u64::saturating_add);
+    if memory.saturating_add(region) > MAX_TOTAL_MEMORY {
         return Err(SpecError::AddressSpace {
             memory: ByteSize(memory),
             region: ByteSize(region),

@@ -1,5 +1,6 @@
 //! What the user asked for, validated: a [`VmSpec`] is plain data, and building one touches nothing.
 
+mod backing;
 mod balloon;
 mod check;
 mod cpus;
@@ -21,12 +22,13 @@ mod validate;
 mod violation;
 mod vsock;
 
+pub use backing::{Backing, HugePage, PageSupply};
 pub use balloon::{BALLOON_UNIT, BalloonSpec, MAX_STATS_SECONDS};
 pub use cpus::MAX_CPUS;
 pub use disk::{DiskCache, DiskSpec, EngineChoice};
 pub use error::{SizeRule, SpecError};
 pub use file::FileError;
-pub use hotplug::{HotplugSpec, MIN_BLOCK_SIZE};
+pub use hotplug::{HotplugSpec, MAX_REGIONS, MIN_BLOCK_SIZE};
 pub use memory::{DEFAULT_MEMORY, MAX_TOTAL_MEMORY, MEMORY_UNIT, MIN_MEMORY};
 pub use name::{MAX_NAME_LENGTH, NameError, VmName};
 pub use net::NetSpec;
@@ -47,10 +49,12 @@ pub struct VmSpec {
     pub name: VmName,
     /// What boots.
     pub payload: Payload,
-    /// Boot memory in bytes: a multiple of 2 MiB, at least 32 MiB.
+    /// Boot memory in bytes: a multiple of 2 MiB and of the backing's pages, at least 32 MiB.
     pub memory: u64,
-    /// The hot-plug region, if there is one.
-    pub hotplug: Option<HotplugSpec>,
+    /// What boot memory is made of.
+    pub backing: Backing,
+    /// The hot-plug regions, at most 16, in the order of their devices and addresses.
+    pub hotplug: Vec<HotplugSpec>,
     /// The balloon, if there is one.
     pub balloon: Option<BalloonSpec>,
     /// Virtual CPUs, 1 to 16.

@@ -34,13 +34,22 @@ pub struct VmOptions {
     #[serde(deserialize_with = "text_or_number")]
     pub memory: Option<String>,
 
-    /// Region in which memory comes and goes, such as 4G; 4G,requested=1G asks for 1G of it at boot, 4G,node=1 makes
-    /// it node 1's
-    #[arg(long, value_name = "SIZE[,requested=SIZE][,node=NUMBER]")]
-    #[serde(deserialize_with = "text_or_number")]
-    pub hotplug: Option<String>,
+    /// What boot memory is made of, and regions that say nothing else: anonymous, memfd, hugetlbfs:2M or hugetlbfs:1G
+    /// [default: anonymous]
+    #[arg(long, value_name = "KIND")]
+    pub backing: Option<String>,
 
-    /// Granularity of --hotplug: a power of two, at least 2M [default: 2M]
+    /// Region in which memory comes and goes, such as 4G; may be repeated, up to 16 times. 4G,requested=1G asks for 1G
+    /// of it at boot; block=SIZE, node=NUMBER and backing=KIND are its own; with populate, a block is plugged with all
+    /// its pages or not at all; unplugged=readable serves drivers that may read what is not plugged
+    #[arg(
+        long,
+        value_name = "SIZE[,requested=SIZE][,block=SIZE][,node=NUMBER][,backing=KIND][,populate][,unplugged=POLICY]"
+    )]
+    #[serde(deserialize_with = "texts_or_numbers")]
+    pub hotplug: Vec<String>,
+
+    /// Granularity of every --hotplug that says nothing else: a power of two, at least 2M [default: 2M]
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "text_or_number")]
     pub block_size: Option<String>,
@@ -106,7 +115,12 @@ impl VmOptions {
             initrd: self.initrd.or(others.initrd),
             cmdline: self.cmdline.or(others.cmdline),
             memory: self.memory.or(others.memory),
-            hotplug: self.hotplug.or(others.hotplug),
+            backing: self.backing.or(others.backing),
+            hotplug: if self.hotplug.is_empty() {
+                others.hotplug
+            } else {
+                self.hotplug
+            },
             block_size: self.block_size.or(others.block_size),
             balloon: self.balloon.or(others.balloon),
             cpus: self.cpus.or(others.cpus),
@@ -135,17 +149,41 @@ impl VmOptions {
 }
 
 /// A value that a file may hold as text (`"512M"`) or as a number (`2`).
-fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a text such as \"512M\" or a whole number")]
-    enum TextOrNumber {
-        Text(String),
-        Number(u64),
-        Negative(i64),
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text such as \"512M\" or a whole number")]
+enum TextOrNumber {
+    Text(String),
+    Number(u64),
+    Negative(i64),
+}
+
+impl From<TextOrNumber> for String {
+    fn from(value: TextOrNumber) -> Self {
+        match value {
+            TextOrNumber::Text(text) => text,
+            TextOrNumber::Number(number) => number.to_string(),
+            TextOrNumber::Negative(number) => number.to_string(),
+        }
     }
-    Ok(Some(match TextOrNumber::deserialize(deserializer)? {
-        TextOrNumber::Text(text) => text,
-        TextOrNumber::Number(number) => number.to_string(),
-        TextOrNumber::Negative(number) => number.to_string(),
-    }))
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    TextOrNumber::deserialize(deserializer).map(|value| Some(value.into()))
+}
+
+/// A list of such values, or a single one.
+fn texts_or_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "expected a text such as \"4G\", a whole number, or a list of them"
+    )]
+    enum OneOrMany {
+        Many(Vec<TextOrNumber>),
+        One(TextOrNumber),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::Many(values) => values.into_iter().map(Into::into).collect(),
+        OneOrMany::One(value) => vec![value.into()],
+    })
 }

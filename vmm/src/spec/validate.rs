@@ -1,12 +1,13 @@
 //! From options to a [`VmSpec`]: every rule about what a VM may be that can be checked without touching the machine. Each
 //! option's rules are in its own file; here they come together.
 
+use super::backing::Backing;
 use super::balloon::balloon;
 use super::cpus::cpus;
 use super::disk::disks;
 use super::error::SpecError;
-use super::hotplug::hotplug;
-use super::memory::{boot_memory, check_total};
+use super::hotplug::{Defaults, hotplug};
+use super::memory::{boot_memory, check_pages, check_total};
 use super::net::net;
 use super::node::nodes;
 use super::options::VmOptions;
@@ -27,8 +28,18 @@ impl VmOptions {
             .map_or_else(|| Ok(default_name.clone()), VmName::new)?;
         let cpus = cpus(self.cpus.as_deref())?;
         let (nodes, memory) = nodes(&self.node, boot_memory(self.memory.as_deref())?, cpus)?;
-        let hotplug = hotplug(self.hotplug.as_deref(), self.block_size.as_deref(), nodes.len())?;
-        check_total(memory, hotplug.map_or(0, |hotplug| hotplug.region_size))?;
+        let backing = self
+            .backing
+            .as_deref()
+            .map_or(Ok(Backing::default()), |text| Backing::parse("--backing", text))?;
+        check_pages(memory, backing)?;
+        let defaults = Defaults {
+            block: self.block_size.as_deref(),
+            backing,
+            nodes: nodes.len(),
+        };
+        let hotplug = hotplug(&self.hotplug, defaults)?;
+        check_total(memory, &hotplug)?;
         let requested = hotplug.iter().map(|hotplug| hotplug.requested_size).sum();
         let balloon = balloon(self.balloon.as_deref(), memory, requested)?;
         let net = net(&self.net, &name)?;
@@ -36,6 +47,7 @@ impl VmOptions {
             name,
             payload: self.payload()?,
             memory,
+            backing,
             hotplug,
             balloon,
             cpus,
@@ -71,7 +83,7 @@ mod tests {
         );
         assert_eq!(
             (spec.memory, spec.hotplug, spec.cpus.get()),
-            (DEFAULT_MEMORY, None, 1)
+            (DEFAULT_MEMORY, Vec::new(), 1)
         );
         assert_eq!(
             (spec.on_violation, spec.serial),
@@ -87,7 +99,8 @@ mod tests {
             initrd: Some("i".into()),
             cmdline: Some("quiet x=\"a b\"".into()),
             memory: Some("1G".into()),
-            hotplug: Some("4G,requested=1G,node=1".into()),
+            hotplug: vec!["4G,requested=1G,node=1".into()],
+            backing: Some("memfd".into()),
             block_size: Some("4M".into()),
             balloon: Some("64M,reporting".into()),
             cpus: Some("16".into()),
@@ -114,10 +127,12 @@ mod tests {
             block_size: 4 * MIB,
             requested_size: GIB,
             node: 1,
+            backing: Backing::Memfd,
+            ..HotplugSpec::of_size(0)
         };
         assert_eq!(
             (spec.memory, spec.hotplug, spec.cpus.get()),
-            (GIB, Some(hotplug), 16)
+            (GIB, vec![hotplug], 16)
         );
         let balloon = spec.balloon.expect("a balloon was asked for");
         assert_eq!((balloon.size, balloon.reporting), (64 * MIB, true));
@@ -152,7 +167,7 @@ mod tests {
             ),
             (
                 with(|options| options.block_size = Some("2M".into())),
-                "--block-size without --hotplug: blocks belong to the hot-plug region",
+                "--block-size without --hotplug: blocks belong to a hot-plug region",
             ),
         ] {
             assert_eq!(refusal(&options), message);

@@ -101,6 +101,11 @@ enum ConfigNews {
 }
 
 impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
+    /// Whether a memory device is behind `registers`: three reads, no writes.
+    pub fn is_behind(registers: R) -> bool {
+        Transport::probe(registers, device_id::MEM).is_ok()
+    }
+
     /// Finds the memory device behind `registers` and takes it into use: resets it (which leaves plugged blocks
     /// plugged), negotiates, sets up the queue in `memory`.
     ///

@@ -23,8 +23,8 @@ const APIC_AFFINITY: u8 = 16;
 pub struct Affinity<'a> {
     /// The nodes; boot memory is theirs in this order.
     pub nodes: &'a [NodeSpec],
-    /// The hot-plug region, and the node that it belongs to.
-    pub region: Option<(RamRange, u8)>,
+    /// The hot-plug regions, and the node that each belongs to.
+    pub regions: &'a [(RamRange, u8)],
 }
 
 impl Affinity<'_> {
@@ -51,8 +51,8 @@ impl Affinity<'_> {
                 srat.append_slice(&bytes_of(&affinity));
             }
         }
-        if let Some((range, node)) = self.region {
-            let affinity = MemoryAffinity::new(node.into(), range.gpa, range.size);
+        for (range, node) in self.regions {
+            let affinity = MemoryAffinity::new((*node).into(), range.gpa, range.size);
             srat.append_slice(&bytes_of(&affinity.enabled().hotpluggable()));
         }
         srat.as_slice().to_vec()

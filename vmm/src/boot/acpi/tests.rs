@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::layout::{GIB, MIB, RamRange, VIRTIO_MMIO_MAX};
-use crate::spec::NodeSpec;
+use crate::spec::{MAX_REGIONS, NodeSpec};
 
 const TWO_CPUS_TWO_DEVICES: Platform<'_> = Platform {
     cpus: 2,
@@ -113,18 +113,16 @@ fn the_dsdt_gives_each_device_its_window_and_line() {
 fn the_largest_machine_fits() {
     let cpus = |node: u8| (node * 2..node * 2 + 2).collect();
     let nodes: Vec<NodeSpec> = (0..8).map(|number| node(GIB, cpus(number), &[20; 8])).collect();
+    let largest_region = RamRange {
+        gpa: 16 * GIB,
+        size: GIB,
+    };
     let largest = Platform {
         cpus: 16,
         virtio_devices: VIRTIO_MMIO_MAX,
         affinity: Some(Affinity {
             nodes: &nodes,
-            region: Some((
-                RamRange {
-                    gpa: 16 * GIB,
-                    size: GIB,
-                },
-                7,
-            )),
+            regions: &[(largest_region, 7); MAX_REGIONS],
         }),
     };
     assert!(largest.tables().len() as u64 <= ACPI_TABLES.end - ACPI_TABLES.start);
@@ -156,11 +154,15 @@ fn the_srat_says_whose_each_cpu_and_each_piece_of_memory_is() {
         gpa: 5 * GIB,
         size: 2 * GIB,
     };
+    let near_0 = RamRange {
+        gpa: 8 * GIB,
+        size: 2 * GIB,
+    };
     let platform = Platform {
         cpus: 3,
         affinity: Some(Affinity {
             nodes: &nodes,
-            region: Some((region, 2)),
+            regions: &[(region, 2), (near_0, 0)],
         }),
         ..TWO_CPUS_TWO_DEVICES
     };
@@ -173,13 +175,14 @@ fn the_srat_says_whose_each_cpu_and_each_piece_of_memory_is() {
         assert_eq!(srat[at..at + 16], cpu(domain, apic_id), "CPU {apic_id}");
     }
     #[rustfmt::skip]
-    let memory: [[u8; 40]; 4] = [
+    let memory: [[u8; 40]; 5] = [
         // Type, length, domain (4), reserved (2), base (8), length (8), reserved (4), flags (4), reserved (8).
         [1, 40, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0xC0, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [1, 40, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0,  0, 0, 0, 0x20, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [1, 40, 1, 0, 0, 0, 0, 0,  0, 0, 0, 0x20, 1, 0, 0, 0,  0, 0, 0, 0x10, 0, 0, 0, 0,  0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         // Enabled and hot-pluggable.
         [1, 40, 2, 0, 0, 0, 0, 0,  0, 0, 0, 0x40, 1, 0, 0, 0,  0, 0, 0, 0x80, 0, 0, 0, 0,  0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 40, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 2, 0, 0, 0,  0, 0, 0, 0x80, 0, 0, 0, 0,  0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ];
     assert_eq!(srat[96..], *memory.as_flattened());
 }
@@ -194,7 +197,7 @@ fn the_slit_is_the_matrix_of_distances_row_by_row() {
     let platform = Platform {
         affinity: Some(Affinity {
             nodes: &nodes,
-            region: None,
+            regions: &[],
         }),
         ..TWO_CPUS_TWO_DEVICES
     };

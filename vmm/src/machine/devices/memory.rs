@@ -1,25 +1,26 @@
 //! A memory device (virtio-mem) and the hot-plug region whose blocks it plugs and unplugs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use devices::mem::{MemDevice, RegionSpec, ResizeError, UnpluggedMemory};
+use devices::mem::{MemDevice, RegionSpec, ResizeError};
 use devices::mmio::Effects;
 
 use super::{MachineDevice, OnLoop, Parts};
-use crate::control::report::VmStatus;
+use crate::control::report::{RegionReport, VmStatus};
 use crate::machine::VmError;
 use crate::machine::progress::{Refusals, Standing};
+use crate::machine::split::Share;
 use crate::machine::virtio::{Shell, VirtioShell};
 use crate::memory::{Region, RegionBackend};
-use crate::spec::HotplugSpec;
+use crate::spec::{HotplugSpec, PageSupply};
 
 /// One memory device.
 #[derive(Debug)]
 pub(in super::super) struct MemoryDevice {
     shell: Arc<VirtioShell<MemDevice<RegionBackend>>>,
-    /// Bytes of its blocks given back to the host so far.
-    discarded: Arc<AtomicU64>,
+    region: Arc<Region>,
+    /// The node that the guest is told of, if it is told of any.
+    node: Option<u8>,
 }
 
 impl MemoryDevice {
@@ -28,35 +29,32 @@ impl MemoryDevice {
     /// # Errors
     /// A region cannot be as it was asked for, or no descriptors are left.
     pub(super) fn of(parts: Parts<'_>) -> Result<Vec<Arc<Self>>, VmError> {
-        let regions = parts.spec.hotplug.iter().zip(parts.ram.region());
+        let backends = (0..).map_while(|index| parts.ram.backend(index));
+        let regions = parts.spec.hotplug.iter().zip(backends);
         regions
-            .zip(parts.ram.backend())
-            .map(|((hotplug, region), backend)| Self::new(parts, hotplug, region, backend).map(Arc::new))
+            .map(|(hotplug, backend)| Self::new(parts, hotplug, backend).map(Arc::new))
             .collect()
     }
 
-    fn new(
-        parts: Parts<'_>,
-        hotplug: &HotplugSpec,
-        region: &Region,
-        backend: RegionBackend,
-    ) -> Result<Self, VmError> {
-        let discarded = backend.discarded_bytes();
+    fn new(parts: Parts<'_>, hotplug: &HotplugSpec, backend: RegionBackend) -> Result<Self, VmError> {
+        let region = Arc::clone(backend.region());
+        let node = (!parts.spec.nodes.is_empty()).then_some(hotplug.node);
         let layout = region.layout();
         let spec = RegionSpec {
             addr: layout.start,
             region_size: layout.size,
             block_size: layout.block_size,
             requested_size: hotplug.requested_size,
-            node_id: (!parts.spec.nodes.is_empty()).then(|| hotplug.node.into()),
-            unplugged: UnpluggedMemory::Inaccessible,
+            node_id: node.map(Into::into),
+            unplugged: hotplug.unplugged,
         };
         let device = MemDevice::new(&spec, backend)?;
         let shell = VirtioShell::new(device, parts.ram.device_view().clone());
         let shell = shell.map_err(VmError::host("create event descriptors"))?;
         Ok(Self {
             shell: Arc::new(shell),
-            discarded,
+            region,
+            node,
         })
     }
 
@@ -72,15 +70,28 @@ impl MemoryDevice {
             })
     }
 
+    /// Its part in a resize.
+    pub(in super::super) fn share(&self) -> Share {
+        let config = self.shell.look(|memory| memory.device().config());
+        Share {
+            size: config.region_size,
+            block_size: config.block_size,
+            requested: config.requested_size,
+        }
+    }
+
     /// How things stand with it.
     pub(in super::super) fn standing(&self) -> Standing {
         self.shell.look(|memory| {
             let counters = memory.device().counters();
+            let (requested_size, plugged_size) =
+                (memory.device().requested_size(), memory.device().plugged_size());
             Standing {
                 balloon: None,
-                requested_size: memory.device().requested_size(),
-                plugged_size: memory.device().plugged_size(),
-                driver_ready: memory.is_live(),
+                requested_size,
+                plugged_size,
+                // A device that has nothing to do misses no driver.
+                driver_ready: memory.is_live() || requested_size == plugged_size,
                 refusals: Refusals {
                     nacks: counters.nacks,
                     busy: counters.busies,
@@ -104,22 +115,35 @@ impl MachineDevice for MemoryDevice {
     }
 
     fn report(&self, status: &mut VmStatus) {
-        self.shell.look(|memory| {
+        let region = self.shell.look(|memory| {
             let (config, counters) = (memory.device().config(), memory.device().counters());
-            status.region_size += config.region_size;
-            status.block_size = config.block_size;
-            status.usable_region_size += config.usable_region_size;
-            status.requested_size += config.requested_size;
-            status.plugged_size += config.plugged_size;
-            status.total_requested += config.requested_size;
-            status.total_plugged += config.plugged_size;
-            status.driver_ready = memory.is_live();
-            status.plug_requests += counters.plug_requests;
-            status.unplug_requests += counters.unplug_requests + counters.unplug_all_requests;
-            status.nacks += counters.nacks;
-            status.busy += counters.busies;
-            status.errors += counters.errors;
+            RegionReport {
+                start: config.addr,
+                region_size: config.region_size,
+                block_size: config.block_size,
+                usable_region_size: config.usable_region_size,
+                requested_size: config.requested_size,
+                plugged_size: config.plugged_size,
+                driver_ready: memory.is_live(),
+                plug_requests: counters.plug_requests,
+                unplug_requests: counters.unplug_requests + counters.unplug_all_requests,
+                nacks: counters.nacks,
+                busy: counters.busies,
+                errors: counters.errors,
+                ..RegionReport::default()
+            }
         });
-        status.discarded_bytes += self.discarded.load(Ordering::Relaxed);
+        let account = self.region.account();
+        status.add(RegionReport {
+            node: self.node,
+            backing: self.region.backing().to_string(),
+            populate: self.region.pages() == PageSupply::AtPlug,
+            pinned_blocks: self.region.pinned_blocks(),
+            busy_pinned: account.busy_pinned,
+            busy_memory: account.busy_memory,
+            discarded_bytes: account.discarded.claimed,
+            shown_free_bytes: account.discarded.shown,
+            ..region
+        });
     }
 }
