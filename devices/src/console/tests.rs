@@ -1,5 +1,7 @@
 //! The console behind its registers: both streams, their bounds, and the emergency output.
 
+mod ports;
+
 use virtio_wire::console;
 use virtio_wire::mmio::{CONFIG_OFFSET, Register};
 use virtio_wire::ring::UsedElement;
