@@ -313,8 +313,9 @@ impl Stats {
     /// # Panics
     /// When there is no such field, or it is not text.
     pub fn text(&self, field: &str) -> &str {
-        self.0[field]
-            .as_str()
+        let found = self.0.pointer(&format!("/{}", field.replace('.', "/")));
+        found
+            .and_then(Value::as_str)
             .unwrap_or_else(|| panic!("no text {field} in {}", self.0))
     }
 }

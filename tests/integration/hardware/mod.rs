@@ -4,6 +4,7 @@ mod builtin;
 mod host;
 mod linux;
 mod linux_blocks;
+mod linux_disks;
 mod linux_memory;
 mod linux_network;
 mod linux_nodes;

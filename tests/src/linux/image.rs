@@ -16,7 +16,12 @@ use crate::host_box;
 const MODULES: [&str; 4] = ["pvpanic_mmio", "virtio_console", "virtio_mmio", "virtio_mem"];
 
 /// Modules that are there for a test to load.
-const MORE_MODULES: [&str; 2] = ["virtio_net", "vmw_vsock_virtio_transport"];
+const MORE_MODULES: [&str; 4] = [
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "vmw_vsock_virtio_transport",
+];
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp

@@ -79,6 +79,12 @@ impl VmOptions {
             _ => serial,
         });
         self.vsock = self.vsock.map(|vsock| path_part_from(folder, &vsock));
+        // A disk begins with its path.
+        let disk = |disk: String| match disk.as_str() {
+            text if text.is_empty() || text.starts_with(',') => disk,
+            text => folder.join(text).display().to_string(),
+        };
+        self.disk = self.disk.into_iter().map(disk).collect();
         self
     }
 }
@@ -186,6 +192,11 @@ mod tests {
             initrd: Some("/abs/i".into()),
             serial: Some("file=out".into()),
             vsock: Some("cid=3,path=v".into()),
+            disk: vec![
+                "d.img,readonly".into(),
+                "/dev/sdb,direct".into(),
+                ",readonly".into(),
+            ],
             ..VmOptions::default()
         };
         let options = options.relative_to(Path::new("/vms"));
@@ -193,6 +204,10 @@ mod tests {
         assert_eq!(options.initrd.as_deref(), Some(Path::new("/abs/i")));
         assert_eq!(options.serial.as_deref(), Some("file=/vms/out"));
         assert_eq!(options.vsock.as_deref(), Some("cid=3,path=/vms/v"));
+        assert_eq!(
+            options.disk,
+            ["/vms/d.img,readonly", "/dev/sdb,direct", ",readonly"]
+        );
     }
 
     #[test]

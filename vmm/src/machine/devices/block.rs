@@ -1,5 +1,8 @@
 //! A disk (virtio-blk) and the file or block device behind it.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use devices::block::{Block, DiskAccess};
