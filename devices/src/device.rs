@@ -135,6 +135,9 @@ pub trait VirtioDevice {
     /// The driver has reset the device: what belongs to the conversation with the driver is forgotten. Comes when no
     /// chain is kept any more: a device that keeps chains must be done with each in bounded time, by itself.
     fn reset(&mut self);
+
+    /// The machine was reset: what outlives a driver but not a guest is forgotten too. [`Self::reset`] was called before.
+    fn reset_with_machine(&mut self) {}
 }
 
 /// Copies from a configuration space for [`VirtioDevice::read_config`]: `data` is filled from `offset`, zeros beyond the end.

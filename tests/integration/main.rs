@@ -6,9 +6,11 @@
 
 mod backings;
 mod bad_input;
+mod builtin_events;
 mod builtin_mappings;
 mod builtin_memory;
 mod builtin_panic;
+mod builtin_reboot;
 mod builtin_run;
 mod builtin_smp;
 mod builtin_views;

@@ -6,6 +6,7 @@ pub mod control;
 pub mod demo;
 pub mod disk;
 pub mod hv;
+pub mod journal;
 pub mod machine;
 pub mod memory;
 pub mod net;

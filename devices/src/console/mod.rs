@@ -193,6 +193,12 @@ impl VirtioDevice for Console {
         self.multiport = false;
         self.due = QueueSet::NONE;
     }
+
+    /// What was said to and by the guest before means nothing to the next one. Who at the host has a port open keeps it.
+    fn reset_with_machine(&mut self) {
+        self.ports.iter_mut().for_each(Port::forget);
+        self.emergency = ByteQueue::new(EMERGENCY_LIMIT);
+    }
 }
 
 /// The port that a queue belongs to; the control queues belong to none.

@@ -91,6 +91,12 @@ impl Port {
         self.untold = Untold::default();
     }
 
+    /// Drops the bytes on their way, which belong to a guest that is no more.
+    pub(super) fn forget(&mut self) {
+        self.to_guest = ByteQueue::new(TO_GUEST_LIMIT);
+        self.from_guest = ByteQueue::new(FROM_GUEST_LIMIT);
+    }
+
     /// Fills a receive buffer with what there is.
     pub(super) fn receive<M: GuestMemory>(&mut self, chain: &Buffers<'_, M>) -> Served {
         // Linux throws away what comes for a named port that nobody has open.

@@ -115,6 +115,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.last_guest_fault
     }
 
+    /// Resets the device together with its machine: the driver is gone without a word, and the device is as at power-on,
+    /// apart from what the host has set.
+    pub fn reset_with_machine(&mut self) {
+        let _ = self.reset();
+        self.device.reset_with_machine();
+    }
+
     /// Serves the chains of a queue, at most as many as it has entries: the rest is for the next call, which
     /// [`Effects::notified`] then asks for. Does nothing for a queue that is not ready or not there.
     ///

@@ -11,7 +11,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
 use guest_mm::slab::slabinfo;
 use guest_mm::{PAGE_SIZE, report};
-use guest_virtio::control::{self, Command, Reply};
+use guest_virtio::control::{self, Command, Handler, Reply};
 
 const HELP: &str = "\
 help          this list
@@ -26,15 +26,40 @@ blocks        every block of the hot-plug region: state, zone, free and used pag
 ps            every program: state, memory, checks of its own data, faults, CPU
 cpus          every CPU: programs, and counters of what it has done
 vmstat        counters of the memory manager and of the resize, as /proc/vmstat
+reboot        resets the machine, once this is answered
 ";
 
 /// Serves the channel for as long as the guest runs.
 pub(crate) async fn work(kernel: &'static Kernel, console: &'static Console) {
-    let mut answer = |command: &Command<'_>| answer(kernel, command);
+    let mut answers = Answers {
+        kernel,
+        reboots: false,
+    };
     loop {
-        let fault = control::serve(console, &mut answer).await;
+        let fault = control::serve(console, &mut answers).await;
         log!(Error, "console: {fault}");
         restart(kernel, || console.restart()).await;
+    }
+}
+
+/// Who answers.
+struct Answers {
+    kernel: &'static Kernel,
+    /// The host has asked for a reboot.
+    reboots: bool,
+}
+
+impl Handler for Answers {
+    fn answer(&mut self, command: &Command<'_>) -> Reply {
+        let reply = answer(self.kernel, command);
+        self.reboots |= command.name() == "reboot" && matches!(reply, Reply::Ok(_));
+        reply
+    }
+
+    fn answered(&mut self) {
+        if self.reboots {
+            self.kernel.reboot();
+        }
     }
 }
 
@@ -65,6 +90,8 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),
         "cpus" => cpus(&mut text, kernel),
+        // Done once the answer is there.
+        "reboot" => Ok(()),
         name => return Reply::Err(alloc::format!("unknown command {name}, try help")),
     };
     match written {

@@ -356,6 +356,12 @@ impl Kernel {
         log!(Info, "switching off");
         power::off(&self.acpi)
     }
+
+    /// Resets the machine.
+    pub(crate) fn reboot(&self) -> ! {
+        log!(Info, "rebooting");
+        power::restart(&self.acpi)
+    }
 }
 
 /// Adds a task to this CPU. It need not be `Send`: it is never anywhere else.

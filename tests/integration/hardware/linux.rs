@@ -70,10 +70,11 @@ fn two_processors_come_up() {
 }
 
 #[test]
-fn a_reboot_ends_the_vm_and_says_so() {
+fn a_reboot_ends_the_vm_where_that_is_wanted_and_says_so() {
     needs_hardware_kvm(|| {
         let home = Home::new();
-        let mut guest = LinuxGuest::boot(&home, "lin", &SMALL, "");
+        let arguments = [&SMALL[..], &["--on-reboot", "exit"]].concat();
+        let mut guest = LinuxGuest::boot(&home, "lin", &arguments, "");
         guest.last_words("reboot -f");
         assert_eq!(guest.vm.wait_for_end(), 0);
         let messages = guest.vm.messages.text();

@@ -1,6 +1,7 @@
 //! The initial RAM disk: as high in low RAM as the kernel allows, so that the kernel has its room below.
 
 use std::fs::File;
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -67,7 +68,7 @@ impl InitrdFile {
 
     /// Loads it into `ram`, boot RAM of `memory` bytes.
     pub(super) fn load(
-        mut self,
+        &mut self,
         ram: &BootRam,
         memory: u64,
         limits: InitrdLimits,
@@ -90,6 +91,10 @@ impl InitrdFile {
         };
         let len = usize::try_from(self.size).map_err(|_| too_long())?;
         // A file that shrank since it was opened ends here, too.
+        self.file.rewind().map_err(|source| BootError::File {
+            path: self.path.clone(),
+            source,
+        })?;
         ram.read_exact_volatile_from(GuestAddress(gpa), &mut self.file, len)?;
         Ok(Initrd { gpa, size: self.size })
     }

@@ -125,12 +125,12 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Loads everything into `ram` (boot RAM of `memory` bytes) and says how the boot CPU starts. The ACPI tables
+    /// Loads everything, as often as the guest boots, into `ram` (boot RAM of `memory` bytes) and says how the boot CPU starts. The ACPI tables
     /// must be there, or come, at `rsdp`.
     ///
     /// # Errors
     /// See [`BootError`]; `ram` may hold parts of the payload then.
-    pub fn load(mut self, ram: &BootRam, memory: u64, rsdp: u64) -> Result<BootState, BootError> {
+    pub fn load(&mut self, ram: &BootRam, memory: u64, rsdp: u64) -> Result<BootState, BootError> {
         let mut cmdline = self.cmdline.as_bytes().to_vec();
         cmdline.push(0);
         ram.write_slice(&cmdline, GuestAddress(crate::machine::layout::CMDLINE))?;
@@ -138,7 +138,7 @@ impl Payload {
         let loaded = self.kernel.load(ram, memory)?;
         let initrd = self
             .initrd
-            .take()
+            .as_mut()
             .map(|file| file.load(ram, memory, loaded.limits()))
             .transpose()?;
         match loaded {

@@ -247,7 +247,7 @@ fn an_elf_image_without_a_pvh_note_is_named_so() {
 #[test]
 fn an_ordinary_program_lacks_first_of_all_the_note() {
     let program = std::env::current_exe().unwrap();
-    let payload = Payload {
+    let mut payload = Payload {
         kernel: KernelImage::open(&program).unwrap(),
         initrd: None,
         cmdline: CommandLine::for_kernel("").unwrap(),
@@ -325,7 +325,7 @@ fn an_initrd_that_does_not_fit_behind_the_kernel_is_refused() {
     let large = tempfile::NamedTempFile::new().unwrap();
     large.as_file().set_len(44 * MIB + 1).unwrap();
     let initrd = Some(InitrdFile::open(large.path()).unwrap());
-    let payload = Payload {
+    let mut payload = Payload {
         kernel,
         initrd,
         cmdline: CommandLine::for_kernel("").unwrap(),

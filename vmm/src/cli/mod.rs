@@ -11,10 +11,12 @@
 
 mod balloon;
 mod demo;
+mod events;
 mod failure;
 mod guest;
 mod image;
 mod log;
+mod pause;
 mod ps;
 mod resize;
 mod run;
@@ -70,6 +72,9 @@ enum Command {
     Resize(resize::Resize),
     Stats(stats::Stats),
     Balloon(balloon::Balloon),
+    Events(events::Events),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Stop(stop::Stop),
     Guest(guest::Guest),
     Image(image::Image),
@@ -98,6 +103,9 @@ impl Command {
             Self::Resize(resize) => resize.run(),
             Self::Stats(stats) => stats.run(),
             Self::Balloon(balloon) => balloon.run(),
+            Self::Events(events) => events.run(),
+            Self::Pause(pause) => pause.run(),
+            Self::Resume(resume) => resume.run(),
             Self::Stop(stop) => stop.run(),
             Self::Guest(guest) => guest.run(),
             Self::Image(image) => image.run(),

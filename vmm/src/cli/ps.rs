@@ -104,6 +104,7 @@ pub(super) fn state(state: VmState) -> &'static str {
         VmState::Starting => "starting",
         VmState::Running => "running",
         VmState::Paused => "paused",
+        VmState::Rebooting => "rebooting",
         VmState::Exiting => "exiting",
     }
 }

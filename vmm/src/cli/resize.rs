@@ -47,7 +47,8 @@ pub(super) struct Resize {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=crate::control::api::MAX_WAIT_SECONDS))]
     wait: Option<u64>,
 
-    /// Print one JSON object: outcome, target_bytes, reached_bytes, elapsed_milliseconds, reason, guest_reason
+    /// Print one JSON object: outcome, target_bytes, reached_bytes, elapsed_milliseconds, cause,
+    /// reason, guest_reason
     #[arg(long)]
     json: bool,
 }
@@ -280,6 +281,7 @@ mod tests {
             target_bytes: GIB,
             reached_bytes: 640 * MIB,
             elapsed_milliseconds: 30_049,
+            cause: Some("stalled".into()),
             reason: Some("stalled".into()),
             guest_reason: Some("no-memory".into()),
         };

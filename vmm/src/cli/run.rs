@@ -37,7 +37,7 @@ Examples:
 On a terminal, Ctrl-A x stops the VM and Ctrl-A h shows the other keys.
 
 Exit status:
-  0  the guest shut down, asked for a reboot, or was stopped
+  0  the guest shut down, was stopped, or asked for a reboot with --on-reboot exit
   1  a fault of the host or the VMM
   2  the options break a rule; nothing was started
   3  the guest panicked

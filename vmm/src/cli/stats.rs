@@ -44,6 +44,7 @@ fn in_table(status: &VmStatus) -> String {
         ("process", status.pid.to_string()),
         ("state", state(status.state).to_owned()),
         ("uptime", span(status.uptime_seconds)),
+        ("reboots", status.reboots.to_string()),
         (
             "memory",
             format!(
@@ -325,14 +326,14 @@ mod tests {
         );
     }
 
-    #[test]
-    fn every_field_of_a_status_is_shown() {
-        // Each field gets a value of its own, which then has to be somewhere in the table.
-        let status = VmStatus {
+    /// Each field has a value of its own.
+    fn sample() -> VmStatus {
+        VmStatus {
             name: "vm-of-the-test".into(),
             pid: 1001,
             state: crate::control::report::VmState::Paused,
             uptime_seconds: 2,
+            reboots: 901,
             boot_memory: 3 << 20,
             nodes: nodes(),
             regions: Vec::new(),
@@ -366,12 +367,17 @@ mod tests {
                 held_bytes: 17 << 20,
                 ..BalloonReport::default()
             }),
-        };
-        let table = in_table(&status);
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_status_is_shown() {
+        let table = in_table(&sample());
         let sizes = (3..=17).chain([30]).map(|mib| format!("{mib} MiB"));
         let numbers = (1001..=1015).map(|number| number.to_string());
         let words = [
             "vm-of-the-test",
+            "901",
             "paused",
             "2s",
             "ready",

@@ -7,9 +7,12 @@
 //! | `PUT /ballast/v1/memory` | [`ResizeRequest`] | [`ResizeReport`](super::report::ResizeReport) |
 //! | `POST /ballast/v1/guest` | [`GuestRequest`] | [`GuestAnswer`] |
 //! | `POST /ballast/v1/balloon` | [`BalloonRequest`] | [`BalloonReport`](super::report::BalloonReport) |
+//! | `POST /ballast/v1/pause` | | [`ChangeAnswer`] |
+//! | `POST /ballast/v1/resume` | | [`ChangeAnswer`] |
 //! | `POST /ballast/v1/stop` | | [`StopAnswer`] |
+//! | `GET /ballast/v1/events?after=NUMBER&follow=true` | | [`Event`](crate::journal::Event)s, one a line, until the VM ends |
 //!
-//! Every success is 200 with a JSON object. Every failure, an unknown path too, is 400 with a [`Fault`].
+//! Every success is 200 with a JSON object, or a stream of them. Every failure, an unknown path too, is 400 with a [`Fault`].
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +26,12 @@ pub const MEMORY_PATH: &str = "/ballast/v1/memory";
 pub const GUEST_PATH: &str = "/ballast/v1/guest";
 /// The balloon.
 pub const BALLOON_PATH: &str = "/ballast/v1/balloon";
+/// Holds the guest.
+pub const PAUSE_PATH: &str = "/ballast/v1/pause";
+/// Lets it go on.
+pub const RESUME_PATH: &str = "/ballast/v1/resume";
+/// What happens.
+pub const EVENTS_PATH: &str = "/ballast/v1/events";
 /// The end of the VM.
 pub const STOP_PATH: &str = "/ballast/v1/stop";
 
@@ -80,6 +89,13 @@ pub enum BalloonRequest {
 pub struct GuestAnswer {
     /// What the guest said, as it said it.
     pub answer: String,
+}
+
+/// Answer to `POST /ballast/v1/pause` and `POST /ballast/v1/resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeAnswer {
+    /// Whether anything has changed by the request.
+    pub changed: bool,
 }
 
 /// Answer to `POST /ballast/v1/stop`.

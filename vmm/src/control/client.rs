@@ -15,14 +15,15 @@
 //! ```
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,8 +32,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
-    BALLOON_PATH, BLOCKS_PATH, BalloonRequest, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest,
-    MEMORY_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    BALLOON_PATH, BLOCKS_PATH, BalloonRequest, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH, GUEST_SECONDS,
+    GuestAnswer, GuestRequest, MEMORY_PATH, PAUSE_PATH, RESUME_PATH, ResizeRequest, STOP_PATH, StopAnswer,
+    VM_PATH,
 };
 use super::registry::{Entry, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, BlockReport, ResizeReport, VmStatus};
@@ -42,6 +44,8 @@ use crate::spec::VmName;
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer accepted, in bytes: a report of every block of the largest region, alternating, is shorter.
 const ANSWER_LIMIT: usize = 256 << 20;
+/// The longest line of a stream, in bytes.
+const LINE_LIMIT: usize = 1 << 20;
 
 /// Why a VM did not do what it was asked.
 #[derive(Debug, Error)]
@@ -214,6 +218,49 @@ impl ControlClient {
         self.call(Method::POST, BALLOON_PATH, Some(order), timeout)
     }
 
+    /// Holds the guest; returns whether it ran before.
+    ///
+    /// # Errors
+    /// The VM does not answer.
+    pub fn pause(&self) -> Result<bool, ClientError> {
+        self.call(Method::POST, PAUSE_PATH, None::<()>, ANSWER_TIMEOUT)
+            .map(|ChangeAnswer { changed }| changed)
+    }
+
+    /// Lets a held guest go on; returns whether it was held.
+    ///
+    /// # Errors
+    /// The VM does not answer.
+    pub fn resume(&self) -> Result<bool, ClientError> {
+        self.call(Method::POST, RESUME_PATH, None::<()>, ANSWER_TIMEOUT)
+            .map(|ChangeAnswer { changed }| changed)
+    }
+
+    /// Calls `line` with each event after number `after`, one JSON object each, until it breaks off or there are no more:
+    /// with `follow` that is when the VM ends.
+    ///
+    /// # Errors
+    /// The VM does not answer, or ended without an end of the stream.
+    pub fn events(
+        &self,
+        after: u64,
+        follow: bool,
+        line: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let path = format!("{EVENTS_PATH}?after={after}&follow={follow}");
+        let request = self.request(Method::GET, &path, None::<()>)?;
+        self.runtime.block_on(async {
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.begin(request)).await;
+            let answer = answer.map_err(|_| self.timed_out(ANSWER_TIMEOUT))??;
+            if answer.status() != StatusCode::OK {
+                let status = answer.status();
+                let body = self.collect(answer.into_body()).await?;
+                return Err(self.refusal(status, &body));
+            }
+            self.read_lines(answer.into_body(), line).await
+        })
+    }
+
     /// Ends the VM; returns when it has begun to end.
     ///
     /// # Errors
@@ -231,37 +278,43 @@ impl ControlClient {
         body: Option<impl Serialize>,
         timeout: Duration,
     ) -> Result<T, ClientError> {
+        let request = self.request(method, path, body)?;
+        let answer = self
+            .runtime
+            .block_on(async { tokio::time::timeout(timeout, self.exchange(request)).await });
+        let (status, body) = answer.map_err(|_| self.timed_out(timeout))??;
+        if status == StatusCode::OK {
+            return serde_json::from_slice(&body).map_err(|error| self.protocol(&error.to_string()));
+        }
+        Err(self.refusal(status, &body))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<impl Serialize>,
+    ) -> Result<Request<Full<Bytes>>, ClientError> {
         let body = body.map_or(Ok(Vec::new()), |body| serde_json::to_vec(&body));
         let body = body.map_err(|error| self.protocol(&error.to_string()))?;
-        let request = Request::builder()
+        Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "localhost")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|error| self.protocol(&error.to_string()))?;
-        let answer = self
-            .runtime
-            .block_on(async { tokio::time::timeout(timeout, self.exchange(request)).await });
-        let timed_out = |_| ClientError::TimedOut {
-            name: self.name.to_string(),
-            timeout,
-        };
-        let (status, body) = answer.map_err(timed_out)??;
-        if status == StatusCode::OK {
-            return serde_json::from_slice(&body).map_err(|error| self.protocol(&error.to_string()));
-        }
-        match serde_json::from_slice(&body) {
-            Ok(Fault { fault_message }) => Err(ClientError::Refused {
-                name: self.name.to_string(),
-                message: fault_message,
-            }),
-            Err(_) => Err(self.protocol(&status.to_string())),
-        }
+            .map_err(|error| self.protocol(&error.to_string()))
     }
 
     /// Connects, sends, and reads the whole answer.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+        let answer = self.begin(request).await?;
+        let status = answer.status();
+        Ok((status, self.collect(answer.into_body()).await?))
+    }
+
+    /// Connects, sends, and reads the head of the answer.
+    async fn begin(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| self.socket_error(source))?;
@@ -269,17 +322,62 @@ impl ControlClient {
         let (mut sender, connection) = handshake.map_err(|error| self.broken(&error))?;
         // The connection moves bytes while the answer is awaited; its own error is also the answer's.
         tokio::spawn(connection);
-        let answer = sender
+        sender
             .send_request(request)
             .await
-            .map_err(|error| self.broken(&error))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await;
+            .map_err(|error| self.broken(&error))
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let body = Limited::new(body, ANSWER_LIMIT).collect().await;
         let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
             Ok(error) => self.broken(&error),
             Err(error) => self.protocol(&error.to_string()),
         })?;
-        Ok((status, body.to_bytes()))
+        Ok(body.to_bytes())
+    }
+
+    /// Cuts a stream into its lines.
+    async fn read_lines(
+        &self,
+        mut body: Incoming,
+        mut line: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let mut waiting = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(&error))?;
+            // Trailers say nothing.
+            let Ok(data) = frame.into_data() else { continue };
+            waiting.extend_from_slice(&data);
+            while let Some(end) = waiting.iter().position(|&byte| byte == b'\n') {
+                let whole: Vec<u8> = waiting.drain(..=end).collect();
+                if line(String::from_utf8_lossy(&whole[..end]).as_ref()).is_break() {
+                    return Ok(());
+                }
+            }
+            if waiting.len() > LINE_LIMIT {
+                return Err(self.protocol(&format!("an event of more than {LINE_LIMIT} bytes")));
+            }
+        }
+        Ok(())
+    }
+
+    fn timed_out(&self, timeout: Duration) -> ClientError {
+        ClientError::TimedOut {
+            name: self.name.to_string(),
+            timeout,
+        }
+    }
+
+    /// What an answer means that is no success.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(Fault { fault_message }) => ClientError::Refused {
+                name: self.name.to_string(),
+                message: fault_message,
+            },
+            Err(_) => self.protocol(&status.to_string()),
+        }
     }
 
     /// No connection: nobody listens at the socket any more, or something is wrong with it.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::api::BalloonRequest;
 use crate::control::report::{BalloonReport, VmStatus};
+use crate::journal::Events;
 use crate::machine::{BalloonError, GuestCommandError, ResizeError, ResizeOutcome, ResizePlace, VmHandle};
 
 /// A running machine as seen from the control socket. The methods are those of [`VmHandle`] and mean what they mean there.
@@ -37,6 +38,15 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// There is no balloon, or the guest cannot do it or did not answer.
     fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError>;
 
+    /// Holds the guest. Returns whether it ran before.
+    fn pause(&self) -> bool;
+
+    /// Lets a held guest go on. Returns whether it was held.
+    fn resume(&self) -> bool;
+
+    /// What happens to the VM.
+    fn events(&self) -> Events;
+
     /// Ends the VM.
     fn stop(&self);
 }
@@ -64,6 +74,18 @@ impl MachineHandle for VmHandle {
 
     fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError> {
         Self::balloon(self, order)
+    }
+
+    fn pause(&self) -> bool {
+        Self::pause(self)
+    }
+
+    fn resume(&self) -> bool {
+        Self::resume(self)
+    }
+
+    fn events(&self) -> Events {
+        Self::events(self)
     }
 
     fn stop(&self) {

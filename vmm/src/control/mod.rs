@@ -8,6 +8,7 @@ pub mod registry;
 pub mod report;
 mod routes;
 pub mod server;
+mod stream;
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ pub struct VmStatus {
     pub state: VmState,
     /// Seconds since it was built.
     pub uptime_seconds: u64,
+    /// How often the guest has rebooted since.
+    #[serde(default)]
+    pub reboots: u64,
     /// Memory it booted with.
     pub boot_memory: u64,
     /// Its NUMA nodes, by number; empty if the guest was told of none.
@@ -236,6 +239,8 @@ pub enum VmState {
     Running,
     /// Its vCPUs are held.
     Paused,
+    /// The guest has reset its machine, which is being booted again.
+    Rebooting,
     /// It is ending.
     Exiting,
 }
@@ -271,6 +276,10 @@ pub struct ResizeReport {
     pub reached_bytes: u64,
     /// Milliseconds from the request to this report.
     pub elapsed_milliseconds: u64,
+    /// Why the guest is not there yet, in one word for programs: `driver-absent`, `balloon-driver-absent`, `no-request`, `refused`, `stalled`,
+    /// `time-up`, `held` or `ended`; absent when `reason` is.
+    #[serde(default)]
+    pub cause: Option<String>,
     /// Why the guest is not there yet, in words; absent when it is, and when nobody waited.
     pub reason: Option<String>,
     /// What the guest itself gives as its reason, in its own words.

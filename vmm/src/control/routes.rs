@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -17,16 +18,20 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::api::{
-    BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, Fault, GUEST_PATH, GUEST_SECONDS, GuestAnswer,
-    GuestRequest, MAX_WAIT_SECONDS, MEMORY_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH,
+    GUEST_SECONDS, GuestAnswer, GuestRequest, MAX_WAIT_SECONDS, MEMORY_PATH, PAUSE_PATH, RESUME_PATH,
+    ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::handle::MachineHandle;
 use super::report::{BalloonReport, BlockReport, ResizeReport, ResizeState, VmStatus};
+use super::stream::{self, Wish};
 use crate::machine::{IncompleteReason, ResizeOutcome, ResizePlace};
 use crate::spec::MAX_STATS_SECONDS;
 
 /// How many requests may wait for the guest at the same time.
 pub(super) const MAX_WAITERS: usize = 16;
+/// How many may read the stream of events at the same time.
+pub(super) const MAX_READERS: usize = 16;
 /// How long a waiter may take to notice that its client is gone.
 const TURN: Duration = Duration::from_millis(250);
 /// How long the guest may take to say why it stalls: it may be too busy to say anything.
@@ -37,6 +42,7 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(2);
 struct Shared {
     machine: Arc<dyn MachineHandle>,
     waiters: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
 }
 
 /// Why a request failed, in one line.
@@ -53,6 +59,9 @@ pub(super) fn router(machine: Arc<dyn MachineHandle>) -> Router {
         .route(MEMORY_PATH, put(resize))
         .route(GUEST_PATH, post(guest))
         .route(BALLOON_PATH, post(balloon))
+        .route(EVENTS_PATH, get(events))
+        .route(PAUSE_PATH, post(pause))
+        .route(RESUME_PATH, post(resume))
         .route(STOP_PATH, post(stop))
         .fallback(|uri: Uri| async move { Refusal(format!("{uri}: no such path")) })
         .method_not_allowed_fallback(
@@ -62,6 +71,7 @@ pub(super) fn router(machine: Arc<dyn MachineHandle>) -> Router {
         .with_state(Shared {
             machine,
             waiters: Arc::new(Semaphore::new(MAX_WAITERS)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
         })
 }
 
@@ -141,6 +151,25 @@ async fn stop(State(shared): State<Shared>) -> Answer<StopAnswer> {
     shared.call(stop).await.map(Json)
 }
 
+async fn pause(State(shared): State<Shared>) -> Answer<ChangeAnswer> {
+    let changed = shared.call(|machine| Ok(machine.pause())).await?;
+    Ok(Json(ChangeAnswer { changed }))
+}
+
+async fn resume(State(shared): State<Shared>) -> Answer<ChangeAnswer> {
+    let changed = shared.call(|machine| Ok(machine.resume())).await?;
+    Ok(Json(ChangeAnswer { changed }))
+}
+
+async fn events(State(shared): State<Shared>, uri: Uri) -> Result<Response, Refusal> {
+    let wish = Wish::parse(uri.query()).map_err(Refusal)?;
+    let permit = Arc::clone(&shared.readers)
+        .try_acquire_owned()
+        .map_err(|_| Refusal(format!("{MAX_READERS} readers of events are there already")))?;
+    let lines = stream::body(shared.machine.events(), wish, permit);
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
 /// Waits in turns until the guest has the size, the time is up, or the client is gone, and reports.
 fn wait_for_size(
     machine: &dyn MachineHandle,
@@ -174,6 +203,7 @@ fn wait_for_size(
         if over || Instant::now() >= deadline {
             let mut report = report(target, reached_bytes, ResizeState::Incomplete, asked);
             report.reason = Some(reason.to_string());
+            report.cause = Some(reason.code().to_owned());
             let ask = !over && reason != IncompleteReason::DriverNotReady;
             report.guest_reason = guest_reason.or_else(|| ask.then(|| stall_reason(machine)).flatten());
             return Ok(report);
@@ -200,6 +230,7 @@ fn report(target_bytes: u64, reached_bytes: u64, outcome: ResizeState, asked: In
         target_bytes,
         reached_bytes,
         elapsed_milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        cause: None,
         reason: None,
         guest_reason: None,
     }

@@ -1,6 +1,7 @@
 //! Server and client together, through a real socket, with a machine that only pretends.
 
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -11,8 +12,9 @@ use super::client::{ClientError, ControlClient};
 use super::handle::MachineHandle;
 use super::registry::{Registration, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, ResizeState, VmState, VmStatus};
-use super::routes::MAX_WAITERS;
+use super::routes::{MAX_READERS, MAX_WAITERS};
 use super::server::{ApiServer, RunningServer};
+use crate::journal::{EventKind, Events};
 use crate::machine::{
     BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome, ResizePlace,
 };
@@ -22,9 +24,9 @@ const BOOT: u64 = 512 * MIB;
 const REGION: u64 = GIB;
 
 /// A machine whose guest does what the test says.
-#[derive(Default)]
 struct FakeMachine {
     state: Mutex<FakeState>,
+    events: Events,
     changed: Condvar,
     stopped: AtomicBool,
     waiting: AtomicUsize,
@@ -34,7 +36,20 @@ struct FakeMachine {
 struct FakeState {
     requested: u64,
     plugged: u64,
+    held: bool,
     vmstat: Option<String>,
+}
+
+impl Default for FakeMachine {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            events: Events::new(Instant::now()),
+            changed: Condvar::default(),
+            stopped: AtomicBool::default(),
+            waiting: AtomicUsize::default(),
+        }
+    }
 }
 
 impl FakeMachine {
@@ -143,6 +158,18 @@ impl MachineHandle for FakeMachine {
             }),
             _ => Err(BalloonError::NoBalloon),
         }
+    }
+
+    fn pause(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().expect("no panic").held, true)
+    }
+
+    fn resume(&self) -> bool {
+        std::mem::take(&mut self.state.lock().expect("no panic").held)
+    }
+
+    fn events(&self) -> Events {
+        self.events.clone()
     }
 
     fn stop(&self) {
@@ -512,5 +539,100 @@ fn unknown_vms_are_told_from_others() {
     assert!(
         matches!(error, ClientError::Registry(RegistryError::Unknown { .. })),
         "{error}"
+    );
+}
+
+#[test]
+fn a_guest_is_held_and_let_go_once() {
+    let fixture = Fixture::new();
+    let client = fixture.client();
+    assert!(client.pause().expect("answered"));
+    assert!(!client.pause().expect("answered"));
+    assert!(client.resume().expect("answered"));
+    assert!(!client.resume().expect("answered"));
+}
+
+/// The sequence numbers on lines of events.
+fn numbers(lines: &[String]) -> Vec<u64> {
+    let number = |line: &String| {
+        let event: crate::journal::Event = serde_json::from_str(line).expect("an event");
+        event.sequence
+    };
+    lines.iter().map(number).collect()
+}
+
+#[test]
+fn a_reader_gets_what_has_happened_and_then_what_happens() {
+    let fixture = Fixture::new();
+    let emit = |count| {
+        for _ in 0..count {
+            fixture
+                .machine
+                .events
+                .emit(EventKind::Reboot { cause: "x".into() });
+        }
+    };
+    emit(3);
+    let mut lines: Vec<String> = Vec::new();
+    let read = fixture.client().events(1, false, |line| {
+        lines.push(line.to_owned());
+        ControlFlow::Continue(())
+    });
+    read.expect("a stream that ends by itself");
+    assert_eq!(numbers(&lines), [2, 3]);
+
+    let mut seen = 0;
+    let mut lines: Vec<String> = Vec::new();
+    let read = fixture.client().events(0, true, |line| {
+        lines.push(line.to_owned());
+        seen += 1;
+        match seen {
+            3 => emit(2),
+            5 => fixture.machine.events.end(),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    read.expect("the stream ends with the VM");
+    assert_eq!(numbers(&lines), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn readers_are_bounded_and_one_that_leaves_makes_room() {
+    let fixture = Fixture::new();
+    fixture
+        .machine
+        .events
+        .emit(EventKind::Reboot { cause: "x".into() });
+    let line = "GET /ballast/v1/events HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut readers: Vec<UnixStream> = Vec::new();
+    for _ in 0..MAX_READERS {
+        let mut reader = UnixStream::connect(fixture.registration.socket()).expect("listening");
+        reader.write_all(line.as_bytes()).expect("sent");
+        let mut head = [0; 15];
+        reader.read_exact(&mut head).expect("an answer");
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        readers.push(reader);
+    }
+    let none = |_: &str| ControlFlow::Break(());
+    let message = refused(fixture.client().events(0, true, none));
+    assert!(message.contains("16 readers of events"), "{message}");
+    readers.pop();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fixture.client().events(0, true, none).is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "a reader that has left keeps its place"
+        );
+    }
+}
+
+#[test]
+fn a_query_that_is_none_is_refused() {
+    let fixture = Fixture::new();
+    let answer = fixture.request("GET /ballast/v1/events?since=3", "");
+    assert!(
+        answer.contains("400 Bad Request") && answer.contains("after=NUMBER"),
+        "{answer}"
     );
 }

@@ -200,6 +200,12 @@ impl ActiveVcpu {
         })
     }
 
+    /// Tells the guest that it was held for a while, so that its watchdogs do not take the time for a CPU that is stuck
+    /// (`PVCLOCK_GUEST_STOPPED`). A guest that does not use KVM's clock has nobody to tell.
+    pub fn announce_hold(&mut self) {
+        let _ = self.vcpu.fd().kvmclock_ctrl();
+    }
+
     /// Where the guest is, for reports; 0 if KVM will not say.
     #[must_use]
     pub fn rip(&mut self) -> u64 {

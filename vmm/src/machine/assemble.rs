@@ -1,7 +1,8 @@
-//! Making a machine: from a specification to vCPUs that wait to run.
+//! Making a machine: from a specification to vCPUs that wait to run for the first time.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -9,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::bus::Bus;
 use super::channel::Channel;
 use super::devices::{DeviceList, Parts};
+use super::firmware::{Firmware, PayloadFiles};
 use super::layout::{RamRange, ram_ranges, region_starts};
 use super::lifecycle::Lifecycle;
 use super::progress::ResizeProgress;
@@ -16,16 +18,17 @@ use super::serial::SerialPort;
 use super::shared::Shared;
 use super::violation::ViolationWatch;
 use super::{Vm, VmError, VmHandle};
-use crate::boot::acpi::{Affinity, Platform};
-use crate::boot::{self, CommandLine, InitrdFile, KernelImage};
-use crate::hv::{Hypervisor, Vcpu, kick_signal};
+use crate::boot::acpi::Affinity;
+use crate::hv::{Hypervisor, kick_signal};
+use crate::journal::Events;
 use crate::memory::{GuestRam, MemoryError, RegionLayout, RegionPlan};
-use crate::spec::{HotplugSpec, Payload, SerialMode, VmSpec};
+use crate::spec::{HotplugSpec, SerialMode, VmSpec};
 use crate::terminal::{Output, Sink};
 
 /// Makes the machine that `spec` describes.
 pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     let built = Instant::now();
+    let events = Events::new(built);
     let hypervisor = Hypervisor::open()?;
     let kick = kick_signal()?;
     let files = PayloadFiles::open(&spec.payload)?;
@@ -34,106 +37,43 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     check_address_bits(spec, &regions, &cpuid)?;
     let ranges = ram_ranges(spec.memory).ok_or_else(|| no_address_space(spec))?;
     let ram = Arc::new(GuestRam::new(&ranges, spec.backing, &regions)?);
-    let mut partition = hypervisor.create_partition()?;
-    partition.set_memory(&ram)?;
-
     let sink = open_sink(&spec.serial)?;
     let output = Output::start(sink).map_err(VmError::host("start the serial output"))?;
     let com1 = Arc::new(SerialPort::new(output.writer()).map_err(VmError::host("create event descriptors"))?);
-    com1.connect(&partition)?;
-    let devices = DeviceList::new(Parts { spec, ram: &ram })?;
-    devices.connect(&partition)?;
-    let virtio_devices = devices.count();
-
-    let near = region_nodes(spec, &regions);
-    let rsdp = Platform {
-        cpus: spec.cpus.get(),
-        virtio_devices,
-        affinity: affinity(spec, &near),
-    }
-    .write_tables(ram.boot_view())?;
-    let cmdline = command_line(&spec.payload, virtio_devices)?;
-    let boot_state = files.with(cmdline).load(ram.boot_view(), spec.memory, rsdp)?;
-    boot::built_in::release();
-    let mut vcpus = Vec::new();
-    for id in 0..spec.cpus.get() {
-        let vcpu: Vcpu = partition.create_vcpu(id)?;
-        vcpu.set_features(&cpuid, spec.cpus.get(), hypervisor.has_tsc_deadline_timer())?;
-        vcpus.push(vcpu);
-    }
-    if let Some(boot_cpu) = vcpus.first() {
-        boot_cpu.set_boot_state(boot_state)?;
-    }
-
+    let devices = DeviceList::new(Parts {
+        spec,
+        ram: &ram,
+        events: &events,
+    })?;
+    let payload = files.with_command_line(&spec.payload, devices.count())?;
     let windows = devices.iter().map(|device| device.shell() as _).collect();
     let ended = EventFd::new(libc::EFD_NONBLOCK).map_err(VmError::host("create event descriptors"))?;
     let wake = ended
         .try_clone()
         .map_err(VmError::host("create event descriptors"))?;
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         spec: spec.clone(),
         built,
-        partition,
-        lifecycle: Lifecycle::new(wake),
+        lifecycle: Lifecycle::new(wake, events.clone()),
         ended,
         bus: Bus::new(windows, Arc::clone(&com1)),
         violations: ViolationWatch::new(Arc::clone(&ram), spec.on_violation),
         ram,
         devices,
-        progress: ResizeProgress::new(),
         sizing: std::sync::Mutex::default(),
+        progress: ResizeProgress::new().map_err(VmError::host("create a timer"))?,
+        events,
         channel: Channel::new(),
-    };
+        boots: AtomicU64::new(1),
+    });
+    let mut firmware = Firmware::new(hypervisor, cpuid, payload, region_nodes(spec, &regions));
+    let boot = firmware.power_on(&shared)?;
     Ok(Vm {
-        handle: VmHandle {
-            shared: Arc::new(shared),
-        },
-        vcpus,
+        handle: VmHandle { shared },
+        firmware,
+        boot,
         kick,
-        com1,
         output,
-    })
-}
-
-/// The payload's files, opened, so that what is wrong with them is said before memory is mapped.
-struct PayloadFiles {
-    kernel: KernelImage,
-    initrd: Option<InitrdFile>,
-}
-
-impl PayloadFiles {
-    fn open(payload: &Payload) -> Result<Self, VmError> {
-        Ok(match payload {
-            Payload::BuiltIn { .. } => Self {
-                kernel: KernelImage::embedded("built-in guest", boot::built_in::image())?,
-                initrd: None,
-            },
-            Payload::Kernel { kernel, initrd, .. } => {
-                let initrd = initrd.as_deref().map(InitrdFile::open).transpose()?;
-                Self {
-                    kernel: KernelImage::open(kernel)?,
-                    initrd,
-                }
-            }
-        })
-    }
-
-    fn with(self, cmdline: CommandLine) -> boot::Payload {
-        boot::Payload {
-            kernel: self.kernel,
-            initrd: self.initrd,
-            cmdline,
-        }
-    }
-}
-
-/// The command line for a machine with so many virtio devices.
-fn command_line(payload: &Payload, virtio_devices: u32) -> Result<CommandLine, VmError> {
-    Ok(match payload {
-        Payload::BuiltIn { cmdline, programs } => {
-            CommandLine::for_built_in(cmdline, virtio_devices, programs)?
-        }
-        Payload::Kernel { cmdline, .. } => CommandLine::for_kernel(cmdline)?,
     })
 }
 
@@ -169,7 +109,7 @@ fn region_nodes(spec: &VmSpec, regions: &[RegionPlan]) -> Vec<(RamRange, u8)> {
 }
 
 /// What the guest is told of nodes: nothing unless the user named some.
-fn affinity<'a>(spec: &'a VmSpec, regions: &'a [(RamRange, u8)]) -> Option<Affinity<'a>> {
+pub(super) fn affinity<'a>(spec: &'a VmSpec, regions: &'a [(RamRange, u8)]) -> Option<Affinity<'a>> {
     (!spec.nodes.is_empty()).then_some(Affinity {
         nodes: &spec.nodes,
         regions,

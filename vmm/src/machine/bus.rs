@@ -31,16 +31,38 @@ pub(super) enum MachineRequest {
     /// Soft off.
     PowerOff,
     /// Reset.
-    Reset,
+    Reset(ResetCause),
     /// The guest has panicked.
     Panicked,
+}
+
+/// By what a guest resets its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ResetCause {
+    /// The keyboard controller's reset line.
+    Keyboard,
+    /// Port 0xCF9, which is also ACPI's reset register.
+    ResetRegister,
+    /// A dead end of a CPU.
+    TripleFault,
+}
+
+impl ResetCause {
+    /// In one word, for reports.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Keyboard => "i8042",
+            Self::ResetRegister => "reset-register",
+            Self::TripleFault => "triple-fault",
+        }
+    }
 }
 
 impl From<PowerRequest> for MachineRequest {
     fn from(request: PowerRequest) -> Self {
         match request {
             PowerRequest::PowerOff => Self::PowerOff,
-            PowerRequest::Reset => Self::Reset,
+            PowerRequest::Reset => Self::Reset(ResetCause::ResetRegister),
         }
     }
 }
@@ -64,6 +86,18 @@ impl Bus {
             keyboard: Mutex::new(I8042Device::new(ResetLine)),
             reset: Mutex::new(ResetControl::default()),
         }
+    }
+
+    /// The serial port.
+    pub(super) fn com1(&self) -> &Arc<SerialPort> {
+        &self.com1
+    }
+
+    /// Back to what the ports are at power-on. No vCPU may run meanwhile.
+    pub(super) fn reset(&self) {
+        self.com1.reset();
+        *self.keyboard.lock().unwrap_or_else(PoisonError::into_inner) = I8042Device::new(ResetLine);
+        *self.reset.lock().unwrap_or_else(PoisonError::into_inner) = ResetControl::default();
     }
 
     /// The guest reads at an address without memory.
@@ -155,7 +189,7 @@ impl Trigger for ResetLine {
     type E = MachineRequest;
 
     fn trigger(&self) -> Result<(), MachineRequest> {
-        Err(MachineRequest::Reset)
+        Err(MachineRequest::Reset(ResetCause::Keyboard))
     }
 }
 
@@ -211,10 +245,11 @@ mod tests {
     #[test]
     fn every_way_to_turn_the_machine_off_or_over_is_heard() {
         let (bus, _) = bus();
+        let reset = |cause| Some(MachineRequest::Reset(cause));
         assert_eq!(bus.write_port(0x600, &[0x34]), Some(MachineRequest::PowerOff));
         assert_eq!(bus.write_port(0x600, &[0x14]), None);
-        assert_eq!(bus.write_port(0xCF9, &[0x06]), Some(MachineRequest::Reset));
-        assert_eq!(bus.write_port(0x64, &[0xFE]), Some(MachineRequest::Reset));
+        assert_eq!(bus.write_port(0xCF9, &[0x06]), reset(ResetCause::ResetRegister));
+        assert_eq!(bus.write_port(0x64, &[0xFE]), reset(ResetCause::Keyboard));
         assert_eq!(bus.write_port(0x64, &[0xFF]), None);
         assert_eq!(bus.write_port(0x60, &[0xFE]), None);
         assert_eq!(bus.write_port(0x505, &[1]), Some(MachineRequest::Panicked));
@@ -229,5 +264,20 @@ mod tests {
         assert_eq!(bytes, [0xFF; 4]);
         bus.read_port(0x505, &mut bytes[..1]);
         assert_eq!(bytes[0], 3);
+    }
+
+    #[test]
+    fn a_reset_forgets_what_was_written_to_ports() {
+        let (bus, _) = bus();
+        // The first write chooses the kind of reset, the second one would be the edge.
+        assert_eq!(bus.write_port(0xCF9, &[0x02]), None);
+        // Interrupts of the transmitter.
+        assert_eq!(bus.write_port(0x3F9, &[0x02]), None);
+        bus.reset();
+        let mut byte = [0xFF];
+        for port in [0xCF9, 0x3F9] {
+            bus.read_port(port, &mut byte);
+            assert_eq!(byte, [0], "port {port:#x}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! How a VM ends, and what can go wrong with it: the guest's doing ([`VmExit`]) and the host's ([`VmError`]) are
 //! different types and never become each other.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ use crate::memory::MemoryError;
 pub enum VmExit {
     /// The guest powered off (ACPI S5).
     Shutdown,
-    /// The guest asked for a reboot (i8042, or the ACPI reset register).
+    /// The guest asked for a reboot (i8042, or the ACPI reset register), and is not to have it.
     Reboot,
     /// [`super::VmHandle::stop`], the terminal's escape key, or a signal ended it.
     Stopped,
@@ -35,6 +36,23 @@ pub enum VmExit {
         /// Index of the unplugged block.
         block: u64,
     },
+}
+
+impl fmt::Display for VmExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shutdown => f.write_str("the guest powered off"),
+            Self::Reboot => f.write_str("the guest asked for a reboot"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Panicked { message } => write!(f, "the guest panicked: {message}"),
+            Self::Violation { gpa, block } => {
+                write!(
+                    f,
+                    "violation: guest access to unplugged block {block} at gpa {gpa:#x}"
+                )
+            }
+        }
+    }
 }
 
 /// A fault of the host, of the payload, or of the VMM: the VM cannot be built or cannot go on.
@@ -152,6 +170,9 @@ pub enum GuestCommandError {
         /// How long the machine waited.
         seconds: u64,
     },
+    /// The guest rebooted and has forgotten what it was asked.
+    #[error("the guest rebooted before it answered")]
+    Rebooted,
     /// The guest answered `err`.
     #[error("the guest refused: {0}")]
     Refused(String),

@@ -1,8 +1,9 @@
-//! The life of a VM: starting, running, held, ending. The first reason to end wins; everybody else learns of it here.
+//! The life of a VM: starting, running, held, rebooting, ending. The first reason to end wins; everybody else learns of it
+//! here.
 //!
 //! vCPU threads pass [`Lifecycle::gate`] before every entry into the guest, which costs them one atomic load while
 //! nothing is the matter. The thread in `Vm::run` waits in [`Lifecycle::next_turn`] and kicks the vCPUs towards the
-//! gate when something is.
+//! gate when something is. For a reboot all vCPU threads leave, and new ones come with the next boot.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,11 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{VmError, VmExit};
+use crate::cli::chain;
 use crate::control::report::VmState;
+use crate::journal::{EventKind, Events};
 
-/// What a VM is doing, and how it ended. Lock order: nothing else is locked while the state is.
+/// What a VM is doing, and how it ended. Lock order: nothing but the events is locked while the state is.
 #[derive(Debug)]
 pub(super) struct Lifecycle {
     state: Mutex<State>,
@@ -22,12 +25,17 @@ pub(super) struct Lifecycle {
     attention: AtomicBool,
     /// Written when the VM ends: wakes the event loop.
     ended: EventFd,
+    /// Told of every change.
+    events: Events,
 }
 
 #[derive(Debug)]
 struct State {
-    phase: VmState,
+    stage: Stage,
     end: Option<Result<VmExit, VmError>>,
+    /// All vCPUs stay at the gate until somebody lets them go.
+    held: bool,
+    reboot: Reboot,
     /// Somebody must kick the vCPUs towards the gate.
     kick: bool,
     /// vCPU threads that have started and not left.
@@ -36,6 +44,48 @@ struct State {
     at_gate: usize,
     /// One vCPU has the machine for itself.
     alone: bool,
+    /// How often the guest has been held.
+    holds: u64,
+}
+
+/// From the first boot to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Running,
+    Exiting,
+}
+
+/// How far a reboot has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reboot {
+    No,
+    /// Asked for; the thread that runs the VM has not heard of it.
+    Wanted,
+    /// The vCPU threads leave; then the machine is reset and booted.
+    UnderWay,
+}
+
+impl State {
+    fn phase(&self) -> VmState {
+        match (self.stage, self.reboot, self.held) {
+            (Stage::Exiting, ..) => VmState::Exiting,
+            (_, Reboot::UnderWay, _) | (_, Reboot::Wanted, false) => VmState::Rebooting,
+            (_, _, true) => VmState::Paused,
+            (Stage::Starting, ..) => VmState::Starting,
+            (Stage::Running, ..) => VmState::Running,
+        }
+    }
+
+    /// Whether vCPU threads must go for good.
+    fn is_over(&self) -> bool {
+        self.stage == Stage::Exiting || self.reboot == Reboot::UnderWay
+    }
+
+    /// Whether vCPUs have anything to look at in the gate.
+    fn needs_attention(&self) -> bool {
+        self.is_over() || self.held || self.alone || self.reboot == Reboot::Wanted
+    }
 }
 
 /// While this lives, its vCPU thread is the only one that may enter the guest.
@@ -50,7 +100,9 @@ const ALONE_AT_MOST: Duration = Duration::from_millis(100);
 pub(super) enum Gate {
     /// It may.
     Enter,
-    /// The VM ends: its thread must return.
+    /// It may again, after the guest was held for a while.
+    EnterAfterHold,
+    /// The VM ends or reboots: its thread must return.
     Leave,
 }
 
@@ -59,56 +111,86 @@ pub(super) enum Gate {
 pub(super) enum Turn {
     /// Get the vCPUs out of the guest: they are to be held.
     Hold,
+    /// Get rid of the vCPUs, reset the machine, and boot it again.
+    Reboot,
     /// Take the VM down.
     TakeDown,
 }
 
 impl Lifecycle {
     /// A VM that is starting. `ended` is signalled once, when it ends.
-    pub(super) fn new(ended: EventFd) -> Self {
+    pub(super) fn new(ended: EventFd, events: Events) -> Self {
         let state = State {
-            phase: VmState::Starting,
+            stage: Stage::Starting,
             end: None,
+            held: false,
+            reboot: Reboot::No,
             kick: false,
             vcpus: 0,
             at_gate: 0,
             alone: false,
+            holds: 0,
         };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
             attention: AtomicBool::new(false),
             ended,
+            events,
         }
     }
 
     /// What the VM is doing.
     pub(super) fn phase(&self) -> VmState {
-        self.lock().phase
+        self.lock().phase()
     }
 
     /// Whether it has ended or is ending.
     pub(super) fn is_ending(&self) -> bool {
-        self.phase() == VmState::Exiting
+        self.lock().stage == Stage::Exiting
     }
 
-    /// The vCPUs begin to run.
+    /// The vCPUs begin to run, for the first time or after a reboot.
     pub(super) fn start(&self) {
-        let mut state = self.lock();
-        if state.phase == VmState::Starting {
-            state.phase = VmState::Running;
-        }
+        self.change(|state| {
+            state.stage = Stage::Running;
+            state.reboot = Reboot::No;
+        });
     }
 
-    /// Holds all vCPUs at the gate.
-    pub(super) fn pause(&self) {
-        self.change(|state| state.phase = VmState::Paused);
+    /// Holds all vCPUs at the gate. Returns whether that is new.
+    pub(super) fn pause(&self) -> bool {
+        self.change(|state| {
+            let is_new = !state.held;
+            state.held = true;
+            state.holds += u64::from(is_new);
+            is_new
+        })
+        .unwrap_or(false)
+    }
+
+    /// Lets held vCPUs go. Returns whether they were held.
+    pub(super) fn resume(&self) -> bool {
+        self.change(|state| std::mem::take(&mut state.held))
+            .unwrap_or(false)
+    }
+
+    /// Reboots the guest, unless the VM ends; a guest that is held reboots when it is let go. Returns whether that is new.
+    pub(super) fn reboot(&self) -> bool {
+        self.change(|state| {
+            let is_new = state.reboot == Reboot::No;
+            if is_new {
+                state.reboot = Reboot::Wanted;
+            }
+            is_new
+        })
+        .unwrap_or(false)
     }
 
     /// Ends the VM; the first reason given is the one that counts.
     pub(super) fn end(&self, reason: Result<VmExit, VmError>) {
         self.change(|state| {
-            state.phase = VmState::Exiting;
+            state.stage = Stage::Exiting;
             state.end = Some(reason);
         });
         // A full counter is a signalled one.
@@ -127,25 +209,37 @@ impl Lifecycle {
         }
         let mut state = self.lock();
         state.at_gate += 1;
+        let holds_before = state.holds - u64::from(state.held);
         self.changed.notify_all();
-        while state.phase == VmState::Paused || (state.alone && state.phase != VmState::Exiting) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while !state.is_over() && state.needs_attention() {
+            state = self.wait(state);
         }
         state.at_gate -= 1;
-        if state.phase == VmState::Exiting {
+        if state.is_over() {
             state.vcpus -= 1;
             self.changed.notify_all();
             Gate::Leave
+        } else if state.holds > holds_before {
+            Gate::EnterAfterHold
         } else {
             Gate::Enter
         }
     }
 
+    /// Waits until all vCPU threads have left for a reboot. `false` if the VM ends first.
+    pub(super) fn wait_until_left(&self) -> bool {
+        let mut state = self.lock();
+        while state.vcpus > 0 && state.stage != Stage::Exiting {
+            state = self.wait(state);
+        }
+        state.stage != Stage::Exiting
+    }
+
     /// For a vCPU thread: waits until all others are at the gate, and keeps them there. `None` if another one was
-    /// faster, or the VM is held or ends: then it belongs at the gate itself.
+    /// faster, or the VM is held, reboots or ends: then it belongs at the gate itself.
     pub(super) fn alone(&self) -> Option<Alone<'_>> {
         let mut state = self.lock();
-        if state.alone || state.phase != VmState::Running {
+        if state.alone || state.phase() != VmState::Running {
             return None;
         }
         state.alone = true;
@@ -154,10 +248,10 @@ impl Lifecycle {
         self.changed.notify_all();
         // From here on, dropping it lets the others go.
         let alone = Alone(self);
-        while state.at_gate + 1 < state.vcpus && state.phase == VmState::Running {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.at_gate + 1 < state.vcpus && state.phase() == VmState::Running {
+            state = self.wait(state);
         }
-        let running = state.phase == VmState::Running;
+        let running = state.phase() == VmState::Running;
         drop(state);
         running.then_some(alone)
     }
@@ -166,11 +260,16 @@ impl Lifecycle {
     pub(super) fn next_turn(&self) -> Turn {
         let mut state = self.lock();
         loop {
-            if state.phase == VmState::Exiting {
+            if state.stage == Stage::Exiting {
                 return Turn::TakeDown;
             }
             if std::mem::take(&mut state.kick) {
                 return Turn::Hold;
+            }
+            if state.reboot == Reboot::Wanted && !state.held {
+                state.reboot = Reboot::UnderWay;
+                self.changed.notify_all();
+                return Turn::Reboot;
             }
             state = if state.alone {
                 let (state, wait) = self
@@ -182,7 +281,7 @@ impl Lifecycle {
                 }
                 state
             } else {
-                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+                self.wait(state)
             };
         }
     }
@@ -193,14 +292,32 @@ impl Lifecycle {
         self.lock().end.take().unwrap_or(Ok(VmExit::Stopped))
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    /// Changes the state of a VM that does not end; `None` of one that does.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut state = self.lock();
-        if state.phase != VmState::Exiting {
-            change(&mut state);
-            state.kick = true;
-            self.attention.store(true, Ordering::Release);
-            self.changed.notify_all();
+        if state.stage == Stage::Exiting {
+            return None;
         }
+        let before = state.phase();
+        let result = change(&mut state);
+        if state.phase() != before {
+            self.events.emit(EventKind::State {
+                state: state.phase(),
+                reason: state.end.as_ref().map(|end| match end {
+                    Ok(exit) => exit.to_string(),
+                    Err(error) => chain(error),
+                }),
+            });
+        }
+        let attention = state.needs_attention();
+        state.kick = attention;
+        self.attention.store(attention, Ordering::Release);
+        self.changed.notify_all();
+        Some(result)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -212,9 +329,7 @@ impl Drop for Alone<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.alone = false;
-        self.0
-            .attention
-            .store(state.phase != VmState::Running, Ordering::Release);
+        self.0.attention.store(state.needs_attention(), Ordering::Release);
         self.0.changed.notify_all();
     }
 }
@@ -225,7 +340,10 @@ mod tests {
     use std::sync::Arc;
 
     fn lifecycle() -> Lifecycle {
-        let lifecycle = Lifecycle::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let lifecycle = Lifecycle::new(
+            EventFd::new(libc::EFD_NONBLOCK).unwrap(),
+            Events::new(std::time::Instant::now()),
+        );
         lifecycle.start();
         lifecycle
     }
@@ -298,5 +416,104 @@ mod tests {
         assert_eq!(lifecycle.next_turn(), Turn::Hold);
         lifecycle.end(Ok(VmExit::Stopped));
         assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn a_held_vcpu_goes_on_when_it_is_let_go_and_knows_that_time_has_passed() {
+        let lifecycle = Arc::new(lifecycle());
+        lifecycle.vcpu_arrives();
+        assert!(lifecycle.pause());
+        assert!(!lifecycle.pause(), "it is held already");
+        assert_eq!(lifecycle.phase(), VmState::Paused);
+        let theirs = Arc::clone(&lifecycle);
+        let vcpu = std::thread::spawn(move || theirs.gate());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!vcpu.is_finished());
+        assert!(lifecycle.resume());
+        assert_eq!(vcpu.join().unwrap(), Gate::EnterAfterHold);
+        assert_eq!(lifecycle.phase(), VmState::Running);
+        assert!(!lifecycle.resume(), "it runs");
+        assert_eq!(lifecycle.gate(), Gate::Enter);
+    }
+
+    #[test]
+    fn all_vcpus_leave_for_a_reboot_and_new_ones_run_after_it() {
+        let lifecycle = Arc::new(lifecycle());
+        for _ in 0..2 {
+            lifecycle.vcpu_arrives();
+        }
+        assert!(lifecycle.reboot());
+        assert!(!lifecycle.reboot(), "one reboot at a time");
+        let vcpus = [(); 2].map(|()| {
+            let theirs = Arc::clone(&lifecycle);
+            std::thread::spawn(move || theirs.gate())
+        });
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        assert_eq!(lifecycle.next_turn(), Turn::Reboot);
+        assert_eq!(lifecycle.phase(), VmState::Rebooting);
+        assert!(lifecycle.wait_until_left());
+        for vcpu in vcpus {
+            assert_eq!(vcpu.join().unwrap(), Gate::Leave);
+        }
+        lifecycle.start();
+        assert_eq!(lifecycle.phase(), VmState::Running);
+        lifecycle.vcpu_arrives();
+        assert_eq!(lifecycle.gate(), Gate::Enter);
+    }
+
+    #[test]
+    fn a_held_guest_reboots_when_it_is_let_go() {
+        let lifecycle = lifecycle();
+        lifecycle.vcpu_arrives();
+        lifecycle.pause();
+        lifecycle.reboot();
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        assert_eq!(lifecycle.phase(), VmState::Paused);
+        lifecycle.resume();
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        assert_eq!(lifecycle.next_turn(), Turn::Reboot);
+    }
+
+    #[test]
+    fn a_vm_that_ends_does_not_reboot() {
+        let lifecycle = lifecycle();
+        lifecycle.vcpu_arrives();
+        lifecycle.reboot();
+        assert_eq!(lifecycle.next_turn(), Turn::Hold);
+        assert_eq!(lifecycle.next_turn(), Turn::Reboot);
+        lifecycle.end(Ok(VmExit::Stopped));
+        assert!(!lifecycle.wait_until_left());
+        lifecycle.start();
+        assert_eq!(lifecycle.next_turn(), Turn::TakeDown);
+    }
+
+    #[test]
+    fn every_change_is_told_once_and_the_end_with_its_reason() {
+        let lifecycle = lifecycle();
+        lifecycle.pause();
+        lifecycle.pause();
+        lifecycle.resume();
+        lifecycle.reboot();
+        lifecycle.start();
+        lifecycle.end(Ok(VmExit::Shutdown));
+        lifecycle.end(Ok(VmExit::Stopped));
+        let told: Vec<_> = lifecycle
+            .events
+            .after(0)
+            .iter()
+            .map(|event| match &event.kind {
+                EventKind::State { state, reason } => (*state, reason.clone()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = [
+            (VmState::Running, None),
+            (VmState::Paused, None),
+            (VmState::Running, None),
+            (VmState::Rebooting, None),
+            (VmState::Running, None),
+            (VmState::Exiting, Some("the guest powered off".to_owned())),
+        ];
+        assert_eq!(told, expected);
     }
 }

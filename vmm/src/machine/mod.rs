@@ -13,6 +13,7 @@ mod channel;
 mod devices;
 mod events;
 mod exit;
+mod firmware;
 mod input;
 pub mod layout;
 mod lifecycle;
@@ -37,12 +38,12 @@ use std::time::{Duration, Instant};
 
 use crate::control::api::BalloonRequest;
 use crate::control::report::{BalloonReport, Hinting, VmStatus};
-use crate::hv::Vcpu;
+use crate::journal::Events;
 use crate::spec::{SerialMode, VmSpec};
 use crate::terminal::{EndSignals, Output, RawMode};
-use events::EventLoop;
+use events::{EventLoop, RunningLoop};
+use firmware::{Boot, Firmware};
 use lifecycle::Turn;
-use serial::SerialPort;
 use shared::Shared;
 use vcpus::VcpuThreads;
 
@@ -53,10 +54,10 @@ const STATISTICS_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Vm {
     handle: VmHandle,
-    vcpus: Vec<Vcpu>,
+    firmware: Firmware,
+    boot: Boot,
     /// The signal that gets a vCPU out of the guest.
     kick: libc::c_int,
-    com1: Arc<SerialPort>,
     output: Output,
 }
 
@@ -75,7 +76,7 @@ impl Vm {
         self.handle.clone()
     }
 
-    /// Runs the guest; returns when the VM has ended and all its threads are gone.
+    /// Runs the guest, through all its reboots; returns when the VM has ended and all its threads are gone.
     ///
     /// SIGINT, SIGTERM and SIGHUP end the VM. With [`SerialMode::Terminal`], standard input is the guest's, and in raw
     /// mode if it is a terminal, until this returns.
@@ -89,27 +90,62 @@ impl Vm {
         let raw_mode = match shared.spec.serial {
             SerialMode::Terminal => {
                 let raw_mode = RawMode::enter().map_err(VmError::host("set up the terminal"))?;
-                events.take_input(&self.com1, self.output.writer());
+                events.take_input(shared.bus.com1(), self.output.writer());
                 Some(raw_mode)
             }
             SerialMode::Stdout | SerialMode::File(_) | SerialMode::Discard => None,
         };
         let events = events.start()?;
-        shared.lifecycle.start();
-        let vcpus = VcpuThreads::start(self.vcpus, shared, self.kick);
-        while shared.lifecycle.next_turn() == Turn::Hold {
-            vcpus.kick();
-        }
+        let (mut firmware, mut boot) = (self.firmware, self.boot);
+        let vcpus = loop {
+            shared.lifecycle.start();
+            let vcpus = VcpuThreads::start(boot, shared, self.kick);
+            if until_reboot_or_end(&vcpus, shared) == Turn::TakeDown {
+                break Some(vcpus);
+            }
+            vcpus.join();
+            match reboot(&mut firmware, &events, shared) {
+                Ok(next) => boot = next,
+                Err(error) => {
+                    shared.lifecycle.end(Err(error));
+                    break None;
+                }
+            }
+        };
         shared.announce_end();
         // Before the vCPUs are waited for: one of them may be waiting for room in the output.
         self.output.finish();
-        vcpus.kick();
-        vcpus.join();
-        // The event loop does not panic; if it did, it has said so.
-        let _ = events.join();
+        if let Some(vcpus) = vcpus {
+            vcpus.kick();
+            vcpus.join();
+        }
+        events.join();
         drop(raw_mode);
         shared.lifecycle.take_end()
     }
+}
+
+/// Keeps the vCPUs where they belong. On [`Turn::Reboot`] all their threads have left.
+fn until_reboot_or_end(vcpus: &VcpuThreads, shared: &Shared) -> Turn {
+    loop {
+        match shared.lifecycle.next_turn() {
+            Turn::Hold => vcpus.kick(),
+            Turn::Reboot => {
+                vcpus.kick();
+                if shared.lifecycle.wait_until_left() {
+                    return Turn::Reboot;
+                }
+            }
+            Turn::TakeDown => return Turn::TakeDown,
+        }
+    }
+}
+
+/// Resets the machine, whose vCPUs are gone, and boots it again.
+fn reboot(firmware: &mut Firmware, events: &RunningLoop, shared: &Shared) -> Result<Boot, VmError> {
+    events.reset_devices()?;
+    shared.clear()?;
+    firmware.power_on(shared)
 }
 
 /// A view of a machine for other threads.
@@ -171,6 +207,22 @@ impl VmHandle {
             BalloonRequest::StopHinting => balloon.hint(Hinting::Idle)?,
         }
         Ok(balloon.balloon_report())
+    }
+
+    /// Holds the guest: its CPUs stand still until [`Self::resume`]. Returns whether they ran before.
+    pub fn pause(&self) -> bool {
+        self.shared.lifecycle.pause()
+    }
+
+    /// Lets a held guest go on. Returns whether it was held.
+    pub fn resume(&self) -> bool {
+        self.shared.lifecycle.resume()
+    }
+
+    /// What happens to the VM.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.shared.events.clone()
     }
 
     /// Ends the VM; `Vm::run` returns [`VmExit::Stopped`] soon after, unless it is ending already.

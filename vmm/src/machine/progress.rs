@@ -1,7 +1,11 @@
 //! How the guest follows a resize: what to wait for, and what to say when it did not get there.
 
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::{IncompleteReason, ResizeOutcome};
 
@@ -19,8 +23,12 @@ pub(super) struct ResizeProgress {
 struct State {
     /// When the size was last asked for or a block last moved.
     last_move: Instant,
-    /// The refusals when the size was last asked for.
-    before: Refusals,
+    /// How things stood when the size was last asked for.
+    before: Standing,
+    /// Whether it has been said that the guest has what was last asked for.
+    told: bool,
+    /// Expires when nothing has moved for [`QUIET`].
+    timer: TimerFd,
     ended: bool,
 }
 
@@ -41,6 +49,10 @@ pub(super) struct Standing {
     pub(super) plugged_size: u64,
     /// Whether a driver is using each of them.
     pub(super) driver_ready: bool,
+    /// Whether the guest is held.
+    pub(super) held: bool,
+    /// All requests of the guest so far.
+    pub(super) requests: u64,
     /// All refusals so far.
     pub(super) refusals: Refusals,
     /// How things stand with the balloon, if there is one.
@@ -67,6 +79,8 @@ impl Standing {
             requested_size: self.requested_size + other.requested_size,
             plugged_size: self.plugged_size + other.plugged_size,
             driver_ready: self.driver_ready && other.driver_ready,
+            held: self.held || other.held,
+            requests: self.requests + other.requests,
             refusals: Refusals {
                 nacks: self.refusals.nacks + other.refusals.nacks,
                 busy: self.refusals.busy + other.refusals.busy,
@@ -91,6 +105,17 @@ impl Standing {
         (boot_memory + self.plugged_size).saturating_sub(held)
     }
 
+    /// Whether the guest has what it is to have.
+    fn is_there(&self, boot_memory: u64) -> bool {
+        self.reached(boot_memory) == self.target(boot_memory)
+    }
+
+    /// Whether the guest has done something since things stood like `before`.
+    fn is_beyond(&self, before: &Self) -> bool {
+        let held = |standing: &Self| standing.balloon.map(|balloon| balloon.held);
+        self.requests > before.requests || held(self) != held(before)
+    }
+
     /// Whether the driver that could still do something is there.
     fn drivers_ready(&self) -> bool {
         let balloon_ready = self.balloon.is_some_and(|balloon| balloon.driver_ready);
@@ -99,30 +124,55 @@ impl Standing {
 }
 
 impl ResizeProgress {
-    pub(super) fn new() -> Self {
+    /// # Errors
+    /// The host gives no timer.
+    pub(super) fn new() -> io::Result<Self> {
         let state = State {
             last_move: Instant::now(),
-            before: Refusals::default(),
+            before: Standing::default(),
+            told: false,
+            timer: TimerFd::new().map_err(io::Error::from)?,
             ended: false,
         };
-        Self {
+        Ok(Self {
             state: Mutex::new(state),
             moved: Condvar::new(),
-        }
+        })
     }
 
-    /// A size is being asked for; `before` are the refusals up to now.
-    pub(super) fn requested(&self, before: Refusals) {
+    /// Readable when [`Self::stalled`] is to be called.
+    pub(super) fn timer(&self) -> RawFd {
+        self.lock().timer.as_raw_fd()
+    }
+
+    /// A size has been asked for, and things stand so.
+    pub(super) fn requested(&self, before: &Standing) {
         let mut state = self.lock();
-        state.last_move = Instant::now();
-        state.before = before;
+        state.before = *before;
+        state.told = false;
+        state.has_moved();
         self.moved.notify_all();
     }
 
-    /// Blocks were plugged or unplugged.
-    pub(super) fn moved(&self) {
-        self.lock().last_move = Instant::now();
+    /// Blocks were plugged or unplugged. Returns whether the guest has just got what was asked for.
+    pub(super) fn moved(&self, boot_memory: u64, standing: &Standing) -> bool {
+        let mut state = self.lock();
+        state.has_moved();
         self.moved.notify_all();
+        standing.is_there(boot_memory) && !std::mem::replace(&mut state.told, true)
+    }
+
+    /// Why the guest does not have what was asked for, if nothing has moved for a while.
+    pub(super) fn stalled(&self, boot_memory: u64, standing: &Standing) -> Option<IncompleteReason> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if now < state.last_move + QUIET {
+            // Something has moved since the timer expired, and has set it anew.
+            return None;
+        }
+        // What has expired stays readable until it is set or cleared.
+        let _ = state.timer.clear();
+        (!standing.is_there(boot_memory)).then(|| state.reason(standing, now))
     }
 
     /// The VM ends.
@@ -143,7 +193,7 @@ impl ResizeProgress {
             let now = Instant::now();
             let standing = look();
             let (reached_bytes, target_bytes) = (standing.reached(boot_memory), standing.target(boot_memory));
-            if reached_bytes == target_bytes {
+            if standing.is_there(boot_memory) {
                 return ResizeOutcome::Done {
                     total_bytes: reached_bytes,
                 };
@@ -170,17 +220,27 @@ impl ResizeProgress {
 }
 
 impl State {
-    /// The most telling reason: no VM, nobody there, turned down, gone quiet, or simply slow.
+    /// Something has moved: it may be quiet from now on.
+    fn has_moved(&mut self) {
+        self.last_move = Instant::now();
+        // A timer that cannot be set says nothing; waiters have their own clock.
+        let _ = self.timer.reset(QUIET, None);
+    }
+
+    /// The most telling reason: no VM, nobody there, at work, never began, turned down, or gone quiet.
     fn reason(&self, standing: &Standing, now: Instant) -> IncompleteReason {
         let quiet = now.saturating_duration_since(self.last_move);
-        let Refusals { nacks, busy, errors } = standing.refusals;
+        let quiet_seconds = quiet.as_secs();
+        let (since, before) = (standing.refusals, self.before.refusals);
         let (nacks, busy, errors) = (
-            nacks.saturating_sub(self.before.nacks),
-            busy.saturating_sub(self.before.busy),
-            errors.saturating_sub(self.before.errors),
+            since.nacks.saturating_sub(before.nacks),
+            since.busy.saturating_sub(before.busy),
+            since.errors.saturating_sub(before.errors),
         );
         if self.ended {
             IncompleteReason::Ended
+        } else if standing.held {
+            IncompleteReason::Held
         } else if !standing.drivers_ready() {
             if standing.balloon.is_some() && standing.plugged_size == standing.requested_size {
                 IncompleteReason::BalloonNotReady
@@ -189,12 +249,12 @@ impl State {
             }
         } else if quiet < QUIET {
             IncompleteReason::TimedOut
+        } else if !standing.is_beyond(&self.before) {
+            IncompleteReason::NoRequest { quiet_seconds }
         } else if nacks + busy + errors > 0 {
             IncompleteReason::Refused { nacks, busy, errors }
         } else {
-            IncompleteReason::Stalled {
-                quiet_seconds: quiet.as_secs(),
-            }
+            IncompleteReason::Stalled { quiet_seconds }
         }
     }
 }
@@ -210,6 +270,8 @@ mod tests {
         requested_size: 100,
         plugged_size: 40,
         driver_ready: true,
+        held: false,
+        requests: 9,
         refusals: Refusals {
             nacks: 5,
             busy: 0,
@@ -221,17 +283,20 @@ mod tests {
         state.reason(&standing, Instant::now())
     }
 
-    fn quiet_since(seconds: u64, before: Refusals) -> State {
+    /// Nothing has moved for so long, and things stood so when the size was asked for.
+    fn quiet_since(seconds: u64, before: Standing) -> State {
         State {
             last_move: Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap(),
             before,
+            told: false,
+            timer: TimerFd::new().unwrap(),
             ended: false,
         }
     }
 
     #[test]
     fn the_most_telling_reason_is_given() {
-        let none = Refusals::default();
+        let none = Standing::default();
         assert_eq!(
             reason(&quiet_since(0, none), STANDING),
             IncompleteReason::TimedOut
@@ -245,9 +310,17 @@ mod tests {
             }
         );
         // Refusals from before the resize explain nothing.
+        let refused_before = Standing {
+            requests: 8,
+            ..STANDING
+        };
         assert_eq!(
-            reason(&quiet_since(9, STANDING.refusals), STANDING),
+            reason(&quiet_since(9, refused_before), STANDING),
             IncompleteReason::Stalled { quiet_seconds: 9 }
+        );
+        assert_eq!(
+            reason(&quiet_since(9, STANDING), STANDING),
+            IncompleteReason::NoRequest { quiet_seconds: 9 }
         );
         let nobody = Standing {
             driver_ready: false,
@@ -257,16 +330,50 @@ mod tests {
             reason(&quiet_since(0, none), nobody),
             IncompleteReason::DriverNotReady
         );
+        let held = Standing { held: true, ..nobody };
+        assert_eq!(reason(&quiet_since(9, none), held), IncompleteReason::Held);
         let state = State {
             ended: true,
             ..quiet_since(0, none)
         };
-        assert_eq!(reason(&state, nobody), IncompleteReason::Ended);
+        assert_eq!(reason(&state, held), IncompleteReason::Ended);
+    }
+
+    #[test]
+    fn that_the_guest_is_there_is_said_once_for_each_request() {
+        let progress = ResizeProgress::new().unwrap();
+        let there = Standing {
+            plugged_size: 100,
+            ..STANDING
+        };
+        for _ in 0..2 {
+            progress.requested(&STANDING);
+            assert!(!progress.moved(512, &STANDING));
+            assert!(progress.moved(512, &there));
+            assert!(!progress.moved(512, &there));
+        }
+    }
+
+    #[test]
+    fn only_a_guest_that_is_quiet_and_not_there_has_stalled() {
+        let progress = ResizeProgress::new().unwrap();
+        progress.requested(&Standing::default());
+        assert_eq!(progress.stalled(512, &STANDING), None, "it was asked just now");
+        progress.lock().last_move -= QUIET;
+        assert!(matches!(
+            progress.stalled(512, &STANDING),
+            Some(IncompleteReason::Refused { nacks: 5, .. })
+        ));
+        let there = Standing {
+            plugged_size: 100,
+            ..STANDING
+        };
+        assert_eq!(progress.stalled(512, &there), None);
     }
 
     #[test]
     fn a_waiter_is_woken_by_the_last_block() {
-        let progress = Arc::new(ResizeProgress::new());
+        let progress = Arc::new(ResizeProgress::new().unwrap());
         let plugged = Arc::new(AtomicU64::new(40));
         let waiter = {
             let (progress, plugged) = (Arc::clone(&progress), Arc::clone(&plugged));
@@ -280,14 +387,16 @@ mod tests {
         };
         for size in [60, 80, 100] {
             plugged.store(size, Ordering::Release);
-            progress.moved();
+            progress.moved(512, &STANDING);
         }
         assert_eq!(waiter.join().unwrap(), ResizeOutcome::Done { total_bytes: 612 });
     }
 
     #[test]
     fn a_waiter_is_told_how_far_it_got() {
-        let outcome = ResizeProgress::new().wait(512, Instant::now(), || STANDING);
+        let outcome = ResizeProgress::new()
+            .unwrap()
+            .wait(512, Instant::now(), || STANDING);
         assert!(matches!(
             outcome,
             ResizeOutcome::Incomplete {

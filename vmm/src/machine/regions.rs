@@ -12,8 +12,9 @@ impl Shared {
             (ResizePlace::Anywhere, None) => {
                 let hot_plugged = self.hot_plugged(total_bytes)?;
                 let wanted = self.anywhere(hot_plugged)?;
-                self.progress.requested(self.standing().refusals);
+                let before = self.standing();
                 self.request(&wanted);
+                self.resize_begins(&before);
                 Ok(())
             }
             (ResizePlace::Region(region), balloon) => {
@@ -23,12 +24,14 @@ impl Shared {
                 }
                 let hot_plugged = self.hot_plugged(total_bytes)?;
                 let wanted = self.in_region(hot_plugged, region)?;
-                self.progress.requested(self.standing().refusals);
+                let before = self.standing();
                 self.request(&wanted);
                 // The balloon's policy finds what it wants requested already, and leaves it so.
-                balloon
-                    .as_ref()
-                    .map_or(Ok(()), |balloon| self.resize_with_balloon(balloon, total_bytes))
+                if let Some(balloon) = balloon {
+                    return self.resize_with_balloon(balloon, total_bytes);
+                }
+                self.resize_begins(&before);
+                Ok(())
             }
         }
     }

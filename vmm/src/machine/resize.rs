@@ -141,6 +141,14 @@ pub enum IncompleteReason {
     DriverNotReady,
     /// All blocks are where they should be, and no driver has set DRIVER_OK on the balloon, which is to do the rest.
     BalloonNotReady,
+    /// The guest is held, so that its driver does nothing.
+    Held,
+    /// There is a driver, and it has asked the device for nothing since the resize was asked for: it does not answer, or
+    /// has no block that it could plug or empty.
+    NoRequest {
+        /// Seconds since the resize was asked for.
+        quiet_seconds: u64,
+    },
     /// The guest's requests were turned down since the resize was asked for, and nothing moves.
     Refused {
         /// NACK answers.
@@ -150,7 +158,7 @@ pub enum IncompleteReason {
         /// ERROR answers.
         errors: u64,
     },
-    /// The driver made some or no progress and then went quiet.
+    /// The driver has done something and then went quiet.
     Stalled {
         /// Seconds since a block was last plugged or unplugged, or since the resize was asked for.
         quiet_seconds: u64,
@@ -161,11 +169,33 @@ pub enum IncompleteReason {
     Ended,
 }
 
+impl IncompleteReason {
+    /// In one word, for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::DriverNotReady => "driver-absent",
+            Self::BalloonNotReady => "balloon-driver-absent",
+            Self::Held => "held",
+            Self::NoRequest { .. } => "no-request",
+            Self::Refused { .. } => "refused",
+            Self::Stalled { .. } => "stalled",
+            Self::TimedOut => "time-up",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 impl fmt::Display for IncompleteReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DriverNotReady => f.write_str("the guest has no virtio-mem driver ready"),
             Self::BalloonNotReady => f.write_str("the guest has no virtio-balloon driver ready"),
+            Self::Held => f.write_str("the guest is held"),
+            Self::NoRequest { quiet_seconds } => write!(
+                f,
+                "the guest's driver has asked for nothing for {quiet_seconds} s: it does not answer, or has no block to give"
+            ),
             Self::Refused { nacks, busy, errors } => {
                 write!(
                     f,

@@ -31,11 +31,7 @@ impl SerialPort {
     pub(super) fn new(output: OutputWriter) -> io::Result<Self> {
         let line = EventFd::new(libc::EFD_NONBLOCK)?;
         let room = EventFd::new(libc::EFD_NONBLOCK)?;
-        let uart = Serial::with_events(
-            LineTrigger(line.try_clone()?),
-            RoomSignal(room.try_clone()?),
-            output.clone(),
-        );
+        let uart = uart(&line, &room, &output)?;
         Ok(Self {
             uart: Mutex::new(uart),
             output,
@@ -50,6 +46,16 @@ impl SerialPort {
     /// KVM refuses the line.
     pub(super) fn connect(&self, partition: &Partition) -> Result<(), HvError> {
         partition.connect_interrupt(&self.line, COM1_GSI)
+    }
+
+    /// Back to its state at power-on; input that the guest has not read is gone. If no descriptors are left, the port
+    /// stays as the guest has left it, and its next driver sets it up all the same.
+    pub(super) fn reset(&self) {
+        if let Ok(fresh) = uart(&self.line, &self.room, &self.output) {
+            *self.lock() = fresh;
+            // More input can be taken.
+            let _ = self.room.write(1);
+        }
     }
 
     /// The guest reads register `offset`, below 8.
@@ -85,6 +91,13 @@ impl SerialPort {
     fn lock(&self) -> MutexGuard<'_, Uart> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A port as it is at power-on.
+fn uart(line: &EventFd, room: &EventFd, output: &OutputWriter) -> io::Result<Uart> {
+    let line = LineTrigger(line.try_clone()?);
+    let room = RoomSignal(room.try_clone()?);
+    Ok(Serial::with_events(line, room, output.clone()))
 }
 
 /// The interrupt line.

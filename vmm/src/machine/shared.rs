@@ -4,23 +4,24 @@
 //! memory device.
 
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bus::{Bus, MachineRequest};
+use super::bus::{Bus, MachineRequest, ResetCause};
 use super::channel::Channel;
 use super::devices::DeviceList;
 use super::lifecycle::Lifecycle;
 use super::progress::{ResizeProgress, Standing};
 use super::sizing::Sizing;
 use super::violation::ViolationWatch;
-use super::{GuestCommandError, ResizeOutcome, VmExit};
-use crate::control::report::{NodeReport, VmStatus};
-use crate::hv::Partition;
+use super::{GuestCommandError, ResizeOutcome, VmError, VmExit};
+use crate::control::report::{NodeReport, VmState, VmStatus};
+use crate::journal::{EventKind, Events, ResizeStep};
 use crate::memory::{GuestRam, Resident};
-use crate::spec::{Payload, VmSpec};
+use crate::spec::{OnReboot, Payload, VmSpec};
 
 /// How long the guest may take to say why it has stalled.
 const REASON_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,8 +31,6 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Shared {
     pub(super) spec: VmSpec,
     pub(super) built: Instant,
-    /// Holds the lines between KVM and the devices.
-    pub(super) partition: Partition,
     pub(super) ram: Arc<GuestRam>,
     pub(super) lifecycle: Lifecycle,
     /// Signalled when the VM ends.
@@ -42,20 +41,57 @@ pub(super) struct Shared {
     /// What was last asked for, of a machine with a balloon. Lock order: after the progress's, before the
     /// devices'.
     pub(super) sizing: Mutex<Option<Sizing>>,
+    pub(super) events: Events,
     pub(super) devices: DeviceList,
     pub(super) channel: Channel,
+    /// How often the guest has been booted, the first time included.
+    pub(super) boots: AtomicU64,
 }
 
 impl Shared {
     /// Does what the guest asked of the machine.
     pub(super) fn serve(&self, request: MachineRequest) {
-        self.lifecycle.end(Ok(match request {
-            MachineRequest::PowerOff => VmExit::Shutdown,
-            MachineRequest::Reset => VmExit::Reboot,
-            MachineRequest::Panicked => VmExit::Panicked {
+        match request {
+            MachineRequest::PowerOff => self.lifecycle.end(Ok(VmExit::Shutdown)),
+            MachineRequest::Reset(cause) => self.reset(cause, VmExit::Reboot),
+            MachineRequest::Panicked => self.lifecycle.end(Ok(VmExit::Panicked {
                 message: self.devices.console.last_words(),
-            },
-        }));
+            })),
+        }
+    }
+
+    /// A CPU of the guest has come to a dead end, which resets a PC.
+    pub(super) fn triple_fault(&self, message: String) {
+        if self.spec.on_reboot == OnReboot::Reboot {
+            tracing::warn!("{message}: the guest reboots");
+        }
+        self.reset(ResetCause::TripleFault, VmExit::Panicked { message });
+    }
+
+    /// Reboots the guest, or ends the VM with `exit` where that is the user's wish.
+    fn reset(&self, cause: ResetCause, exit: VmExit) {
+        match self.spec.on_reboot {
+            OnReboot::Exit => self.lifecycle.end(Ok(exit)),
+            OnReboot::Reboot => {
+                if self.lifecycle.reboot() {
+                    let cause_word = cause.as_str().to_owned();
+                    self.events.emit(EventKind::Reboot { cause: cause_word });
+                    tracing::info!("the guest reboots: {}", cause.as_str());
+                }
+            }
+        }
+    }
+
+    /// Clears what the guest has left, once its vCPUs are gone and its devices reset.
+    ///
+    /// # Errors
+    /// The host does not take memory back.
+    pub(super) fn clear(&self) -> Result<(), VmError> {
+        self.bus.reset();
+        self.channel.restart();
+        self.ram.discard_boot_memory()?;
+        self.boots.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Tells everybody who waits for the guest that it has ended.
@@ -63,6 +99,39 @@ impl Shared {
         self.progress.end();
         self.channel.end();
         self.devices.iter().for_each(|device| device.shell().release());
+        self.events.end();
+    }
+
+    /// The guest is asked for something; `before` is how things stood before that.
+    pub(super) fn resize_begins(&self, before: &Standing) {
+        self.progress.requested(before);
+        self.tell(ResizeStep::Requested, &self.standing(), None);
+        self.resize_moves();
+    }
+
+    /// Blocks or pages of the balloon have come or gone.
+    pub(super) fn resize_moves(&self) {
+        let standing = self.standing();
+        if self.progress.moved(self.spec.memory, &standing) {
+            self.tell(ResizeStep::Reached, &standing, None);
+        }
+    }
+
+    /// For the event loop, when [`ResizeProgress::timer`] has expired: nothing has moved for a while.
+    pub(super) fn resize_is_quiet(&self) {
+        let standing = self.standing();
+        if let Some(reason) = self.progress.stalled(self.spec.memory, &standing) {
+            self.tell(ResizeStep::Stalled, &standing, Some(reason.to_string()));
+        }
+    }
+
+    fn tell(&self, step: ResizeStep, standing: &Standing, reason: Option<String>) {
+        self.events.emit(EventKind::Resize {
+            step,
+            target_bytes: standing.target(self.spec.memory),
+            reached_bytes: standing.reached(self.spec.memory),
+            reason,
+        });
     }
 
     /// Waits for the guest to follow a resize.
@@ -98,6 +167,7 @@ impl Shared {
         let standing = standings.reduce(Standing::and).unwrap_or_default();
         Standing {
             balloon: self.balloon_standing(),
+            held: self.lifecycle.phase() == VmState::Paused,
             ..standing
         }
     }
@@ -112,6 +182,7 @@ impl Shared {
             pid: process::id(),
             state: self.lifecycle.phase(),
             uptime_seconds: self.built.elapsed().as_secs(),
+            reboots: self.boots.load(Ordering::Relaxed) - 1,
             boot_memory,
             nodes: self.node_reports(),
             total_requested: boot_memory,

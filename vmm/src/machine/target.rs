@@ -34,13 +34,15 @@ impl Shared {
                 unit: BALLOON_UNIT,
             });
         }
-        self.progress.requested(self.standing().refusals);
+        let before = self.standing();
         let now = self.built.elapsed();
         let mut sizing = self.sizing();
         let asked = sizing.get_or_insert_with(|| Sizing::new(limits, total_bytes, now));
         asked.ask(total_bytes, now);
         // Drivers are told even of what is not new: one that had given up tries again.
         self.carry_out(asked, balloon, Emphasis::Told);
+        drop(sizing);
+        self.resize_begins(&before);
         Ok(())
     }
 
@@ -62,13 +64,13 @@ impl Shared {
             }
         }
         self.pursue_target();
-        self.progress.moved();
+        self.resize_moves();
     }
 
     /// Pages went into the balloon or left it, or its driver came or went. For the event loop.
     pub(super) fn balloon_moved(&self) {
         self.pursue_target();
-        self.progress.moved();
+        self.resize_moves();
     }
 
     /// How things stand with the balloon.

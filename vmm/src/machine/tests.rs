@@ -9,8 +9,9 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::boot::testing::{CODE_AT, pvh_image};
 use crate::control::report::VmState;
+use crate::journal::{Event, EventKind, ResizeStep};
 use crate::machine::layout::{GIB, MIB};
-use crate::spec::{Backing, HotplugSpec, OnViolation, Payload, VmName};
+use crate::spec::{Backing, HotplugSpec, OnReboot, OnViolation, Payload, VmName};
 
 const BLOCK: u64 = 2 * MIB;
 
@@ -58,6 +59,11 @@ impl Code {
         let code = self.raw(&[0xBC]).raw(&stack.to_le_bytes());
         let frame = [0x23, stack, 0x02, 0x2B, next];
         frame.into_iter().fold(code, push).raw(&[0x48, 0xCF])
+    }
+
+    /// `mov dx, COM1; out dx, al`
+    fn print_al(self) -> Self {
+        self.raw(&[0x66, 0xBA, 0xF8, 0x03, 0xEE])
     }
 
     fn power_off(self) -> Self {
@@ -137,6 +143,7 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
         cpus: NonZeroU8::MIN,
         nodes: Vec::new(),
         on_violation: OnViolation::Kill,
+        on_reboot: OnReboot::Exit,
         serial: SerialMode::File(serial.path().into()),
         net: Vec::new(),
         vsock: None,
@@ -161,7 +168,7 @@ impl Guest {
     }
 }
 
-fn until(what: &str, condition: impl Fn() -> bool) {
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < deadline, "not within 30 s: {what}");
@@ -180,6 +187,81 @@ fn a_reset_through_either_door_is_a_reboot() {
     for (port, value) in [(0xCF9, 0x06), (0x64, 0xFE)] {
         let code = Code::default().out(port, value).spin();
         assert_eq!(guest(&code.0, |_| ()).run().0, VmExit::Reboot);
+    }
+}
+
+/// What a guest prints that never ends by itself, once it has printed `len` bytes and was stopped.
+fn printed(code: &Code, len: usize, change: impl FnOnce(&mut VmSpec)) -> (Vec<u8>, VmStatus) {
+    let guest = guest(&code.0, change);
+    let (handle, path) = (guest.vm.handle(), guest.serial.path().to_owned());
+    let running = thread::spawn(move || guest.run());
+    until("output", || {
+        std::fs::read(&path).is_ok_and(|text| text.len() >= len)
+    });
+    handle.stop();
+    let (exit, text) = running.join().unwrap();
+    assert_eq!(exit, VmExit::Stopped);
+    (text.into_bytes()[..len].to_vec(), handle.status())
+}
+
+#[test]
+fn a_reset_boots_the_guest_again_in_the_same_process() {
+    let dead_end = Code::default().raw(&[0x0F, 0x0B]);
+    let doors = [(0xCF9, 0x06), (0x64, 0xFE)].map(|(port, value)| Code::default().out(port, value).spin());
+    for door in doors.iter().chain([&dead_end]) {
+        for cpus in [1, 3] {
+            let code = Code::default().out(0x3F8, b'b').raw(&door.0);
+            let (text, status) = printed(&code, 4, |spec| {
+                spec.on_reboot = OnReboot::Reboot;
+                spec.cpus = NonZeroU8::new(cpus).unwrap();
+            });
+            assert_eq!(text, b"bbbb");
+            assert!(status.reboots >= 3, "{} reboots", status.reboots);
+        }
+    }
+}
+
+#[test]
+fn a_rebooted_guest_finds_neither_its_memory_nor_its_devices_as_it_left_them() {
+    // A word of boot memory, and the status register of the first virtio device: shown, then changed.
+    let (word, status) = (8 << 20, 0xD000_0070);
+    let code = Code::default().load(word).print_al().store(word, 1);
+    let code = code.load(status).print_al().store(status, 1);
+    let code = code.load(word).print_al().load(status).print_al();
+    let (text, _) = printed(&code.out(0xCF9, 0x06).spin(), 8, |spec| {
+        spec.on_reboot = OnReboot::Reboot;
+    });
+    assert_eq!(text, [0, 0, 1, 1, 0, 0, 1, 1]);
+}
+
+#[test]
+fn a_held_guest_prints_nothing_until_it_is_let_go() {
+    let code = Code::default().out(0x3F8, b'.').raw(&[0xEB, 0xF7]);
+    for cpus in [1, 3] {
+        let guest = guest(&code.0, |spec| spec.cpus = NonZeroU8::new(cpus).unwrap());
+        let (handle, path) = (guest.vm.handle(), guest.serial.path().to_owned());
+        let printed = || std::fs::metadata(&path).unwrap().len();
+        let running = thread::spawn(move || guest.run());
+        until("output", || printed() > 0);
+        assert!(handle.pause());
+        assert_eq!(handle.status().state, VmState::Paused);
+        // What was printed before is on its way for a moment, and the CPU finishes the instruction it is at.
+        let mut before = printed();
+        until("silence", || {
+            thread::sleep(Duration::from_millis(50));
+            std::mem::replace(&mut before, printed()) == printed()
+        });
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(printed(), before, "a held guest prints");
+        assert!(handle.resume());
+        until("more output", || printed() > before);
+        assert!(handle.pause());
+        handle.stop();
+        assert_eq!(
+            running.join().unwrap().0,
+            VmExit::Stopped,
+            "a held VM can be ended"
+        );
     }
 }
 
@@ -371,6 +453,45 @@ fn a_guest_without_drivers_is_said_to_have_none() {
 }
 
 #[test]
+fn a_resize_that_nobody_follows_is_told_without_anybody_waiting() {
+    let guest = guest(&Code::default().spin().0, with_region);
+    let handle = guest.vm.handle();
+    let running = thread::spawn(move || guest.run());
+    handle
+        .resize(32 * MIB + 4 * BLOCK, ResizePlace::Anywhere)
+        .unwrap();
+    let steps = || -> Vec<(ResizeStep, u64, u64, Option<String>)> {
+        let events = handle.events().after(0);
+        let step = |event: &Arc<Event>| match &event.kind {
+            EventKind::Resize {
+                step,
+                target_bytes,
+                reached_bytes,
+                reason,
+            } => Some((*step, *target_bytes, *reached_bytes, reason.clone())),
+            _ => None,
+        };
+        events.iter().filter_map(step).collect()
+    };
+    until("a stall", || steps().len() == 2);
+    let (target, reached) = (32 * MIB + 4 * BLOCK, 32 * MIB);
+    let no_driver = Some("the guest has no virtio-mem driver ready".to_owned());
+    let expected = [
+        (ResizeStep::Requested, target, reached, None),
+        (ResizeStep::Stalled, target, reached, no_driver),
+    ];
+    assert_eq!(steps(), expected);
+    handle.resize(reached, ResizePlace::Anywhere).unwrap();
+    assert_eq!(
+        steps()[2..].iter().map(|step| step.0).collect::<Vec<_>>(),
+        [ResizeStep::Requested, ResizeStep::Reached]
+    );
+    handle.stop();
+    running.join().unwrap();
+    assert!(handle.events().progress().borrow().ended);
+}
+
+#[test]
 fn sizes_that_cannot_be_are_refused_with_the_rule() {
     let guest = guest(&Code::default().spin().0, with_region);
     let handle = guest.vm.handle();
@@ -479,6 +600,7 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
         cpus: NonZeroU8::MIN,
         nodes: Vec::new(),
         on_violation: OnViolation::Kill,
+        on_reboot: OnReboot::Exit,
         serial: SerialMode::Discard,
         net: Vec::new(),
         vsock: None,

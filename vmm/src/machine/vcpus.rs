@@ -6,11 +6,13 @@ use std::thread::{self, JoinHandle};
 use vmm_sys_util::signal::Killable;
 
 use super::bus::MachineRequest;
+use super::firmware::Boot;
 use super::lifecycle::Gate;
 use super::shared::Shared;
 use super::violation::Violation;
 use super::{VmError, VmExit};
-use crate::hv::{ActiveVcpu, Vcpu, VcpuEvent};
+use crate::hv::{ActiveVcpu, Partition, Vcpu, VcpuEvent};
+use crate::journal::EventKind;
 use crate::spec::OnViolation;
 
 const STACK: usize = 256 << 10;
@@ -29,14 +31,15 @@ pub(super) struct VcpuThreads {
 impl VcpuThreads {
     /// Starts a thread for each vCPU, which `kick`, a signal, gets out of the guest. If one cannot be started, the VM
     /// ends with that.
-    pub(super) fn start(vcpus: Vec<Vcpu>, shared: &Arc<Shared>, kick: libc::c_int) -> Self {
+    pub(super) fn start(boot: Boot, shared: &Arc<Shared>, kick: libc::c_int) -> Self {
         let mut threads = Vec::new();
-        for vcpu in vcpus {
+        for vcpu in boot.vcpus {
             let builder = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.id()))
                 .stack_size(STACK);
             let theirs = Arc::clone(shared);
-            let body = move || VcpuLoop::new(vcpu, &theirs).run();
+            let partition = Arc::clone(&boot.partition);
+            let body = move || VcpuLoop::new(vcpu, &partition, &theirs).run();
             match builder.spawn(body) {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
@@ -58,7 +61,8 @@ impl VcpuThreads {
         }
     }
 
-    /// Waits for all threads. The VM must have ended, and the vCPUs been kicked.
+    /// Waits for all threads, and leaves nothing of the boot behind. The VM must have ended or reboot, and the vCPUs been
+    /// kicked.
     pub(super) fn join(self) {
         for thread in self.threads {
             // A vCPU thread that panicked has said so; the VM ends all the same.
@@ -70,6 +74,7 @@ impl VcpuThreads {
 /// One vCPU thread.
 struct VcpuLoop<'a> {
     vcpu: ActiveVcpu,
+    partition: &'a Partition,
     shared: &'a Shared,
     /// Accesses in a row that failed although no unplugged block explains it.
     unexplained: u32,
@@ -96,10 +101,11 @@ enum Then {
 }
 
 impl<'a> VcpuLoop<'a> {
-    fn new(vcpu: Vcpu, shared: &'a Shared) -> Self {
+    fn new(vcpu: Vcpu, partition: &'a Partition, shared: &'a Shared) -> Self {
         shared.lifecycle.vcpu_arrives();
         Self {
             vcpu: vcpu.activate(),
+            partition,
             shared,
             unexplained: 0,
         }
@@ -108,8 +114,10 @@ impl<'a> VcpuLoop<'a> {
     fn run(mut self) {
         loop {
             self.vcpu.rearm();
-            if self.shared.lifecycle.gate() == Gate::Leave {
-                return;
+            match self.shared.lifecycle.gate() {
+                Gate::Leave => return,
+                Gate::Enter => {}
+                Gate::EnterAfterHold => self.vcpu.announce_hold(),
             }
             match self.enter() {
                 Then::Protected(Some(gpa)) => self.protected_at(gpa),
@@ -170,7 +178,7 @@ impl<'a> VcpuLoop<'a> {
                 if rip != RESET_RIP {
                     message += &format!(" at rip {rip:#x}");
                 }
-                lifecycle.end(Ok(VmExit::Panicked { message }));
+                self.shared.triple_fault(message);
             }
             Then::InternalError => lifecycle.end(Err(VmError::Emulation(self.vcpu.emulation_fault()))),
             Then::Fail(error) => lifecycle.end(Err(error)),
@@ -199,7 +207,8 @@ impl<'a> VcpuLoop<'a> {
             return;
         };
         self.vcpu.rearm();
-        let found = shared.partition.with_plugged_only(|| self.enter());
+        let partition = self.partition;
+        let found = partition.with_plugged_only(|| self.enter());
         drop(alone);
         match found {
             Err(error) => shared.lifecycle.end(Err(error.into())),
@@ -234,11 +243,15 @@ impl<'a> VcpuLoop<'a> {
 
     fn violation(&mut self, violation: Violation) {
         let watch = &self.shared.violations;
-        watch.record(violation, self.vcpu.rip());
         let Violation { gpa, block, .. } = violation;
+        let rip = self.vcpu.rip();
+        watch.record(violation, rip);
+        self.shared.events.emit(EventKind::Violation { gpa, block, rip });
         match watch.policy() {
             OnViolation::Kill => self.shared.lifecycle.end(Ok(VmExit::Violation { gpa, block })),
-            OnViolation::Pause => self.shared.lifecycle.pause(),
+            OnViolation::Pause => {
+                self.shared.lifecycle.pause();
+            }
         }
     }
 }

@@ -42,6 +42,9 @@ pub(super) trait Shell: MmioWindow {
     /// The VM ends: no vCPU waits any more for a queue to be processed or for a reset to be over.
     fn release(&self);
 
+    /// Resets the device with its machine: no driver has touched it, and no edge or notification is under way.
+    fn reset(&self);
+
     /// Whether a driver is using the device.
     fn is_live(&self) -> bool;
 
@@ -254,6 +257,15 @@ impl<D: VirtioDevice + fmt::Debug + Send> Shell for VirtioShell<D> {
         // A waiter holds the lock from its look at the flag until it waits.
         drop(self.lock());
         self.reset_over.notify_all();
+    }
+
+    fn reset(&self) {
+        self.lock().reset_with_machine();
+        // What is left in them was meant for the guest before. Nothing to read is nothing left.
+        let _ = self.line.read();
+        for event in &self.notifications {
+            let _ = event.read();
+        }
     }
 
     fn is_live(&self) -> bool {

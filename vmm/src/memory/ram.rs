@@ -8,7 +8,8 @@ use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{Error as GuestMemoryError, Result as GuestMemoryResult};
 use vm_memory::region::GuestMemoryRegionBytes;
 use vm_memory::{
-    GuestAddress, GuestMemoryRegion, GuestRegionCollection, GuestUsize, MemoryRegionAddress, VolatileSlice,
+    GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollection, GuestUsize,
+    MemoryRegionAddress, VolatileSlice,
 };
 
 use super::mapping::{Access, Mapping, Reserve};
@@ -136,6 +137,15 @@ impl GuestRam {
     #[must_use]
     pub fn boot_view(&self) -> &GuestRegionCollection<RamRegion> {
         &self.boot_view
+    }
+
+    /// Gives boot RAM back to the host: it reads as zeros. No vCPU and no device may be using it.
+    ///
+    /// # Errors
+    /// The host does not take it.
+    pub fn discard_boot_memory(&self) -> Result<(), MemoryError> {
+        GuestMemoryBackend::iter(&self.boot_view)
+            .try_for_each(|region| region.mapping.discard(0, region.len()).map(drop))
     }
 
     /// What devices may touch.

@@ -120,7 +120,26 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::ffi::OsStr;
+
     use super::*;
+
+    #[test]
+    fn every_key_is_documented() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/vm");
+        let readme = std::fs::read_to_string(folder.join("README.md")).expect("the samples have a README");
+        // Serde names all keys when it meets one that it does not know.
+        let (_, message) = parse(r#"{"?": 1}"#, Format::Json).expect_err("no key");
+        let keys: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+        assert!(keys.len() > 10, "{message}");
+        for key in keys {
+            assert!(
+                readme.contains(&format!("| `{key}` |")),
+                "the README explains {key}"
+            );
+        }
+    }
 
     /// What the parser says of a TOML text that is no VM file.
     fn refusal(text: &str) -> (Option<usize>, String) {
@@ -224,7 +243,7 @@ mod tests {
     fn every_sample_file_is_a_valid_vm() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/vm");
         let readme = std::fs::read_to_string(folder.join("README.md")).expect("the samples have a README");
-        let mut samples = 0;
+        let mut samples = BTreeSet::new();
         for file in std::fs::read_dir(folder).expect("the samples are there") {
             let path = file.expect("readable").path();
             if path.extension().is_none_or(|extension| extension == "md") {
@@ -233,17 +252,19 @@ mod tests {
             let options = VmOptions::from_file(&path).unwrap_or_else(|error| panic!("{error}"));
             let spec = options.validate(&"default".parse().expect("a name"));
             let spec = spec.unwrap_or_else(|error| panic!("{path:?}: {error}"));
-            let stem = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .expect("plain names");
+            let plain = |part: Option<&OsStr>| part.and_then(OsStr::to_str).expect("plain names").to_owned();
+            let (stem, file) = (plain(path.file_stem()), plain(path.file_name()));
             assert_eq!(spec.name.as_str(), stem, "a sample is called like its VM");
             assert!(
-                readme.contains(&format!("`{stem}.toml`")),
-                "the README explains {stem}"
+                readme.contains(&format!("| `{file}` |")),
+                "the README explains {file}"
             );
-            samples += 1;
+            samples.insert(plain(path.extension()));
         }
-        assert!(samples >= 3, "{samples} samples");
+        assert_eq!(
+            Vec::from_iter(samples),
+            ["json", "toml"],
+            "there are samples of both kinds"
+        );
     }
 }

@@ -14,6 +14,7 @@ mod net;
 mod node;
 mod options;
 mod payload;
+mod reboot;
 mod serial;
 mod size;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use net::NetSpec;
 pub use node::{LOCAL_DISTANCE, MAX_NODES, NodeError, NodeSpec, REMOTE_DISTANCE};
 pub use options::VmOptions;
 pub use payload::{MAX_CMDLINE_LENGTH, Payload};
+pub use reboot::OnReboot;
 pub use serial::SerialMode;
 pub use size::{ByteSize, GIB, MIB, SizeError, parse_size};
 pub use violation::OnViolation;
@@ -63,6 +65,8 @@ pub struct VmSpec {
     pub nodes: Vec<NodeSpec>,
     /// What to do when the guest touches an unplugged block.
     pub on_violation: OnViolation,
+    /// What to do when the guest resets its machine.
+    pub on_reboot: OnReboot,
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
     /// Network interfaces, each with a tap of its own.

@@ -89,6 +89,10 @@ pub struct VmOptions {
     #[arg(long)]
     pub rng: bool,
 
+    /// What to do when the guest resets its machine: reboot it in this process, or exit [default: reboot]
+    #[arg(long, value_name = "POLICY")]
+    pub on_reboot: Option<String>,
+
     /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal]
     #[arg(long, value_name = "WHERE")]
     pub serial: Option<String>,
@@ -141,6 +145,7 @@ impl VmOptions {
             },
             rng: self.rng || others.rng,
             on_violation: self.on_violation.or(others.on_violation),
+            on_reboot: self.on_reboot.or(others.on_reboot),
             serial: self.serial.or(others.serial),
             net: if self.net.is_empty() { others.net } else { self.net },
             vsock: self.vsock.or(others.vsock),

@@ -11,6 +11,7 @@ use super::memory::{boot_memory, check_pages, check_total};
 use super::net::net;
 use super::node::nodes;
 use super::options::VmOptions;
+use super::reboot::on_reboot;
 use super::serial::serial;
 use super::violation::on_violation;
 use super::vsock::vsock;
@@ -53,6 +54,7 @@ impl VmOptions {
             cpus,
             nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
+            on_reboot: on_reboot(self.on_reboot.as_deref())?,
             serial: serial(self.serial.as_deref())?,
             net,
             vsock: vsock(self.vsock.as_deref())?,
@@ -66,7 +68,7 @@ impl VmOptions {
 mod tests {
     use super::super::size::{GIB, MIB};
     use super::super::testing::{refusal, validate, with};
-    use super::super::{DEFAULT_MEMORY, HotplugSpec, OnViolation, Payload, SerialMode};
+    use super::super::{DEFAULT_MEMORY, HotplugSpec, OnReboot, OnViolation, Payload, SerialMode};
     use super::*;
     use std::path::PathBuf;
 
@@ -86,8 +88,8 @@ mod tests {
             (DEFAULT_MEMORY, Vec::new(), 1)
         );
         assert_eq!(
-            (spec.on_violation, spec.serial),
-            (OnViolation::Kill, SerialMode::Terminal)
+            (spec.on_violation, spec.on_reboot, spec.serial),
+            (OnViolation::Kill, OnReboot::Reboot, SerialMode::Terminal)
         );
     }
 
@@ -107,6 +109,7 @@ mod tests {
             node: vec!["memory=512M".into(), "distance=15:10".into()],
             program: Vec::new(),
             on_violation: Some("pause".into()),
+            on_reboot: Some("exit".into()),
             net: vec!["tap=tap0".into()],
             vsock: Some("cid=3,path=v".into()),
             serial: Some("file=/tmp/serial".into()),
@@ -144,6 +147,7 @@ mod tests {
         assert_eq!(nodes, [(512 * MIB, 8), (512 * MIB, 8)]);
         assert_eq!(spec.nodes[1].distances, [15, 10]);
         assert_eq!(spec.on_violation, OnViolation::Pause);
+        assert_eq!(spec.on_reboot, OnReboot::Exit);
         assert_eq!(spec.serial, SerialMode::File("/tmp/serial".into()));
         let disks: Vec<_> = spec.disks.iter().map(|disk| disk.path.clone()).collect();
         assert_eq!(disks, [PathBuf::from("a.img"), PathBuf::from("/dev/vg/b")]);

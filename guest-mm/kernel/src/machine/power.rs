@@ -18,6 +18,15 @@ pub(crate) fn off(acpi: &Acpi) -> ! {
     reset()
 }
 
+/// Resets the machine through ACPI, or by whatever works where that is not possible.
+pub(crate) fn restart(acpi: &Acpi) -> ! {
+    if let Some(reset) = acpi.reset {
+        // SAFETY: the machine ends here; nothing is left to be disturbed.
+        unsafe { ports::write(reset.port, reset.value) };
+    }
+    reset()
+}
+
 /// Resets the machine by whatever works without knowing it.
 pub(crate) fn reset() -> ! {
     // SAFETY: the machine ends here; nothing is left to be disturbed.

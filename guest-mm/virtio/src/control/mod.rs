@@ -114,6 +114,9 @@ impl Reply {
 pub trait Handler {
     /// Carries `command` out. An unknown one is answered with [`Reply::Err`] too.
     fn answer(&mut self, command: &Command<'_>) -> Reply;
+
+    /// The host has taken the last answer: the moment for what must not come before it.
+    fn answered(&mut self) {}
 }
 
 impl<F: FnMut(&Command<'_>) -> Reply> Handler for F {
@@ -146,6 +149,7 @@ pub async fn serve<R: Registers, M: DmaMemory + Clone>(
         if let Err(fault) = console.transmit(&reply).await {
             return fault;
         }
+        handler.answered();
     }
 }
 

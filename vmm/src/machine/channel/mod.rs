@@ -48,6 +48,8 @@ struct State {
     arrived: VecDeque<Result<Reply, String>>,
     /// For the names of `sync` commands.
     syncs: u64,
+    /// Counts the guest's boots.
+    boot: u64,
     ended: bool,
 }
 
@@ -60,6 +62,7 @@ impl Channel {
             reader: ReplyReader::default(),
             arrived: VecDeque::new(),
             syncs: 0,
+            boot: 0,
             ended: false,
         };
         Self {
@@ -119,6 +122,16 @@ impl Channel {
         }
     }
 
+    /// The guest has been reset, and what it had not answered it never will.
+    pub(super) fn restart(&self) {
+        let mut state = self.lock();
+        state.out_of_step = true;
+        state.reader = ReplyReader::default();
+        state.arrived.clear();
+        state.boot += 1;
+        self.changed.notify_all();
+    }
+
     /// The VM ends: whoever waits is told.
     pub(super) fn end(&self) {
         self.lock().ended = true;
@@ -135,7 +148,10 @@ impl Channel {
         }
         state.busy = true;
         state.arrived.clear();
-        Ok(InTurn { channel: self })
+        Ok(InTurn {
+            channel: self,
+            boot: state.boot,
+        })
     }
 
     fn wait<'a>(
@@ -180,6 +196,8 @@ impl Wait {
 /// The right to use the channel, given back when dropped.
 struct InTurn<'a> {
     channel: &'a Channel,
+    /// The boot of the guest that is asked.
+    boot: u64,
 }
 
 impl InTurn<'_> {
@@ -234,6 +252,9 @@ impl InTurn<'_> {
     fn next_arrival(&self, wait: Wait) -> Result<Result<Reply, String>, GuestCommandError> {
         let mut state = self.channel.lock();
         loop {
+            if state.boot != self.boot {
+                return Err(GuestCommandError::Rebooted);
+            }
             if let Some(arrival) = state.arrived.pop_front() {
                 return Ok(arrival);
             }

@@ -3,11 +3,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use devices::block::{Block, DiskAccess};
 use event_manager::EventSet;
 use virtio_wire::block::SECTOR_SIZE;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet as EpollEvents};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{MachineDevice, OnLoop, Parts};
@@ -71,6 +74,29 @@ impl MachineDevice for BlockDevice {
         let _ = self.finished.read();
         self.shell
             .work(|transport, memory| transport.finish_requests(memory))?;
+        Ok(())
+    }
+
+    /// What the host has begun reads and writes guest memory: it ends first, and the guest before never hears of it.
+    fn reset(&self, _: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        self.shell.reset();
+        let wait = || VmError::host("wait for a disk");
+        let finished = Epoll::new().map_err(wait())?;
+        let readable = EpollEvent::new(EpollEvents::IN, 0);
+        finished
+            .ctl(ControlOperation::Add, self.finished.as_raw_fd(), readable)
+            .map_err(wait())?;
+        while self.shell.look(|transport| transport.device().in_flight()) > 0 {
+            match finished.wait(-1, &mut [EpollEvent::default()]) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(wait()(error)),
+                _ => {}
+            }
+            let _ = self.finished.read();
+            self.shell
+                .work(|transport, memory| transport.finish_requests(memory))?;
+        }
+        // The reset that has just come to its end may have left an edge behind.
+        self.shell.reset();
         Ok(())
     }
 

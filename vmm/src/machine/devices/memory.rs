@@ -5,6 +5,7 @@ use std::sync::Arc;
 use devices::mem::{MemDevice, RegionSpec, ResizeError};
 use devices::mmio::Effects;
 
+use super::watched::Watched;
 use super::{MachineDevice, OnLoop, Parts};
 use crate::control::report::{RegionReport, VmStatus};
 use crate::machine::VmError;
@@ -17,7 +18,7 @@ use crate::spec::{HotplugSpec, PageSupply};
 /// One memory device.
 #[derive(Debug)]
 pub(in super::super) struct MemoryDevice {
-    shell: Arc<VirtioShell<MemDevice<RegionBackend>>>,
+    shell: Arc<VirtioShell<MemDevice<Watched<RegionBackend>>>>,
     region: Arc<Region>,
     /// The node that the guest is told of, if it is told of any.
     node: Option<u8>,
@@ -32,12 +33,19 @@ impl MemoryDevice {
         let backends = (0..).map_while(|index| parts.ram.backend(index));
         let regions = parts.spec.hotplug.iter().zip(backends);
         regions
-            .map(|(hotplug, backend)| Self::new(parts, hotplug, backend).map(Arc::new))
+            .enumerate()
+            .map(|(index, (hotplug, backend))| Self::new(parts, hotplug, backend, index).map(Arc::new))
             .collect()
     }
 
-    fn new(parts: Parts<'_>, hotplug: &HotplugSpec, backend: RegionBackend) -> Result<Self, VmError> {
+    fn new(
+        parts: Parts<'_>,
+        hotplug: &HotplugSpec,
+        backend: RegionBackend,
+        index: usize,
+    ) -> Result<Self, VmError> {
         let region = Arc::clone(backend.region());
+        let backend = Watched::new(backend, parts.events.clone(), index, region.layout());
         let node = (!parts.spec.nodes.is_empty()).then_some(hotplug.node);
         let layout = region.layout();
         let spec = RegionSpec {
@@ -92,6 +100,12 @@ impl MemoryDevice {
                 plugged_size,
                 // A device that has nothing to do misses no driver.
                 driver_ready: memory.is_live() || requested_size == plugged_size,
+                held: false,
+                requests: counters.plug_requests
+                    + counters.unplug_requests
+                    + counters.unplug_all_requests
+                    + counters.state_requests
+                    + counters.unknown_requests,
                 refusals: Refusals {
                     nacks: counters.nacks,
                     busy: counters.busies,
@@ -111,6 +125,21 @@ impl MachineDevice for MemoryDevice {
         if config_changed {
             on.machine.blocks_moved();
         }
+        Ok(())
+    }
+
+    /// All blocks are unplugged; what is requested stays, and the next guest is asked for it.
+    fn reset(&self, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        let left = self.shell.change(|memory| match memory.reset_machine() {
+            Ok(left) => (Ok(left), Effects::NONE),
+            Err(error) => (Err(error), Effects::NONE),
+        })?;
+        if left > 0 {
+            tracing::warn!("{left} bytes stay plugged over a reboot: the host is too busy to take them");
+        }
+        self.shell.reset();
+        on.machine.pursue_target();
+        on.machine.resize_begins(&on.machine.standing());
         Ok(())
     }
 

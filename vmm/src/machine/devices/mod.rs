@@ -15,6 +15,7 @@ mod net;
 mod on_loop;
 mod rng;
 mod vsock;
+mod watched;
 
 pub(super) use balloon::BalloonDevice;
 pub use balloon::BalloonError;
@@ -32,6 +33,7 @@ use super::layout::VIRTIO_MMIO_MAX;
 use super::virtio::Shell;
 use crate::control::report::VmStatus;
 use crate::hv::{HvError, Partition};
+use crate::journal::Events;
 use crate::memory::GuestRam;
 use crate::spec::VmSpec;
 use block::BlockDevice;
@@ -39,7 +41,7 @@ use net::NetDevice;
 use rng::RngDevice;
 use vsock::VsockDevice;
 
-/// One virtio device and what the host does for it. The first three hooks are called on the event loop only.
+/// One virtio device and what the host does for it. All hooks but the last are called on the event loop only.
 pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
     /// What connects it to the guest.
     fn shell(&self) -> Arc<dyn Shell>;
@@ -74,6 +76,16 @@ pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// The machine is being reset: no vCPU runs, and the next guest finds the device as at power-on. When this returns, the
+    /// device uses none of the guest's memory any more.
+    ///
+    /// # Errors
+    /// The host failed; the machine ends.
+    fn reset(&self, _on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        self.shell().reset();
+        Ok(())
+    }
+
     /// Writes what it has to say into `status`, whose sums it adds to.
     fn report(&self, _status: &mut VmStatus) {}
 }
@@ -83,6 +95,7 @@ pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
 pub(super) struct Parts<'a> {
     pub(super) spec: &'a VmSpec,
     pub(super) ram: &'a Arc<GuestRam>,
+    pub(super) events: &'a Events,
 }
 
 /// All virtio devices, in the order of their windows and lines.

@@ -8,8 +8,8 @@ use event_manager::{EventOps, EventSet, Events};
 use super::super::VmError;
 use super::super::shared::Shared;
 
-/// The data of an event: a queue below this, above it the number of a device's own source.
-const FIRST_SOURCE: u32 = 1 << 16;
+/// The data of an event: a queue's number, [`DeviceEvent::RESET`], and from here on the number of a device's own source.
+const FIRST_SOURCE: u32 = DeviceEvent::RESET + 1;
 
 /// A device's turn on the event loop.
 pub(in super::super) struct OnLoop<'a, 'ops> {
@@ -23,14 +23,22 @@ pub(in super::super) struct OnLoop<'a, 'ops> {
 pub(in super::super) enum DeviceEvent {
     /// A queue was notified.
     Queue(u16),
+    /// The machine is being reset.
+    Reset,
     /// A descriptor that the device has added is ready.
     Source(u32),
+}
+
+impl DeviceEvent {
+    /// The data of [`Self::Reset`], which no queue has.
+    pub(in super::super) const RESET: u32 = 1 << 16;
 }
 
 impl From<u32> for DeviceEvent {
     fn from(data: u32) -> Self {
         match u16::try_from(data) {
             Ok(queue) => Self::Queue(queue),
+            Err(_) if data == Self::RESET => Self::Reset,
             Err(_) => Self::Source(data - FIRST_SOURCE),
         }
     }
@@ -42,7 +50,7 @@ impl<'a, 'ops> OnLoop<'a, 'ops> {
         Self { machine, ops }
     }
 
-    /// Waits for `events` on `fd`, as the device's source number `source`, below 2^32 - 2^16. One descriptor is added
+    /// Waits for `events` on `fd`, as the device's source number `source`, below 2^31. One descriptor is added
     /// once; numbers may repeat. What the loop cannot wait for ends the VM.
     pub(in super::super) fn add_source(&mut self, fd: &impl AsRawFd, source: u32, events: EventSet) {
         let added = self.ops.add(source_events(fd.as_raw_fd(), source, events));
@@ -82,7 +90,8 @@ mod tests {
         for queue in [0, 1, u16::MAX] {
             assert_eq!(DeviceEvent::from(u32::from(queue)), DeviceEvent::Queue(queue));
         }
-        for source in [0, 1, 1 << 31] {
+        assert_eq!(DeviceEvent::from(DeviceEvent::RESET), DeviceEvent::Reset);
+        for source in [0, 1, (1 << 31) - 1] {
             let data = source_events(0, source, EventSet::IN).data();
             assert_eq!(DeviceEvent::from(data), DeviceEvent::Source(source));
         }
