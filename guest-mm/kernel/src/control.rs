@@ -22,6 +22,7 @@ pagetypeinfo  the same by migrate type, and pageblocks, as /proc/pagetypeinfo
 slabinfo      objects and slabs of each cache, as /proc/slabinfo
 vmallocinfo   the manager's own areas of single frames, as /proc/vmallocinfo
 nodes         CPUs, memory and distances of nodes, as numactl --hardware, and requests served, as numastat
+balloon       pages in the balloon, wanted in it, and moved since boot
 blocks        every block of the hot-plug region: state, zone, free and used pages
 ps            every program: state, memory, checks of its own data, faults, CPU
 cpus          every CPU: programs, and counters of what it has done
@@ -82,6 +83,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "pagetypeinfo" => report::pagetypeinfo(&mut text, phys),
         "slabinfo" => slabinfo(&mut text, kernel.slabs),
         "nodes" => report::nodes(&mut text, phys),
+        "balloon" => balloon(&mut text, kernel),
         "blocks" => report::blocks(&mut text, phys),
         "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
         "vmstat" => report::vmstat(&mut text, phys)
@@ -147,6 +149,16 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
     writeln!(out, "resize_plugged_bytes {}", status.plugged)?;
     let reason = status.stall.map_or("none", |reason| reason.as_str());
     writeln!(out, "resize_stall_reason {reason}")
+}
+
+fn balloon(out: &mut String, kernel: &Kernel) -> fmt::Result {
+    let status = *kernel.balloon.lock();
+    writeln!(out, "balloon_target_bytes {}", status.target * PAGE_SIZE)?;
+    writeln!(out, "balloon_held_bytes {}", status.held * PAGE_SIZE)?;
+    writeln!(out, "balloon_inflated_bytes {}", status.inflated * PAGE_SIZE)?;
+    writeln!(out, "balloon_deflated_bytes {}", status.deflated * PAGE_SIZE)?;
+    let reason = if status.stalled { "no-memory" } else { "none" };
+    writeln!(out, "balloon_stall_reason {reason}")
 }
 
 fn cpus(out: &mut String, kernel: &Kernel) -> fmt::Result {

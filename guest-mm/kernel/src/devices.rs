@@ -1,5 +1,6 @@
 //! The virtio devices of the command line: found, started, and given a task each.
 
+use crate::balloon;
 use crate::control;
 use crate::kernel::{Kernel, spawn};
 use crate::log::log;
@@ -11,6 +12,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use guest_kernel::executor::Executor;
 use guest_virtio::StartError;
+use guest_virtio::balloon::BalloonDriver;
 use guest_virtio::console::ConsoleDriver;
 use guest_virtio::mem::MemDriver;
 use guest_virtio::transport::TransportError;
@@ -21,6 +23,8 @@ const LONGEST_PAUSE_NS: u64 = 64_000_000_000;
 
 /// The memory device of this machine.
 pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
+/// The balloon of this machine.
+pub(crate) type Balloon = BalloonDriver<MmioRegisters, KernelDma>;
 /// The console of this machine.
 pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
 
@@ -45,6 +49,20 @@ pub(crate) fn start(kernel: &'static Kernel, executor: &Executor, devices: Vec<(
                 let driver: &'static Memory = Box::leak(Box::new(driver));
                 connect(kernel, gsi, || driver.on_interrupt());
                 spawn(executor, resize::work(kernel, driver));
+                continue;
+            }
+            Err(StartError::Transport(TransportError::OtherDevice { .. })) => {}
+            Err(error) => {
+                log!(Error, "virtio device at {:#x}: {error}", registers.base());
+                continue;
+            }
+        }
+        match Balloon::start(registers, &memory) {
+            Ok(driver) => {
+                let driver: &'static Balloon = Box::leak(Box::new(driver));
+                connect(kernel, gsi, || driver.on_interrupt());
+                spawn(executor, balloon::work(kernel, driver));
+                spawn(executor, balloon::tell(kernel, driver));
                 continue;
             }
             Err(StartError::Transport(TransportError::OtherDevice { .. })) => {}

@@ -54,6 +54,21 @@ pub(crate) struct ResizeStatus {
     pub(crate) stall: Option<StallReason>,
 }
 
+/// What the balloon's worker tells the world. Pages of 4 KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BalloonStatus {
+    /// That the host wants in the balloon.
+    pub(crate) target: u64,
+    /// That are in it.
+    pub(crate) held: u64,
+    /// That went in, since boot.
+    pub(crate) inflated: u64,
+    /// That came out, since boot.
+    pub(crate) deflated: u64,
+    /// There is no page that could go in.
+    pub(crate) stalled: bool,
+}
+
 /// What belongs to one CPU: its tasks, and what they wait for.
 struct Work {
     tasks: Arc<Remote>,
@@ -63,7 +78,7 @@ struct Work {
 
 /// See the module.
 ///
-/// Lock order: `mm`, then `programs`, then a program's `status`, then `resize`; then any one of those that guard a single
+/// Lock order: `mm`, then `programs`, then a program's `status`, then `resize`, then `balloon`; then any one of those that guard a single
 /// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
 /// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
@@ -97,6 +112,7 @@ pub(crate) struct Kernel {
     /// All programs that were ever started, by number; the first is 1.
     pub(crate) programs: SpinLock<Vec<&'static Program>>,
     pub(crate) resize: SpinLock<ResizeStatus>,
+    pub(crate) balloon: SpinLock<BalloonStatus>,
     pub(crate) tick_ns: u64,
     validates: bool,
     acpi: Acpi,
@@ -151,6 +167,7 @@ impl Kernel {
             program_ended: Signal::new(),
             programs: SpinLock::new(Vec::new()),
             resize: SpinLock::default(),
+            balloon: SpinLock::default(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
             acpi: machine.acpi,

@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod balloon;
 mod boot;
 mod control;
 mod devices;

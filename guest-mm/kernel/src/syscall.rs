@@ -130,13 +130,16 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
     let stats = mm.phys.memory_stats();
     let region = mm.phys.hotplug_region();
     let total = stats.total_pages * PAGE_SIZE;
+    // Pages in the balloon are nobody's, and those that it still wants will be.
+    let balloon = *kernel.balloon.lock();
     let is_online = |state| matches!(state, BlockState::Online | BlockState::GoingOffline);
     let blocks_online = region.iter().filter(|&(_, state)| is_online(state)).count() as u64;
     let online = blocks_online * u64::from(region.block_nr_pages()) * PAGE_SIZE;
     let unplugged = region.iter().find(|&(_, state)| state == BlockState::Unplugged);
     SystemInfo {
-        total,
-        future_total: total - online + kernel.resize.lock().requested,
+        total: total.saturating_sub(balloon.held * PAGE_SIZE),
+        future_total: (total - online + kernel.resize.lock().requested)
+            .saturating_sub(balloon.target * PAGE_SIZE),
         available: stats.available_pages * PAGE_SIZE,
         first_unplugged: unplugged
             .and_then(|(block, _)| region.block_range(block))

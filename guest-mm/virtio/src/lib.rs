@@ -6,6 +6,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod balloon;
 pub mod console;
 pub mod control;
 pub mod dma;
