@@ -105,12 +105,11 @@ impl Shared {
     }
 
     fn limits(&self) -> Limits {
-        let blocks = || self.spec.hotplug.iter().map(|hotplug| hotplug.block_size);
+        let blocks = self.spec.hotplug.iter().map(|hotplug| hotplug.block_size);
         Limits {
             boot_memory: self.spec.memory,
             region_size: self.spec.hotplug.iter().map(|hotplug| hotplug.region_size).sum(),
-            block_size: blocks().min().unwrap_or(MIN_BLOCK_SIZE),
-            largest_block: blocks().max().unwrap_or(MIN_BLOCK_SIZE),
+            block_size: blocks.max().unwrap_or(MIN_BLOCK_SIZE),
         }
     }
 

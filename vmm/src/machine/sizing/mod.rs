@@ -28,10 +28,9 @@ pub(super) struct Limits {
     pub(super) boot_memory: u64,
     /// All hot-plug regions together; 0 without one.
     pub(super) region_size: u64,
-    /// The smallest block of any region, of which the others' are multiples; not 0.
+    /// The largest block of any region, not 0. Block sizes are powers of two, so that any multiple of the largest, up to all
+    /// regions together, is a sum of whole blocks.
     pub(super) block_size: u64,
-    /// The largest block of any region.
-    pub(super) largest_block: u64,
 }
 
 /// How things stand. Sizes are bytes.
@@ -141,7 +140,7 @@ impl Sizing {
             balloon: match self.phase {
                 Phase::Blocks if view.plugged > requested => view.held.min(surplus),
                 Phase::Blocks | Phase::Balloon { .. } => surplus,
-                Phase::Loan { .. } => surplus.saturating_sub(self.limits.largest_block),
+                Phase::Loan { .. } => surplus.saturating_sub(self.limits.block_size),
             },
             try_again: lends && (moved || self.phase != before),
             wake: match self.phase {
@@ -167,7 +166,7 @@ impl Sizing {
                 }
             }
             Phase::Balloon { until } if now >= until => {
-                if held >= self.limits.largest_block {
+                if held >= self.limits.block_size {
                     Phase::Loan { until: now + LOAN }
                 } else {
                     Phase::Balloon {

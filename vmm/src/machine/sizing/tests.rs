@@ -13,7 +13,6 @@ const LIMITS: Limits = Limits {
     boot_memory: BOOT,
     region_size: REGION,
     block_size: BLOCK,
-    largest_block: BLOCK,
 };
 
 fn seconds(seconds: u64) -> Duration {
