@@ -3,6 +3,7 @@
 mod builtin;
 mod host;
 mod linux;
+mod linux_balloon;
 mod linux_blocks;
 mod linux_disks;
 mod linux_memory;

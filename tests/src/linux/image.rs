@@ -16,7 +16,8 @@ use crate::host_box;
 const MODULES: [&str; 4] = ["pvpanic_mmio", "virtio_console", "virtio_mmio", "virtio_mem"];
 
 /// Modules that are there for a test to load.
-const MORE_MODULES: [&str; 4] = [
+const MORE_MODULES: [&str; 5] = [
+    "virtio_balloon",
     "virtio_blk",
     "virtio_net",
     "virtio_rng",
