@@ -4,6 +4,8 @@ mod balloon;
 mod block;
 mod console;
 mod mem;
+mod net;
+mod ports;
 mod rng;
 mod vsock;
 
@@ -17,6 +19,8 @@ pub use balloon::BalloonSubject;
 pub use block::BlockSubject;
 pub use console::ConsoleSubject;
 pub use mem::MemSubject;
+pub use net::NetSubject;
+pub use ports::PortsSubject;
 pub use rng::RngSubject;
 pub use vsock::VsockSubject;
 
@@ -125,6 +129,8 @@ pub const ALL: &[Target] = &[
     target::<BlockSubject>(),
     target::<RngSubject>(),
     target::<VsockSubject>(),
+    target::<NetSubject>(),
+    target::<PortsSubject>(),
 ];
 
 /// Something is not as it should be.
