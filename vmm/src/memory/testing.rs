@@ -74,10 +74,9 @@ pub(super) fn on_every_backing(bytes: u64, test: impl Fn(Backing)) {
 /// unbroken memory than any machine can promise: there it is a message for root too.
 pub(super) fn with_huge_pages(page: HugePage, pages: u64, test: impl FnOnce()) {
     let pool = Pool::lock(page);
-    let before = pool.read("nr_hugepages");
     // What others use stays, what is free serves.
-    let wanted = before - pool.read("free_hugepages") + pages;
-    let got = fs::write(pool.path("nr_hugepages"), wanted.to_string()).map(|()| pool.read("nr_hugepages"));
+    let wanted = pool.before - pool.read("free_hugepages") + pages;
+    let got = pool.write(wanted).map(|()| pool.read("nr_hugepages"));
     if matches!(got, Ok(got) if got == wanted) {
         test();
     } else {
@@ -89,12 +88,12 @@ pub(super) fn with_huge_pages(page: HugePage, pages: u64, test: impl FnOnce()) {
         let promised = rustix::process::geteuid().is_root() && page == HugePage::Mib2;
         assert!(!promised, "{text}");
     }
-    let _ = fs::write(pool.path("nr_hugepages"), before.to_string());
 }
 
-/// The pool, for one test at a time.
+/// The pool, for one test at a time; as it was when dropped, by a test that fails too.
 struct Pool {
     folder: String,
+    before: u64,
     _lock: File,
 }
 
@@ -102,10 +101,17 @@ impl Pool {
     fn lock(page: HugePage) -> Self {
         let lock = File::create(std::env::temp_dir().join("ballast-huge-pages.lock")).unwrap();
         flock(&lock, FlockOperation::LockExclusive).unwrap();
-        Self {
+        let mut pool = Self {
             folder: format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page.bytes() >> 10),
+            before: 0,
             _lock: lock,
-        }
+        };
+        pool.before = pool.read("nr_hugepages");
+        pool
+    }
+
+    fn write(&self, pages: u64) -> std::io::Result<()> {
+        fs::write(self.path("nr_hugepages"), pages.to_string())
     }
 
     fn path(&self, file: &str) -> String {
@@ -115,5 +121,11 @@ impl Pool {
     fn read(&self, file: &str) -> u64 {
         let text = fs::read_to_string(self.path(file));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = self.write(self.before);
     }
 }
