@@ -78,6 +78,8 @@ fn a_block_that_was_given_back_is_protected_again() {
         &["--memory", "64M", "--hotplug", "64M", "--program", program],
     );
     vm.wait_for_driver();
+    // The program has to know which block it is before that comes.
+    vm.serial.wait_for("waiting for the block at 0x100000000");
     vm.resize("128M");
     // The guest may be caught before the order is answered.
     vm.order("resize", &["64M", "--wait", "100"]);

@@ -24,6 +24,7 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         return 2;
     }
     if where_to == Trespass::GivenBack {
+        say(format_args!("waiting for the block at {gpa:#x} to come and go"));
         wait_until(|first_unplugged| first_unplugged != gpa);
         wait_until(|first_unplugged| first_unplugged == gpa);
     }
