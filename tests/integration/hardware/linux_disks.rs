@@ -90,6 +90,24 @@ fn use_file_system(guest: &mut LinuxGuest, name: &str, file: &Path) {
     ));
 }
 
+fn entropy(guest: &mut LinuxGuest) {
+    let source = guest.shell("cat /sys/class/misc/hw_random/rng_current");
+    assert!(source.starts_with("virtio_rng"), "{source}");
+    assert_eq!(
+        guest
+            .shell("dd if=/dev/hwrng bs=64 count=16 2>/dev/null | wc -c")
+            .trim(),
+        "1024"
+    );
+    let kinds =
+        guest.shell("dd if=/dev/hwrng bs=64 count=16 2>/dev/null | od -An -v -tx1 -w1 | sort -u | wc -l");
+    assert!(
+        kinds.trim().parse::<u32>().unwrap() > 200,
+        "{kinds} byte values in 1024 bytes"
+    );
+    assert!(guest.vm.stats().number("entropy_bytes") >= 2048);
+}
+
 /// A box's boot costs more than all of this: one guest for all of it.
 #[test]
 fn disks_and_entropy_serve_a_stock_linux_guest() {
@@ -132,25 +150,9 @@ fn disks_and_entropy_serve_a_stock_linux_guest() {
             assert_eq!(host_sum(&frozen), frozen_before);
         });
         guest.case("a file system on a disk", |guest| {
-            use_file_system(guest, "vda", &ring)
+            use_file_system(guest, "vda", &ring);
         });
-        guest.case("entropy", |guest| {
-            let source = guest.shell("cat /sys/class/misc/hw_random/rng_current");
-            assert!(source.starts_with("virtio_rng"), "{source}");
-            assert_eq!(
-                guest
-                    .shell("dd if=/dev/hwrng bs=64 count=16 2>/dev/null | wc -c")
-                    .trim(),
-                "1024"
-            );
-            let kinds = guest
-                .shell("dd if=/dev/hwrng bs=64 count=16 2>/dev/null | od -An -v -tx1 -w1 | sort -u | wc -l");
-            assert!(
-                kinds.trim().parse::<u32>().unwrap() > 200,
-                "{kinds} byte values in 1024 bytes"
-            );
-            assert!(guest.vm.stats().number("entropy_bytes") >= 2048);
-        });
+        guest.case("entropy", entropy);
 
         let stats = guest.vm.stats();
         for (disk, engine) in ["io-uring", "thread", "io-uring"].into_iter().enumerate() {

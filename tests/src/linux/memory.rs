@@ -77,7 +77,7 @@ impl LinuxGuest {
     /// # Panics
     /// When a byte has changed.
     pub fn unpin(&mut self) {
-        self.shell("exec 9>&-");
+        self.shell("echo >&9; exec 9>&-");
         self.wait_for_pins("wrong", 0);
     }
 
@@ -118,7 +118,10 @@ impl LinuxGuest {
 
     /// Ends `memcheck run`, and waits until its memory is free.
     pub fn stop_memcheck(&mut self) {
-        self.shell("kill $(cat /tmp/memcheck.pid); wait $(cat /tmp/memcheck.pid); true");
+        // A process that is gone, or has only its exit status left, has no `RSS` line.
+        self.shell(
+            "pid=$(cat /tmp/memcheck.pid); kill $pid; while grep -qs VmRSS /proc/$pid/status; do usleep 20000; done",
+        );
     }
 
     fn memcheck_rounds(&mut self) -> Option<u64> {
