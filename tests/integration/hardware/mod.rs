@@ -9,4 +9,5 @@ mod linux_disks;
 mod linux_memory;
 mod linux_network;
 mod linux_nodes;
+mod linux_requests;
 mod linux_sockets;
