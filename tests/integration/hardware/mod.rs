@@ -5,6 +5,7 @@ mod host;
 mod linux;
 mod linux_balloon;
 mod linux_blocks;
+mod linux_debian;
 mod linux_disks;
 mod linux_memory;
 mod linux_network;

@@ -5,12 +5,14 @@
 //! is renamed into place.
 
 mod kernel;
+mod root_disk;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use kernel::{KernelPackage, Release};
+pub use root_disk::{root_disk, root_image};
 
 use crate::ballast::{finish, profile_dir};
 

@@ -23,6 +23,7 @@ for module in $(cat /modules/order); do
   insmod /modules/$module.ko || echo "host box: cannot load $module"
 done
 export PATH=/bin HOME=/root RUST_BACKTRACE=1 VARIABLE=/guest
+DISK
 cd /
 /box/deps/integration --exact "$(cat /test)" --include-ignored --nocapture
 echo "host box: exit status $?"
@@ -36,14 +37,21 @@ poweroff -f
 pub(super) fn ramdisk(package: &KernelPackage, test: &str, parts: Parts) -> Vec<u8> {
     let mut archive = Archive::default();
     let mut order = String::new();
-    for (name, module) in package.modules(&["kvm-amd", "tun"]) {
+    let disk_driver: &[&str] = if parts.root_disk { &["virtio_blk"] } else { &[] };
+    for (name, module) in package.modules(&[&["kvm-amd", "tun"], disk_driver].concat()) {
         archive.add(&format!("/modules/{name}.ko"), &module);
         order.push_str(&format!("{name}\n"));
     }
     archive.add("/modules/order", order.as_bytes());
+    let disk = if parts.root_disk {
+        format!("export {}=/dev/vda", super::DISK_VARIABLE)
+    } else {
+        String::new()
+    };
     archive.add(
         "/init",
         INIT.replace("VARIABLE", super::IMAGE_VARIABLE)
+            .replace("DISK", &disk)
             .replace("ANSWER", super::pulse::ANSWER)
             .as_bytes(),
     );

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::pulse::Pulse;
 use super::{CASE, Parts};
 use crate::ballast::Reaper;
-use crate::debian::{KernelPackage, Release, require};
+use crate::debian::{KernelPackage, Release, require, root_image};
 
 /// Longest life of a box that works. It only bounds how long a test that goes round in circles is waited for.
 const LIFETIME: Duration = Duration::from_secs(500);
@@ -35,9 +35,13 @@ pub(super) fn run(test: &str, parts: Parts) {
     let (ramdisk, report) = (dir.path().join("ramdisk"), dir.path().join("report"));
     let written = fs::write(&ramdisk, super::image::ramdisk(&package, test, parts));
     written.unwrap_or_else(|error| panic!("cannot write the box's ramdisk: {error}"));
+    let disk = parts.root_disk.then(root_image);
     for number in 1..=BOXES {
         let mut pulse = Pulse::new(dir.path());
-        let end = wait(boot(&package, &ramdisk, &report, &pulse), &mut pulse);
+        let end = wait(
+            boot(&package, &ramdisk, disk.as_deref(), (&report, &pulse)),
+            &mut pulse,
+        );
         let (console, report) = (pulse.console(), read(&report));
         println!("---- in the host box\n{report}----");
         if end == End::Stopped {
@@ -69,7 +73,12 @@ enum End {
 }
 
 /// Starts a box.
-fn boot(package: &KernelPackage, ramdisk: &Path, report: &Path, pulse: &Pulse) -> Reaper {
+fn boot(
+    package: &KernelPackage,
+    ramdisk: &Path,
+    disk: Option<&Path>,
+    (report, pulse): (&Path, &Pulse),
+) -> Reaper {
     let mut qemu = Command::new(require(QEMU, "qemu-system-x86"));
     // One processor: with two, the emulated kernel was seen to trip over its own patching of code (int3 in
     // `__schedule`) about once in ten boots, which QEMU's emulation of several does not get right.
@@ -95,6 +104,11 @@ fn boot(package: &KernelPackage, ramdisk: &Path, report: &Path, pulse: &Pulse) -
         "-append",
         "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check",
     ]);
+    if let Some(disk) = disk {
+        // What is written lasts as long as the box.
+        let drive = format!("file={},if=virtio,format=raw,snapshot=on", disk.display());
+        qemu.arg("-drive").arg(drive);
+    }
     let child = qemu
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start {QEMU}: {error}"));

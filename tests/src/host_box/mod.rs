@@ -25,6 +25,8 @@ const IMAGE_VARIABLE: &str = "BALLAST_TEST_LINUX_IMAGE";
 pub struct Parts {
     /// Kernels of stock guests instead of the newest; none means the newest.
     pub kernels: &'static [Release],
+    /// Whether a disk with a Debian system is in the box.
+    pub root_disk: bool,
 }
 
 impl Parts {
@@ -35,9 +37,21 @@ impl Parts {
                 Release::V6_1 => &[Release::V6_1],
                 Release::V6_12 => &[Release::V6_12],
             },
+            ..Self::default()
+        }
+    }
+
+    /// The newest stock guest and a disk with a Debian system ([`crate::debian::root_disk`]).
+    pub fn root_disk() -> Self {
+        Self {
+            root_disk: true,
+            ..Self::default()
         }
     }
 }
+
+/// Set inside the box: the disk with a Debian system, if the box has it.
+const DISK_VARIABLE: &str = "BALLAST_TEST_ROOT_DISK";
 
 /// Runs `body` on a KVM like hardware's: here, or in the host box. Must be called as the whole body of a test, with
 /// a closure: its type's name tells which test that is.
@@ -71,6 +85,11 @@ const CASE: &str = "case: ";
 /// Folder of the stock guests' images, when running in the box.
 pub fn linux_image_dir() -> Option<PathBuf> {
     std::env::var_os(IMAGE_VARIABLE).map(PathBuf::from)
+}
+
+/// The disk with a Debian system, when running in a box that has it.
+pub fn root_disk() -> Option<String> {
+    std::env::var(DISK_VARIABLE).ok()
 }
 
 /// Path of a program of this package, which cargo builds before the tests.

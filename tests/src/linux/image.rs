@@ -2,7 +2,8 @@
 //!
 //! The ramdisk holds busybox, the modules of the devices, `memcheck` and `vsock-peer`. Its init loads the modules that every guest
 //! needs, and then runs one line of shell after the other as they are typed on ttyS0, with markers around each answer,
-//! so that a test can ask the guest anything. The shell function `load` loads more modules with what they depend on.
+//! so that a test can ask the guest anything. With `disk=/dev/vda` on the kernel's command line it goes on to the system on
+//! that disk instead. The shell function `load` loads more modules with what they depend on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,16 @@ load() {
 for module in $(cat /modules/order); do
   case ",$hold," in *",$module,"*) ;; *) load $module ;; esac
 done
+# With disk= the ramdisk only brings the system on that disk up.
+if [ -n "$disk" ]; then
+  for module in virtio_blk vmw_vsock_virtio_transport virtio_net; do load $module; done
+  while [ ! -b $disk ]; do usleep 20000; done
+  mkdir /system
+  mount -t ext4 $disk /system
+  cp /bin/memcheck /bin/vsock-peer /system/usr/local/bin
+  for folder in proc sys dev; do mount -o move /$folder /system/$folder; done
+  exec switch_root /system /sbin/init
+fi
 echo "guest: ready"
 while read -r line; do
   echo "guest: begin"
