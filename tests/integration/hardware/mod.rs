@@ -4,6 +4,7 @@ mod builtin;
 mod host;
 mod linux;
 mod linux_balloon;
+mod linux_balloon_yields;
 mod linux_blocks;
 mod linux_debian;
 mod linux_disks;
