@@ -123,7 +123,8 @@ fn the_guest_says_how_its_memory_is_used_when_it_is_asked() {
 #[test]
 fn what_the_balloon_cannot_do_is_refused_with_the_rule() {
     let home = Home::new();
-    let vm = home.start("bal", &["--memory", "128M", "--balloon", "floor=96M"]);
+    let mut vm = home.start("bal", &["--memory", "128M", "--balloon", "floor=96M"]);
+    vm.wait_until("its control socket", |_| true);
     vm.order("resize", &["95M"])
         .assert_refusal(1, &["balloon's floor of 100663296 bytes"]);
     vm.order("resize", &["134217727"])
@@ -132,7 +133,8 @@ fn what_the_balloon_cannot_do_is_refused_with_the_rule() {
         .assert_refusal(1, &["beyond the 134217728 bytes"]);
     vm.order("balloon", &["hint"])
         .assert_refusal(1, &["start the VM with --balloon hinting"]);
-    let plain = home.start("plain", &["--memory", "64M"]);
+    let mut plain = home.start("plain", &["--memory", "64M"]);
+    plain.wait_until("its control socket", |_| true);
     plain
         .order("balloon", &[])
         .assert_refusal(1, &["no balloon: start the VM with --balloon"]);

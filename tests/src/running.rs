@@ -188,7 +188,7 @@ impl Running {
     /// # Panics
     /// When the command fails: the guest did not get there.
     pub fn resize(&self, total: &str) -> String {
-        self.order("resize", &[total, "--wait", "200"]).success()
+        self.order("resize", &[total, "--wait", "140"]).success()
     }
 
     /// Waits for the VM to end and answers its exit status.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How long any single condition is waited for before the test fails. It is the same in the host box, where
 /// the slowest single step (a stock kernel booting in an emulated machine's guest) takes a tenth of it even on a
 /// machine with several times more to do than it has processors.
-pub const DEADLINE: Duration = Duration::from_secs(240);
+pub const DEADLINE: Duration = Duration::from_secs(150);
 
 /// Pause between two questions: short against everything waited for, long against the cost of asking.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -66,11 +66,13 @@ fn linux_gives_pages_takes_them_back_and_says_how_it_is() {
             assert_eq!(total, guest.mem_total_kib() * 1024);
             guest.shell(USE_MEMORY);
             let used = free(guest);
-            assert!(unused - used >= 180 * MIB, "{unused} bytes free, then {used}");
+            // Pages on the lists of a CPU, which hold tens of MiB after the balloon has let go of so many, are not counted
+            // as free.
+            assert!(unused - used >= 100 * MIB, "{unused} bytes free, then {used}");
             guest.shell(FREE_MEMORY);
             guest.vm.order("balloon", &["interval", "1"]).success();
             guest.vm.wait_until("statistics by themselves", |stats| {
-                balloon(stats, "statistics.free_bytes") >= used + 180 * MIB
+                balloon(stats, "statistics.free_bytes") >= used + 100 * MIB
             });
         });
 
