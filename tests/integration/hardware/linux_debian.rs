@@ -11,6 +11,7 @@ use integration_tests::{Home, LinuxGuest, Parts, finish, needs_hardware_kvm_and}
 const MIB: u64 = 1 << 20;
 
 #[test]
+#[ignore = "bootstraps a Debian system, which takes minutes: with the full matrix"]
 fn debian_boots_from_a_disk_and_has_sockets_and_memory_that_grows() {
     needs_hardware_kvm_and(Parts::root_disk(), || {
         let home = Home::new();

@@ -1,6 +1,6 @@
 //! Disks on the host: what a guest's block device reads and writes, a file or a block device.
 //!
-//! [`HostDisk`] is the [`Disk`](devices::block::Disk) behind a [`Block`](devices::block::Block): it turns each operation into system calls that move
+//! [`HostDisk`] is the [`Disk`] behind a [`Block`](devices::block::Block): it turns each operation into system calls that move
 //! the data between file and guest memory without a copy in between, has one of two engines carry them out, and goes on
 //! where a call did only part of it. The engines:
 //!
