@@ -19,8 +19,8 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 /// All that the emulation knows, but for two things.
 ///
-/// - XSAVE, and with it AVX: the emulated SVM does not intercept XSETBV, so the box's KVM never learns what a guest writes to
-///   XCR0, and enters it with a value of its own. The guest's kernel finds the size of its state inconsistent, says so with a
+/// - XSAVE, and with it AVX: with it, as if the emulated SVM did not intercept XSETBV and the box's KVM never learnt what a
+///   guest writes to XCR0, the guest's kernel finds the size of its state inconsistent, says so with a
 ///   warning, and would no longer save all registers of its programs.
 /// - Fast `rep stosb` and `rep movsb`: emulation takes them byte by byte, and kernels that do not see the flags use words.
 const CPU: &str = "max,-xsave,-erms,-fsrm";
