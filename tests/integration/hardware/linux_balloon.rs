@@ -66,8 +66,7 @@ fn linux_gives_pages_takes_them_back_and_says_how_it_is() {
             assert_eq!(total, guest.mem_total_kib() * 1024);
             guest.shell(USE_MEMORY);
             let used = free(guest);
-            // Pages on the lists of a CPU, which hold tens of MiB after the balloon has let go of so many, are not counted
-            // as free.
+            // Of 192 MiB: 151 were seen to go. Pages on the lists of a CPU are not counted as free, which may be the rest.
             assert!(unused - used >= 100 * MIB, "{unused} bytes free, then {used}");
             guest.shell(FREE_MEMORY);
             guest.vm.order("balloon", &["interval", "1"]).success();

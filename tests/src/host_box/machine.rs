@@ -66,7 +66,7 @@ pub(super) fn run(test: &str, parts: Parts) {
 enum End {
     /// The box switched itself off.
     SwitchedOff,
-    /// It has no pulse any more. That is the emulator's fault: whatever hangs *in* the box, the box answers.
+    /// It has no pulse any more: its kernel or the emulator has stopped, which a test's own hanging does not bring about.
     Stopped,
     /// It works, and works on.
     TooLong,

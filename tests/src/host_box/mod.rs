@@ -4,7 +4,8 @@
 //! `svm` flag), a test runs directly. Elsewhere the test binary boots QEMU's software emulation of a whole machine
 //! with AMD-V, with a Debian kernel and its own `kvm_amd`, and runs *itself* inside, for that one test; what the
 //! inner run printed and how it ended comes back over a serial port. A box that ends without saying so is a failure.
-//! One that stops, timers and all, is the emulator's fault and is replaced once, with a word of it (`pulse`).
+//! One that stops as a whole, which is taken to be the emulator's doing and was not proved to be, is replaced once, with
+//! a word of it (`pulse`).
 
 mod image;
 mod machine;
