@@ -92,7 +92,6 @@ fn blocks_of_64_mib_on_6_1() {
 }
 
 #[test]
-#[ignore = "in the host box its guest comes to rest in three runs of five, not understood yet"]
 fn blocks_of_128_mib_on_6_12() {
     needs_hardware_kvm_and(Parts::kernel(Release::V6_12), || {
         steps(Release::V6_12, &BLOCKS_OF_128_MIB);

@@ -12,6 +12,23 @@ use super::layout::COM1_GSI;
 use crate::hv::{HvError, Partition};
 use crate::terminal::OutputWriter;
 
+/// Interrupt enable register.
+const IER: u8 = 1;
+const IER_RECEIVED_DATA: u8 = 1;
+const IER_TRANSMITTER_EMPTY: u8 = 2;
+/// Interrupt identification register.
+const IIR: u8 = 2;
+const IIR_CAUSE: u8 = 0x0F;
+const IIR_NONE: u8 = 1;
+const IIR_TRANSMITTER_EMPTY: u8 = 2;
+const IIR_RECEIVED_DATA: u8 = 4;
+/// Line control register; its highest bit turns the first two registers into the divisor of the rate.
+const LCR: u8 = 3;
+const LCR_DLAB: u8 = 0x80;
+/// Line status register.
+const LSR: u8 = 5;
+const LSR_DATA_READY: u8 = 1;
+
 type Uart = Serial<LineTrigger, RoomSignal, OutputWriter>;
 
 /// The serial port.
@@ -60,7 +77,14 @@ impl SerialPort {
 
     /// The guest reads register `offset`, below 8.
     pub(super) fn read(&self, offset: u8) -> u8 {
-        self.lock().read(offset)
+        let mut uart = self.lock();
+        let value = uart.read(offset);
+        let banked = uart.read(LCR) & LCR_DLAB != 0;
+        if offset == IIR && !banked {
+            identify(&mut uart, value)
+        } else {
+            value
+        }
     }
 
     /// The guest writes register `offset`, below 8. A vCPU waits here for a reader that is behind, and not with the
@@ -91,6 +115,27 @@ impl SerialPort {
     fn lock(&self) -> MutexGuard<'_, Uart> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the interrupt identification register reads as, when the crate's own register read `taken` and is clear now.
+///
+/// A 16550 announces data until the last byte of it is read. The crate announces it once: it forgets when this register or
+/// one byte is read. Linux' driver reads at most 256 bytes, then looks here whether it is done; with input that comes as
+/// fast as it is read, the rest would stay for ever (PC16550D, table IV; Linux, `serial8250_rx_chars`).
+fn identify(uart: &mut Uart, taken: u8) -> u8 {
+    let enabled = uart.read(IER);
+    let data_waits = uart.read(LSR) & LSR_DATA_READY != 0 && enabled & IER_RECEIVED_DATA != 0;
+    let transmitter_empty = taken & IIR_TRANSMITTER_EMPTY != 0 && enabled & IER_TRANSMITTER_EMPTY != 0;
+    if data_waits && transmitter_empty {
+        // Reading clears the lesser cause only if it is the one that is read: it is asserted anew.
+        let _ = uart.write(IER, enabled);
+    }
+    let cause = match (data_waits, transmitter_empty) {
+        (true, _) => IIR_RECEIVED_DATA,
+        (false, true) => IIR_TRANSMITTER_EMPTY,
+        (false, false) => IIR_NONE,
+    };
+    taken & !IIR_CAUSE | cause
 }
 
 /// A port as it is at power-on.
@@ -171,6 +216,47 @@ mod tests {
         assert!(!guest.is_finished(), "a full buffer holds the guest back");
         output.finish();
         guest.join().unwrap();
+    }
+
+    #[test]
+    fn data_is_announced_until_the_last_byte_of_it_is_read() {
+        let port = port();
+        port.write(IER, IER_RECEIVED_DATA);
+        assert_eq!(port.receive(b"abc"), 3);
+        for byte in *b"abc" {
+            assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_RECEIVED_DATA);
+            assert_eq!(
+                port.read(IIR) & IIR_CAUSE,
+                IIR_RECEIVED_DATA,
+                "reading it took it away"
+            );
+            assert_eq!(port.read(0), byte);
+        }
+        assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_NONE);
+    }
+
+    #[test]
+    fn an_empty_transmitter_is_announced_after_the_data_and_once() {
+        let port = port();
+        port.write(IER, IER_RECEIVED_DATA | IER_TRANSMITTER_EMPTY);
+        assert_eq!(port.receive(b"a"), 1);
+        assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_RECEIVED_DATA);
+        assert_eq!(port.read(0), b'a');
+        assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_TRANSMITTER_EMPTY);
+        assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_NONE);
+    }
+
+    #[test]
+    fn what_came_while_interrupts_were_off_is_announced_when_they_are_on_again() {
+        let port = port();
+        port.write(IER, IER_RECEIVED_DATA);
+        port.write(IER, 0);
+        assert_eq!(port.receive(b"a"), 1);
+        assert!(port.line.read().is_err(), "an interrupt that was not wanted");
+        assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_NONE);
+        port.write(IER, IER_RECEIVED_DATA);
+        assert!(port.line.read().is_ok(), "no interrupt");
+        assert_eq!(port.read(IIR) & IIR_CAUSE, IIR_RECEIVED_DATA);
     }
 
     #[test]
