@@ -4,9 +4,13 @@
 //! as a share of each peer, and the goal. Writes the same to `target/bench/phys.json`. `-- FILTER` runs the rows whose
 //! name contains the text; `--quick` takes a few short samples. `tests/benches/README.md` says how it measures.
 
+#[path = "../frame/args.rs"]
 mod args;
 mod blocks;
+#[path = "../frame/clock.rs"]
 mod clock;
+#[path = "../frame/figure.rs"]
+mod figure;
 mod frames;
 mod measure;
 mod memory;
@@ -15,8 +19,10 @@ mod objects;
 mod ours;
 mod peers;
 mod random;
+#[path = "../frame/row.rs"]
 mod row;
 mod rows;
+#[path = "../frame/table.rs"]
 mod table;
 
 use std::process::ExitCode;
@@ -32,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let args = args::Args::from_command_line(std::env::args().skip(1))?;
+    let args = args::Args::from_command_line("phys", std::env::args().skip(1))?;
     let plugins = peers::Plugin::from_environment()?;
     let before = load_average()?;
     let mut rows = Vec::new();
@@ -48,7 +54,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         return Err(format!("no row's name contains {:?}", args.filter).into());
     }
     println!("\nload average before: {before}, after: {}", load_average()?);
-    let path = table::write_json(&rows)?;
+    let path = table::write_json("phys", &rows)?;
     println!("written: {}", path.display());
     Ok(())
 }

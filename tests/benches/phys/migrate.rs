@@ -19,7 +19,7 @@ use crate::clock::{Sample, Stopwatch};
 use crate::measure::Contestant;
 use crate::memory::leaked;
 use crate::random::Random;
-use crate::row::OURS;
+use crate::rows::OURS;
 
 const PAGE: usize = 4096;
 /// Frames of boot memory: for page tables.

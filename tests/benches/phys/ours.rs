@@ -17,7 +17,7 @@ use crate::blocks::{BLOCK_FRAMES, NR_BLOCKS, round};
 use crate::frames::{FrameAllocator, Hand};
 use crate::measure::Contestant;
 use crate::objects::{ObjectAllocator, Objects};
-use crate::row::OURS;
+use crate::rows::OURS;
 
 /// First frame of the hot-plug region: at 4 GiB.
 const BASE: u32 = 1 << 20;

@@ -9,7 +9,10 @@ use crate::migrate;
 use crate::objects::ObjectSuite;
 use crate::ours::GuestMm;
 use crate::peers::{self, Plugin};
-use crate::row::{Goal, OURS, Row, Unit};
+use crate::row::{Goal, Row, Unit};
+
+/// What guest-mm's figures are called.
+pub(crate) const OURS: &str = "guest-mm";
 
 /// What guest-mm's one thread is called beside its two.
 const SINGLE: &str = "guest-mm, 1 thread";
@@ -179,6 +182,7 @@ impl Plan {
         let (_, ours) = figures.remove(0);
         Row {
             name: self.name,
+            who: OURS,
             unit: self.unit,
             goal: self.goal,
             ours,

@@ -3,6 +3,8 @@
 //! What other programs take away is in the wall's time only. A sample whose two times differ much ran beside them, with
 //! cold caches after each switch, and is taken again.
 
+#![allow(dead_code, reason = "each bench uses its part")]
+
 use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 

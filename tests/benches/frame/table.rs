@@ -1,12 +1,12 @@
-//! The table on standard output, and `target/bench/phys.json`.
+//! The table on standard output, and `target/bench/NAME.json`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::row::{OURS, Row, Unit};
+use crate::row::Row;
 
-/// Prints a row: guest-mm first, then each peer.
+/// Prints a row: who is measured first, then each peer.
 pub(crate) fn print(row: &Row, is_first: bool) {
     if is_first {
         println!(
@@ -14,7 +14,7 @@ pub(crate) fn print(row: &Row, is_first: bool) {
             "what", "who", "median", "min", "max", "ratio"
         );
     }
-    let line = |what: &str, who: &str, figure: &crate::measure::Figure, rest: &str| {
+    let line = |what: &str, who: &str, figure: &crate::figure::Figure, rest: &str| {
         println!(
             "{what:<34} {who:<30} {:>9} {:>9} {:>9} {rest}",
             number(figure.median),
@@ -24,7 +24,7 @@ pub(crate) fn print(row: &Row, is_first: bool) {
     };
     let what = format!("{} ({})", row.name, row.unit.symbol());
     let verdict = row.verdict().unwrap_or_default();
-    line(&what, OURS, &row.ours, &format!("{:>7}  {verdict}", ""));
+    line(&what, row.who, &row.ours, &format!("{:>7}  {verdict}", ""));
     for (peer, figure) in &row.peers {
         line("", peer, figure, &format!("{:>7}", ratio(row.ratio(figure))));
     }
@@ -47,16 +47,16 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Writes `bench/phys.json` into cargo's target directory; an entry for each row and peer. Returns its path.
+/// Writes `bench/NAME.json` into cargo's target directory; an entry for each row and peer. Returns its path.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn write_json(rows: &[Row]) -> std::io::Result<PathBuf> {
+pub(crate) fn write_json(name: &str, rows: &[Row]) -> std::io::Result<PathBuf> {
     let entries: Vec<Value> = rows.iter().flat_map(entries).collect();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .parent()
         .unwrap_or(Path::new("."));
-    let path = target.join("bench/phys.json");
+    let path = target.join(format!("bench/{name}.json"));
     std::fs::create_dir_all(target.join("bench"))?;
     std::fs::write(&path, format!("{:#}\n", Value::from(entries)))?;
     Ok(path)
@@ -64,7 +64,7 @@ pub(crate) fn write_json(rows: &[Row]) -> std::io::Result<PathBuf> {
 
 /// `ns` and `peer_ns` are there for times; `value` and `peer_value` hold whatever the unit says.
 fn entries(row: &Row) -> Vec<Value> {
-    let entry = |peer: Option<&(String, crate::measure::Figure)>| {
+    let entry = |peer: Option<&(String, crate::figure::Figure)>| {
         let mut entry = json!({
             "name": row.name,
             "unit": row.unit.symbol(),
@@ -78,9 +78,9 @@ fn entries(row: &Row) -> Vec<Value> {
             "ratio": peer.map(|(_, figure)| row.ratio(figure)),
             "goal": row.verdict(),
         });
-        if row.unit == Unit::Nanoseconds {
-            entry["ns"] = entry["value"].clone();
-            entry["peer_ns"] = entry["peer_value"].clone();
+        if let Some(factor) = row.unit.nanoseconds() {
+            entry["ns"] = json!(row.ours.median * factor);
+            entry["peer_ns"] = json!(peer.map(|(_, figure)| figure.median * factor));
         }
         entry
     };

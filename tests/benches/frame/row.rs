@@ -1,15 +1,20 @@
 //! A row of the table: what was measured, in which unit, with which goal.
 
-use crate::measure::Figure;
+#![allow(dead_code, reason = "each bench uses its part")]
 
-/// What guest-mm's figures are called.
-pub(crate) const OURS: &str = "guest-mm";
+use crate::figure::Figure;
 
 /// What a figure counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unit {
     /// Nanoseconds an operation.
     Nanoseconds,
+    /// Microseconds an operation.
+    Microseconds,
+    /// Milliseconds an operation.
+    Milliseconds,
+    /// Mebibytes.
+    Mebibytes,
     /// Per cent of all there is.
     Percent,
     /// Bytes.
@@ -21,8 +26,21 @@ impl Unit {
     pub(crate) const fn symbol(self) -> &'static str {
         match self {
             Self::Nanoseconds => "ns",
+            Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
+            Self::Mebibytes => "MiB",
             Self::Percent => "%",
             Self::Bytes => "B",
+        }
+    }
+
+    /// Nanoseconds in one of it, if it is a unit of time.
+    pub(crate) const fn nanoseconds(self) -> Option<f64> {
+        match self {
+            Self::Nanoseconds => Some(1.0),
+            Self::Microseconds => Some(1e3),
+            Self::Milliseconds => Some(1e6),
+            Self::Percent | Self::Bytes | Self::Mebibytes => None,
         }
     }
 }
@@ -48,6 +66,8 @@ pub(crate) enum Goal {
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
+    /// Who is measured.
+    pub(crate) who: &'static str,
     pub(crate) unit: Unit,
     pub(crate) goal: Goal,
     pub(crate) ours: Figure,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::measure::Effort;
+use crate::figure::Effort;
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -15,14 +15,17 @@ pub(crate) struct Args {
 
 /// An argument that there is not.
 #[derive(Debug)]
-pub(crate) struct UnknownArgument(String);
+pub(crate) struct UnknownArgument {
+    bench: &'static str,
+    argument: String,
+}
 
 impl fmt::Display for UnknownArgument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "unknown argument {}; usage: cargo bench --bench phys -- [FILTER] [--quick]",
-            self.0
+            "unknown argument {}; usage: cargo bench --bench {} -- [FILTER] [--quick]",
+            self.argument, self.bench
         )
     }
 }
@@ -35,6 +38,7 @@ impl Args {
     /// # Errors
     /// On an option there is not, or a second filter.
     pub(crate) fn from_command_line(
+        bench: &'static str,
         arguments: impl Iterator<Item = String>,
     ) -> Result<Self, UnknownArgument> {
         let mut args = Self {
@@ -46,7 +50,7 @@ impl Args {
                 "--bench" => {}
                 "--quick" => args.effort = Effort::QUICK,
                 text if !text.starts_with('-') && args.filter.is_empty() => args.filter = argument,
-                _ => return Err(UnknownArgument(argument)),
+                _ => return Err(UnknownArgument { bench, argument }),
             }
         }
         Ok(args)
