@@ -17,20 +17,29 @@ impl HugePages {
     /// # Panics
     /// When the machine does not have them, or this user may not fill the pool: the test cannot run, and says so.
     pub fn reserve(pages: u64) -> Self {
+        Self::try_reserve(pages).unwrap_or_else(|reason| panic!("NOT TESTED: {reason}"))
+    }
+
+    /// The same for who can do without.
+    ///
+    /// # Errors
+    /// Why there are none, in words.
+    pub fn try_reserve(pages: u64) -> Result<Self, String> {
         let path = std::env::temp_dir().join("ballast-huge-pages.lock");
-        let lock = File::create(&path).unwrap_or_else(|error| panic!("cannot make {path:?}: {error}"));
+        let lock = File::create(&path).map_err(|error| format!("cannot make {path:?}: {error}"))?;
         lock.lock()
-            .unwrap_or_else(|error| panic!("cannot lock {path:?}: {error}"));
-        let before = read("nr_hugepages");
-        let wanted = before - read("free_hugepages") + pages;
+            .map_err(|error| format!("cannot lock {path:?}: {error}"))?;
+        let before = read("nr_hugepages")?;
+        let wanted = before - read("free_hugepages")? + pages;
         let written = write(wanted);
         let huge_pages = Self { before, _lock: lock };
-        let got = read("nr_hugepages");
-        assert_eq!(
-            got, wanted,
-            "NOT TESTED: the pool of huge pages cannot be filled ({written:?})"
-        );
-        huge_pages
+        let got = read("nr_hugepages")?;
+        if got == wanted {
+            return Ok(huge_pages);
+        }
+        Err(format!(
+            "the pool of huge pages has {got} where {wanted} are wanted ({written:?})"
+        ))
     }
 }
 
@@ -41,12 +50,12 @@ impl Drop for HugePages {
     }
 }
 
-fn read(file: &str) -> u64 {
+fn read(file: &str) -> Result<u64, String> {
     let path = format!("{POOL}/{file}");
     let text = fs::read_to_string(&path);
     text.ok()
         .and_then(|text| text.trim().parse().ok())
-        .unwrap_or_else(|| panic!("NOT TESTED: this host has no huge pages ({path})"))
+        .ok_or_else(|| format!("this host has no huge pages ({path})"))
 }
 
 fn write(pages: u64) -> std::io::Result<()> {

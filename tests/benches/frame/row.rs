@@ -74,6 +74,14 @@ pub(crate) struct Row {
     pub(crate) peers: Vec<(String, Figure)>,
 }
 
+/// Not measured.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) name: &'static str,
+    /// What the host lacks.
+    pub(crate) reason: String,
+}
+
 impl Row {
     /// Our figure as a share of a peer's.
     pub(crate) fn ratio(&self, peer: &Figure) -> f64 {

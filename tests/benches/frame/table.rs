@@ -1,22 +1,24 @@
 //! The table on standard output, and `target/bench/NAME.json`.
 
+#![allow(dead_code, reason = "each bench uses its part")]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::row::Row;
+use crate::row::{Missing, Row};
 
 /// Prints a row: who is measured first, then each peer.
 pub(crate) fn print(row: &Row, is_first: bool) {
     if is_first {
         println!(
-            "{:<34} {:<30} {:>9} {:>9} {:>9} {:>7}  goal",
+            "{:<36} {:<30} {:>9} {:>9} {:>9} {:>7}  goal",
             "what", "who", "median", "min", "max", "ratio"
         );
     }
     let line = |what: &str, who: &str, figure: &crate::figure::Figure, rest: &str| {
         println!(
-            "{what:<34} {who:<30} {:>9} {:>9} {:>9} {rest}",
+            "{what:<36} {who:<30} {:>9} {:>9} {:>9} {rest}",
             number(figure.median),
             number(figure.min),
             number(figure.max)
@@ -39,20 +41,30 @@ fn ratio(value: f64) -> String {
     }
 }
 
-/// Three digits or more.
+/// Two digits or more.
 fn number(value: f64) -> String {
     match value {
+        value if value < 0.995 => format!("{value:.2}"),
         value if value < 99.95 => format!("{value:.1}"),
         value => format!("{value:.0}"),
     }
 }
 
-/// Writes `bench/NAME.json` into cargo's target directory; an entry for each row and peer. Returns its path.
+/// Prints a row that could not be measured.
+pub(crate) fn print_missing(missing: &Missing) {
+    println!("{:<36} NOT MEASURED: {}", missing.name, missing.reason);
+}
+
+/// Writes `bench/NAME.json` into cargo's target directory: an entry for each row and peer, and one for each row that could
+/// not be measured. Returns its path.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn write_json(name: &str, rows: &[Row]) -> std::io::Result<PathBuf> {
-    let entries: Vec<Value> = rows.iter().flat_map(entries).collect();
+pub(crate) fn write_json(name: &str, rows: &[Row], missing: &[Missing]) -> std::io::Result<PathBuf> {
+    let unmeasured = missing
+        .iter()
+        .map(|row| json!({"name": row.name, "value": null, "not_measured": row.reason}));
+    let entries: Vec<Value> = rows.iter().flat_map(entries).chain(unmeasured).collect();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .parent()
         .unwrap_or(Path::new("."));

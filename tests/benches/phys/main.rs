@@ -54,7 +54,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         return Err(format!("no row's name contains {:?}", args.filter).into());
     }
     println!("\nload average before: {before}, after: {}", load_average()?);
-    let path = table::write_json("phys", &rows)?;
+    let path = table::write_json("phys", &rows, &[])?;
     println!("written: {}", path.display());
     Ok(())
 }

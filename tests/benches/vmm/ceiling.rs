@@ -26,11 +26,11 @@ pub(crate) struct Ceiling {
 }
 
 impl Ceiling {
-    /// `len` bytes of the kind, without pages. `None` if the host's pool has too few.
+    /// `len` bytes of the kind, with all their pages.
     ///
     /// # Errors
-    /// The kernel refuses.
-    pub(crate) fn new(kind: Kind, len: usize) -> io::Result<Option<Ceiling>> {
+    /// The kernel refuses, or has not the pages.
+    pub(crate) fn new(kind: Kind, len: usize) -> io::Result<Ceiling> {
         let all = len + ALIGN;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let (start, file) = match kind {
@@ -69,23 +69,9 @@ impl Ceiling {
             // SAFETY: advice about the mapping's own pages.
             unsafe { madvise(used.as_ptr().cast(), len, Advice::LinuxHugepage) }?;
         }
-        Ok(match ceiling.fill() {
-            Err(_) if kind == Kind::Huge => None,
-            filled => {
-                filled?;
-                Some(ceiling)
-            }
-        })
-    }
-
-    /// Every page is there.
-    ///
-    /// # Errors
-    /// The host has no more pages.
-    pub(crate) fn fill(&self) -> io::Result<()> {
         // SAFETY: the mapping's own pages; to populate them touches nothing else, and fails where there are none.
-        unsafe { madvise(self.used.as_ptr().cast(), self.len, Advice::LinuxPopulateWrite) }?;
-        Ok(())
+        unsafe { madvise(used.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }?;
+        Ok(ceiling)
     }
 
     /// Gives all of it back, `at_once` bytes in each call, and measures that, an operation for each `unit` bytes.

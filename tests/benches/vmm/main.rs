@@ -24,6 +24,8 @@ mod table;
 
 use std::process::{Command, ExitCode};
 
+use row::Missing;
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,28 +39,40 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let args = args::Args::from_command_line("vmm", std::env::args().skip(1))?;
     build_ballast()?;
-    let mut rows = Vec::new();
+    let before = load_average()?;
+    let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for plan in rows::all() {
         if !plan.name.contains(&args.filter) {
             continue;
         }
         match plan.measure(args.effort)? {
-            Some(row) => {
+            Ok(row) => {
                 table::print(&row, rows.is_empty());
                 rows.push(row);
             }
-            None => println!(
-                "{:<34} not measured: the host has no such pages in its pool",
-                plan.name
-            ),
+            Err(reason) => {
+                let row = Missing {
+                    name: plan.name,
+                    reason,
+                };
+                table::print_missing(&row);
+                missing.push(row);
+            }
         }
     }
-    if rows.is_empty() {
+    if rows.is_empty() && missing.is_empty() {
         return Err(format!("no row's name contains {:?}", args.filter).into());
     }
-    let path = table::write_json("vmm", &rows)?;
+    println!("\nload average before: {before}, after: {}", load_average()?);
+    let path = table::write_json("vmm", &rows, &missing)?;
     println!("written: {}", path.display());
     Ok(())
+}
+
+/// Over the last minute: more than one processor's worth means that other programs disturbed the figures.
+fn load_average() -> std::io::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
 /// Cargo builds no other package's program for a bench: it is asked for the one that is measured.

@@ -18,6 +18,8 @@ pub(crate) const MEMORY_MIB: u64 = 256;
 pub(crate) enum Vmm {
     /// `ballast run`, with a hot-plug region of 2 GiB.
     Ballast,
+    /// The same with a balloon.
+    BallastWithBalloon,
     /// `qemu-system-x86_64 -M microvm`, its smallest machine.
     Qemu,
 }
@@ -73,14 +75,27 @@ impl Place {
     fn command(&self, vmm: Vmm) -> Command {
         let memory = format!("{MEMORY_MIB}M");
         match vmm {
-            Vmm::Ballast => {
+            Vmm::Ballast | Vmm::BallastWithBalloon => {
                 let mut command = self.home.command(["run", "--memory", &memory, "--hotplug", "2G"]);
+                if vmm == Vmm::BallastWithBalloon {
+                    command.args(["--balloon", "64M"]);
+                }
                 command.args(["--serial", "stdout", "--kernel"]).arg(&self.kernel);
                 command
             }
             Vmm::Qemu => {
                 let mut command = Command::new("/usr/bin/qemu-system-x86_64");
-                command.args(["-accel", "kvm", "-M", "microvm", "-m", &memory]);
+                // Its default CPU, but for what software KVM has not, of which it would warn.
+                command.args([
+                    "-accel",
+                    "kvm",
+                    "-cpu",
+                    "qemu64,-pni",
+                    "-M",
+                    "microvm",
+                    "-m",
+                    &memory,
+                ]);
                 command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
                 command.args(["-serial", "stdio", "-kernel"]).arg(&self.kernel);
                 self.home.settle(&mut command);

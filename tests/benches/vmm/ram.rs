@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use devices::balloon::{Balloon, BalloonOptions};
 use devices::mem::{MemDevice, RegionSpec, UnpluggedMemory};
+use integration_tests::HugePages;
 use virtio_wire::mem::{BlockRange, QUEUE_REQUEST, Request as MemRequest, Response};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::machine::layout::{GIB, MIB, RamRange};
@@ -45,6 +46,17 @@ impl Kind {
             Kind::Anonymous => Backing::Anonymous,
             Kind::Memfd => Backing::Memfd,
             Kind::Huge => Backing::Hugetlbfs(HugePage::Mib2),
+        }
+    }
+
+    /// What has to be held while memory of the kind is used: pages in the host's pool, for the region and the room.
+    ///
+    /// # Errors
+    /// Why the host has none, in words.
+    pub(crate) fn reserve(self) -> Result<Option<HugePages>, String> {
+        match self {
+            Kind::Anonymous | Kind::Memfd => Ok(None),
+            Kind::Huge => HugePages::try_reserve((AMOUNT + ROOM + BLOCK) / BLOCK).map(Some),
         }
     }
 }

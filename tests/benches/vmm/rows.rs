@@ -5,6 +5,7 @@ use std::error::Error;
 use crate::ceiling::Ceiling;
 use crate::clock::Sample;
 use crate::figure::{Effort, Figure};
+use crate::process::Vmm;
 use crate::ram::{AMOUNT, BLOCK, Blocks, Kind, PFNS_BYTES, Pages};
 use crate::row::{Goal, Row, Unit};
 use crate::{first_instruction, overhead};
@@ -29,7 +30,7 @@ enum Measure {
     /// From the start of the process to the guest's first instruction.
     FirstInstruction,
     /// Memory beyond the guest's.
-    Overhead,
+    Overhead(Vmm),
     /// Plugging, so many blocks in each request.
     Plug(u16),
     /// Unplugging memory that is free but was used, so many blocks in each request.
@@ -40,93 +41,83 @@ enum Measure {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Plan> {
-    let at_most = |name, unit, target, stretch, measure| Plan {
+    let mut plans = of_the_process();
+    plans.extend(of_memory());
+    plans
+}
+
+/// What starting and having a VMM costs, and plugging, which no peer does.
+fn of_the_process() -> Vec<Plan> {
+    let at_most = |name, unit, (target, stretch), measure| Plan {
         name,
         unit,
         goal: Goal::AtMost { target, stretch },
         measure,
     };
-    let of_ceiling = |name, target, stretch, measure| Plan {
-        name,
-        unit: Unit::Microseconds,
-        goal: Goal::RateOf {
-            peer: CEILING,
-            target,
-            stretch,
-        },
-        measure,
-    };
-    let (ms, us) = (Unit::Milliseconds, Unit::Microseconds);
+    let (ms, mib, us) = (Unit::Milliseconds, Unit::Mebibytes, Unit::Microseconds);
     vec![
         at_most(
             "start to first instruction",
             ms,
-            8.0,
-            4.0,
+            (8.0, 4.0),
             Measure::FirstInstruction,
         ),
         at_most(
             "memory beyond the guest's",
-            Unit::Mebibytes,
-            5.0,
-            3.0,
-            Measure::Overhead,
+            mib,
+            (5.0, 3.0),
+            Measure::Overhead(Vmm::Ballast),
         ),
-        at_most("plug, 1 block a request", us, 5.0, 2.0, Measure::Plug(1)),
-        at_most("plug, 64 blocks a request", us, 5.0, 2.0, Measure::Plug(64)),
-        of_ceiling(
-            "unplug, 1 a request, THP",
-            0.8,
-            0.9,
-            Measure::Unplug(Kind::Anonymous, 1),
+        at_most(
+            "the same, with a balloon",
+            mib,
+            (5.0, 3.0),
+            Measure::Overhead(Vmm::BallastWithBalloon),
         ),
-        of_ceiling(
-            "unplug, 64 a request, THP",
-            0.8,
-            0.9,
-            Measure::Unplug(Kind::Anonymous, 64),
-        ),
-        of_ceiling(
-            "unplug, 1 a request, memfd",
-            0.8,
-            0.9,
-            Measure::Unplug(Kind::Memfd, 1),
-        ),
-        of_ceiling(
-            "unplug, 64 a request, memfd",
-            0.8,
-            0.9,
-            Measure::Unplug(Kind::Memfd, 64),
-        ),
-        of_ceiling(
-            "unplug, 1 a request, hugetlbfs",
-            0.8,
-            0.9,
-            Measure::Unplug(Kind::Huge, 1),
-        ),
-        of_ceiling(
-            "unplug, 64 a request, hugetlbfs",
-            0.8,
-            0.9,
-            Measure::Unplug(Kind::Huge, 64),
-        ),
-        of_ceiling("inflate, THP", 0.8, 0.8, Measure::Inflate(Kind::Anonymous)),
-        of_ceiling("inflate, memfd", 0.8, 0.8, Measure::Inflate(Kind::Memfd)),
+        at_most("plug, 1 block a request", us, (5.0, 2.0), Measure::Plug(1)),
+        at_most("plug, 64 blocks a request", us, (5.0, 2.0), Measure::Plug(64)),
+    ]
+}
+
+/// What is held against the ceiling.
+fn of_memory() -> Vec<Plan> {
+    let of_ceiling = |name, stretch, measure| Plan {
+        name,
+        unit: Unit::Microseconds,
+        goal: Goal::RateOf {
+            peer: CEILING,
+            target: 0.8,
+            stretch,
+        },
+        measure,
+    };
+    let unplug = |name, kind, at_once| of_ceiling(name, 0.9, Measure::Unplug(kind, at_once));
+    let inflate = |name, kind| of_ceiling(name, 0.8, Measure::Inflate(kind));
+    vec![
+        unplug("unplug, 1 a request, THP", Kind::Anonymous, 1),
+        unplug("unplug, 64 a request, THP", Kind::Anonymous, 64),
+        unplug("unplug, 1 a request, memfd", Kind::Memfd, 1),
+        unplug("unplug, 64 a request, memfd", Kind::Memfd, 64),
+        unplug("unplug, 1 a request, hugetlbfs", Kind::Huge, 1),
+        unplug("unplug, 64 a request, hugetlbfs", Kind::Huge, 64),
+        inflate("inflate, THP", Kind::Anonymous),
+        inflate("inflate, memfd", Kind::Memfd),
+        inflate("inflate, hugetlbfs", Kind::Huge),
     ]
 }
 
 type Figures = Vec<(String, Figure)>;
 
 impl Plan {
-    /// Measures it. `None` if the host has no memory of that kind.
+    /// Measures it; if the host has no memory of that kind, says why it cannot.
     ///
     /// # Errors
     /// Something did not work that has to.
-    pub(crate) fn measure(&self, effort: Effort) -> Result<Option<Row>, Box<dyn Error>> {
+    pub(crate) fn measure(&self, effort: Effort) -> Result<Result<Row, String>, Box<dyn Error>> {
         let figures = match self.measure {
-            Measure::FirstInstruction => Some(first_instruction::measure(effort)?),
-            Measure::Overhead => Some(overhead::measure(effort)?),
-            Measure::Plug(at_once) => Some(plug(effort, at_once)?),
+            Measure::FirstInstruction => Ok(first_instruction::measure(effort)?),
+            Measure::Overhead(ours) => Ok(overhead::measure(effort, ours)?),
+            Measure::Plug(at_once) => Ok(plug(effort, at_once)?),
             Measure::Unplug(kind, at_once) => unplug(effort, kind, at_once)?,
             Measure::Inflate(kind) => inflate(effort, kind)?,
         };
@@ -163,66 +154,55 @@ fn plug(effort: Effort, at_once: u16) -> Result<Figures, Box<dyn Error>> {
     Ok(vec![("ballast".to_owned(), Figure::of(samples))])
 }
 
-fn unplug(effort: Effort, kind: Kind, at_once: u16) -> Result<Option<Figures>, Box<dyn Error>> {
+fn unplug(effort: Effort, kind: Kind, at_once: u16) -> Result<Result<Figures, String>, Box<dyn Error>> {
     let stride = usize::from(at_once) * usize::try_from(BLOCK)?;
     against_ceiling(effort, kind, ("discards of one request's size", stride), || {
         let mut blocks = Blocks::new(kind)?;
-        Ok(move || {
-            blocks.plug(64)?;
-            blocks.touch()?;
-            blocks.unplug(at_once)
-        })
+        blocks.plug(64)?;
+        blocks.touch()?;
+        blocks.unplug(at_once)
     })
 }
 
-fn inflate(effort: Effort, kind: Kind) -> Result<Option<Figures>, Box<dyn Error>> {
-    against_ceiling(
-        effort,
-        kind,
-        ("discards of 1 MiB", usize::try_from(PFNS_BYTES)?),
-        || {
-            let mut pages = Pages::new(kind)?;
-            Ok(move || {
-                pages.touch()?;
-                pages.inflate()
-            })
-        },
-    )
+fn inflate(effort: Effort, kind: Kind) -> Result<Result<Figures, String>, Box<dyn Error>> {
+    let piece = usize::try_from(PFNS_BYTES)?;
+    against_ceiling(effort, kind, ("discards of 1 MiB", piece), || {
+        let mut pages = Pages::new(kind)?;
+        pages.touch()?;
+        pages.inflate()
+    })
 }
 
-/// Ours and the ceiling's samples in turn; the memory of each is gone while the other's is there.
-fn against_ceiling<F: FnMut() -> Result<Sample, Box<dyn Error>>>(
+/// Ours and the ceiling's samples in turn, each with memory of its own: where a huge page was once given back in parts, the
+/// kernel has small pages from then on.
+fn against_ceiling(
     effort: Effort,
     kind: Kind,
     (pieces, piece): (&str, usize),
-    make: impl Fn() -> Result<F, Box<dyn Error>>,
-) -> Result<Option<Figures>, Box<dyn Error>> {
+    ours: impl Fn() -> Result<Sample, Box<dyn Error>>,
+) -> Result<Result<Figures, String>, Box<dyn Error>> {
     let (len, unit) = (usize::try_from(AMOUNT)?, usize::try_from(BLOCK)?);
+    let _pool = match kind.reserve() {
+        Ok(pool) => pool,
+        Err(reason) => return Ok(Err(reason)),
+    };
     let names = ["ballast", CEILING, pieces, "discards of 4 KiB"];
     let mut samples = [const { Vec::new() }; 4];
-    let Some(ceiling) = Ceiling::new(kind, len)? else {
-        return Ok(None);
-    };
-    ceiling.discard(len, unit)?;
-    let mut ours = make()?;
-    // Pages of 4 KiB are what huge pages are not made of; one sample is enough of the slowest way.
     for round in 0..rounds(effort) {
         samples[0].push(us(&ours()?));
         for (samples, at_once) in samples[1..].iter_mut().zip([len, piece, 4096]) {
+            // Pages of 4 KiB are what huge pages are not made of; one sample is enough of the slowest way.
             if at_once == 4096 && (round > 0 || kind == Kind::Huge) {
                 continue;
             }
-            ceiling.fill()?;
-            samples.push(us(&ceiling.discard(at_once, unit)?));
+            samples.push(us(&Ceiling::new(kind, len)?.discard(at_once, unit)?));
         }
     }
     let figures = names
         .into_iter()
         .zip(samples)
         .filter(|(_, samples)| !samples.is_empty());
-    Ok(Some(
-        figures
-            .map(|(name, samples)| (name.to_owned(), Figure::of(samples)))
-            .collect(),
-    ))
+    Ok(Ok(figures
+        .map(|(name, samples)| (name.to_owned(), Figure::of(samples)))
+        .collect()))
 }
