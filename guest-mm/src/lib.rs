@@ -27,6 +27,7 @@ pub mod pagetable;
 mod pcp;
 pub mod pfn;
 pub mod phys;
+pub mod radix_tree;
 pub mod reclaim;
 pub mod report;
 mod section;
