@@ -6,6 +6,7 @@ mod linux;
 mod linux_balloon;
 mod linux_balloon_yields;
 mod linux_blocks;
+mod linux_console;
 mod linux_debian;
 mod linux_disks;
 mod linux_memory;

@@ -85,14 +85,19 @@ impl VmOptions {
             text => folder.join(text).display().to_string(),
         };
         self.disk = self.disk.into_iter().map(disk).collect();
+        for port in &mut self.console_port {
+            *port = path_part_from(folder, port);
+        }
         self
     }
 }
 
-/// A list of parts whose `path=`, if it has a relative one, is taken from `folder`.
+/// A list of parts whose `path=` or `file=`, if it has a relative one, is taken from `folder`.
 fn path_part_from(folder: &Path, list: &str) -> String {
-    let part = |part: &str| match part.strip_prefix("path=") {
-        Some(path) if !path.is_empty() => format!("path={}", folder.join(path).display()),
+    let part = |part: &str| match part.split_once('=') {
+        Some((name @ ("path" | "file"), path)) if !path.is_empty() => {
+            format!("{name}={}", folder.join(path).display())
+        }
         _ => part.to_owned(),
     };
     list.split(',').map(part).collect::<Vec<_>>().join(",")
@@ -216,6 +221,7 @@ mod tests {
                 "/dev/sdb,direct".into(),
                 ",readonly".into(),
             ],
+            console_port: vec!["name=a,file=f".into()],
             ..VmOptions::default()
         };
         let options = options.relative_to(Path::new("/vms"));
@@ -227,6 +233,7 @@ mod tests {
             options.disk,
             ["/vms/d.img,readonly", "/dev/sdb,direct", ",readonly"]
         );
+        assert_eq!(options.console_port, ["name=a,file=/vms/f"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod backing;
 mod balloon;
 mod check;
+mod console_port;
 mod cpus;
 mod disk;
 mod error;
@@ -25,6 +26,7 @@ mod vsock;
 
 pub use backing::{Backing, HugePage, PageSupply};
 pub use balloon::{BALLOON_UNIT, BalloonSpec, MAX_STATS_SECONDS};
+pub use console_port::{ConsolePortSpec, PortEnd};
 pub use cpus::MAX_CPUS;
 pub use disk::{DiskCache, DiskSpec, EngineChoice};
 pub use error::{SizeRule, SpecError};
@@ -69,6 +71,8 @@ pub struct VmSpec {
     pub on_reboot: OnReboot,
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
+    /// Named ports of the console.
+    pub console_ports: Vec<ConsolePortSpec>,
     /// Network interfaces, each with a tap of its own.
     pub net: Vec<NetSpec>,
     /// The socket device, if there is one.

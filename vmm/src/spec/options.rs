@@ -97,6 +97,11 @@ pub struct VmOptions {
     #[arg(long, value_name = "WHERE")]
     pub serial: Option<String>,
 
+    /// A named port beside the guest's console, /dev/virtio-ports/NAME in Linux, for one program at a time at a unix socket
+    /// or with a file that takes what the guest writes; may be repeated, up to 8 times
+    #[arg(long, value_name = "name=NAME,path=SOCKET|file=FILE")]
+    pub console_port: Vec<String>,
+
     /// A network interface at the tap of that name; may be repeated. A tap that exists is joined, another is made and
     /// lasts as long as the VM [default address: made from the names of VM and tap]
     #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]")]
@@ -147,6 +152,11 @@ impl VmOptions {
             on_violation: self.on_violation.or(others.on_violation),
             on_reboot: self.on_reboot.or(others.on_reboot),
             serial: self.serial.or(others.serial),
+            console_port: if self.console_port.is_empty() {
+                others.console_port
+            } else {
+                self.console_port
+            },
             net: if self.net.is_empty() { others.net } else { self.net },
             vsock: self.vsock.or(others.vsock),
         }

@@ -3,6 +3,7 @@
 
 use super::backing::Backing;
 use super::balloon::balloon;
+use super::console_port::console_ports;
 use super::cpus::cpus;
 use super::disk::disks;
 use super::error::SpecError;
@@ -56,6 +57,7 @@ impl VmOptions {
             on_violation: on_violation(self.on_violation.as_deref())?,
             on_reboot: on_reboot(self.on_reboot.as_deref())?,
             serial: serial(self.serial.as_deref())?,
+            console_ports: console_ports(&self.console_port)?,
             net,
             vsock: vsock(self.vsock.as_deref())?,
             disks: disks(&self.disk)?,
@@ -110,6 +112,7 @@ mod tests {
             program: Vec::new(),
             on_violation: Some("pause".into()),
             on_reboot: Some("exit".into()),
+            console_port: vec!["name=a,path=p".into()],
             net: vec!["tap=tap0".into()],
             vsock: Some("cid=3,path=v".into()),
             serial: Some("file=/tmp/serial".into()),

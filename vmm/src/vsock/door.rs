@@ -1,16 +1,14 @@
 //! The socket at which programs of the host ask for ports of the guest.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use devices::vsock::StreamKey;
 
-use super::{Changes, Endpoint};
+use super::{Changes, Endpoint, SocketFile};
 
 /// The listener's number among what the door waits for; callers have those above.
 const LISTENER: u32 = 0;
@@ -23,9 +21,7 @@ const LINE_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Door {
     listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file.
-    identity: (u64, u64),
+    _file: SocketFile,
     changes: Changes,
     pub(super) callers: BTreeMap<u32, Waiting>,
     next_number: u32,
@@ -55,23 +51,16 @@ enum Line {
 }
 
 impl Door {
-    /// Listens at `path`. A socket that is there and that nobody answers, as a VM that was killed leaves it behind, is
-    /// replaced.
+    /// Listens at `path`, as [`SocketFile::listen`] does.
     ///
     /// # Errors
     /// The path cannot be had.
     pub fn open(path: &Path, changes: &Changes) -> io::Result<Self> {
-        if is_abandoned(path) {
-            fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
-        let file = fs::symlink_metadata(path)?;
-        listener.set_nonblocking(true)?;
+        let (listener, file) = SocketFile::listen(path)?;
         changes.watch_door(listener.as_raw_fd(), LISTENER)?;
         Ok(Self {
             listener,
-            path: path.to_owned(),
-            identity: (file.dev(), file.ino()),
+            _file: file,
             changes: changes.clone(),
             callers: BTreeMap::new(),
             next_number: LISTENER + 1,
@@ -144,16 +133,6 @@ impl Door {
     }
 }
 
-impl Drop for Door {
-    fn drop(&mut self) {
-        let same = |file: fs::Metadata| (file.dev(), file.ino()) == self.identity;
-        if fs::symlink_metadata(&self.path).is_ok_and(same) {
-            // Nobody is left to tell of a file that stays.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 impl Waiting {
     /// Byte by byte: what comes behind the line is the guest's.
     fn read_line(&mut self) -> Line {
@@ -192,12 +171,6 @@ impl Caller {
         self.changes.watch_stream(&endpoint, key)?;
         Ok(endpoint)
     }
-}
-
-/// Whether there is a socket that nobody listens on.
-fn is_abandoned(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && Endpoint::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 mod door;
 mod endpoint;
+mod socket_file;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 pub use door::{Caller, Door};
 pub use endpoint::Endpoint;
+pub use socket_file::SocketFile;
 
 /// Bytes of a path that a unix socket can have, without the zero that ends it (`sun_path`, unix(7)).
 const UNIX_PATH_MAX: usize = 107;

@@ -1,35 +1,61 @@
 //! The console: the guest's control channel and the place for its last words.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::console::{Console, TO_GUEST_LIMIT};
 use devices::mmio::Effects;
 
+use event_manager::EventSet;
+
+use super::console_ports::{DevicePort, HostPort};
 use super::{MachineDevice, OnLoop, Parts};
 use crate::machine::VmError;
 use crate::machine::channel::GuestPort;
 use crate::machine::virtio::{Shell, VirtioShell};
+use crate::spec::{ConsolePortSpec, PortEnd};
 
 /// Bytes taken from the guest at a time.
 const PIECE: usize = 64 << 10;
 
-/// The console device.
+/// The console device. Lock order: the ports' lock, then the shell's.
 #[derive(Debug)]
 pub(in super::super) struct ConsoleDevice {
     shell: Arc<VirtioShell<Console>>,
+    /// The host's ends of the named ports.
+    ports: Mutex<Vec<HostPort>>,
 }
 
 impl ConsoleDevice {
-    /// A console without a size.
+    /// A console without a size, and with the ports that were asked for.
     ///
     /// # Errors
-    /// No descriptors are left.
+    /// A port's socket or file cannot be had, or no descriptors are left.
     pub(super) fn new(parts: Parts<'_>) -> Result<Self, VmError> {
-        let shell = VirtioShell::new(Console::new(None), parts.ram.device_view().clone());
+        let specs = &parts.spec.console_ports;
+        let names = specs.iter().map(|port| port.name.clone()).collect();
+        let shell = VirtioShell::new(Console::with_ports(None, names), parts.ram.device_view().clone());
         let shell = shell.map_err(VmError::host("create event descriptors"))?;
+        let open = |(number, spec): (usize, &ConsolePortSpec)| {
+            HostPort::open(number, spec).map_err(|source| VmError::Socket {
+                option: "--console-port",
+                path: match &spec.end {
+                    PortEnd::Socket(path) | PortEnd::File(path) => path.clone(),
+                },
+                source,
+            })
+        };
+        let ports: Vec<HostPort> = (1..).zip(specs).map(open).collect::<Result<_, _>>()?;
+        for port in ports.iter().filter(|port| port.is_open()) {
+            shell.change(|console| ((), console.set_host_open(port.number, true)));
+        }
         Ok(Self {
             shell: Arc::new(shell),
+            ports: Mutex::new(ports),
         })
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Vec<HostPort>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the guest wrote to its emergency console.
@@ -44,7 +70,28 @@ impl MachineDevice for ConsoleDevice {
         Arc::clone(&self.shell) as _
     }
 
+    fn start(&self, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        for (source, port) in (0..).zip(self.ports().iter()) {
+            port.start(source, on);
+        }
+        Ok(())
+    }
+
+    fn ready(&self, source: u32, _: EventSet, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        for (own, port) in (0..).zip(self.ports().iter_mut()) {
+            if own == source {
+                let mut of = PortOf(&self.shell, port.number);
+                port.ready(source, &mut of, on);
+            }
+        }
+        Ok(())
+    }
+
     fn after_queue(&self, _: u16, _: bool, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        for port in self.ports().iter_mut() {
+            let mut of = PortOf(&self.shell, port.number);
+            port.move_bytes(&mut of, on);
+        }
         loop {
             let bytes = self.shell.change(|console| console.take_from_guest(PIECE));
             if bytes.is_empty() {
@@ -52,6 +99,31 @@ impl MachineDevice for ConsoleDevice {
             }
             on.machine.channel.receive(&bytes);
         }
+    }
+}
+
+/// A port of the device behind a shell.
+struct PortOf<'a>(&'a VirtioShell<Console>, usize);
+
+impl DevicePort for PortOf<'_> {
+    fn room(&self) -> usize {
+        let state = self.0.look(|console| console.device().port(self.1));
+        state.map_or(0, |port| TO_GUEST_LIMIT - port.to_guest_len)
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.change(|console| {
+            let (_, effects) = console.push_to_port(self.1, bytes);
+            ((), effects)
+        });
+    }
+
+    fn take(&mut self, max: usize) -> Vec<u8> {
+        self.0.change(|console| console.take_from_port(self.1, max))
+    }
+
+    fn set_open(&mut self, open: bool) {
+        self.0.change(|console| ((), console.set_host_open(self.1, open)));
     }
 }
 

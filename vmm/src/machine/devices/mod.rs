@@ -10,6 +10,7 @@
 mod balloon;
 mod block;
 mod console;
+mod console_ports;
 mod memory;
 mod net;
 mod on_loop;
