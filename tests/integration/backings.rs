@@ -96,7 +96,7 @@ fn a_trespass_is_caught_at_block_grain_on_every_backing() {
             &["--memory", "64M", "--hotplug", &region, "--program", &program],
         );
         assert_eq!(vm.wait_for_end(), 4, "{backing}");
-        let expected = "violation: guest access to unplugged block 2 at gpa 0x100400000";
+        let expected = "violation: guest access to unplugged block 2 of region 0 at gpa 0x100400000";
         let messages = vm.messages.text();
         assert!(messages.contains(expected), "{backing}: {messages}");
     }

@@ -58,6 +58,28 @@ fn pages_go_to_the_host_and_come_back_under_a_program_that_checks_its_memory() {
     });
     vm.wait_for_checks(5);
     assert_blameless(&vm);
+    assert_way_is_told(&vm, 128 * MIB);
+}
+
+/// The way to a balloon of `bytes` and back is told as events, in a few steps.
+fn assert_way_is_told(vm: &Running, bytes: u64) {
+    let lines = vm.order("events", &["--no-follow"]).success();
+    let told: Vec<(u64, u64)> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|event| event["event"] == "balloon")
+        .map(|event| {
+            let field = |name: &str| event[name].as_u64().unwrap();
+            (field("target_bytes"), field("held_bytes"))
+        })
+        .collect();
+    let turn = told.iter().position(|told| told.0 == 0).unwrap();
+    let (there, back) = told.split_at(turn);
+    assert_eq!((there[0], there[there.len() - 1]), ((bytes, 0), (bytes, bytes)));
+    assert_eq!((back[0], back[back.len() - 1]), ((0, bytes), (0, 0)));
+    for way in [there, back] {
+        assert!((4..=10).contains(&way.len()), "{told:?}");
+    }
 }
 
 #[test]

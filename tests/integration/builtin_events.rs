@@ -106,19 +106,23 @@ fn a_life_is_told_from_the_first_block_to_the_end() {
 }
 
 #[test]
-fn a_trespass_is_an_event_with_its_address() {
+fn a_trespass_is_an_event_with_its_address_region_and_block() {
     let home = Home::new();
-    let arguments = ["--memory", "64M", "--hotplug", "64M", "--on-violation", "pause"];
-    let program = ["--program", "trespass gpa=first-unplugged"];
+    let arguments = ["--memory", "64M", "--hotplug", "64M", "--hotplug", "64M,block=4M"];
+    // The second region begins at 5 GiB.
+    let program = ["--on-violation", "pause", "--program", "trespass gpa=0x140c00000"];
     let mut vm = home.start("tres", &[&arguments[..], &program].concat());
     vm.wait_until("the violation", |stats| stats.number("violations") == 1);
     let seen = so_far(&vm, 0);
     let violations = of_kind(&seen, "violation");
     assert_eq!(violations.len(), 1);
+    let field = |name| violations[0][name].as_u64().unwrap();
     assert_eq!(
-        (&violations[0]["gpa"], &violations[0]["block"]),
-        (&(4_u64 << 30).into(), &0.into())
+        (field("gpa"), field("region"), field("block")),
+        (0x1_40c0_0000, 1, 3)
     );
+    let expected = "unplugged block 3 of region 1 at gpa 0x140c00000";
+    assert!(vm.messages.text().contains(expected), "{}", vm.messages.text());
     assert_eq!(of_kind(&seen, "state").last().unwrap()["state"], "paused");
 }
 

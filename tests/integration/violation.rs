@@ -16,7 +16,7 @@ fn a_trespass_is_reported_with_its_address_and_kills_with_exit_status_4() {
     );
     assert_eq!(vm.wait_for_end(), 4);
     let messages = vm.messages.text();
-    let expected = "violation: guest access to unplugged block 37 at gpa 0x104a05000";
+    let expected = "violation: guest access to unplugged block 37 of region 0 at gpa 0x104a05000";
     assert!(messages.contains(expected), "{messages}");
     home.assert_nothing_left();
 }
@@ -62,7 +62,7 @@ fn under_the_policy_pause_the_vm_stays_for_inspection() {
     assert_eq!(stats.number("last_violation_gpa"), REGION + 2 * BLOCK);
     let stats = vm.wait_until("the pause", |stats| stats.text("state") == "paused");
     assert_eq!(stats.number("violations"), 1);
-    let expected = "violation: guest access to unplugged block 2 at gpa 0x100400000";
+    let expected = "violation: guest access to unplugged block 2 of region 0 at gpa 0x100400000";
     assert!(vm.messages.text().contains(expected), "{}", vm.messages.text());
     vm.order("stop", &[]).success();
     assert_eq!(vm.wait_for_end(), 0);
@@ -85,6 +85,6 @@ fn a_block_that_was_given_back_is_protected_again() {
     vm.order("resize", &["64M", "--wait", "100"]);
     assert_eq!(vm.wait_for_end(), 4);
     let messages = vm.messages.text();
-    let expected = "violation: guest access to unplugged block 0 at gpa 0x100000000";
+    let expected = "violation: guest access to unplugged block 0 of region 0 at gpa 0x100000000";
     assert!(messages.contains(expected), "{messages}");
 }

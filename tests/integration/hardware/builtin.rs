@@ -39,7 +39,7 @@ fn a_trespass_is_caught_where_the_guest_runs_by_nested_paging_too() {
         );
         assert_eq!(vm.wait_for_end(), 4);
         let messages = vm.messages.text();
-        let expected = "violation: guest access to unplugged block 5 at gpa 0x100a00000";
+        let expected = "violation: guest access to unplugged block 5 of region 0 at gpa 0x100a00000";
         assert!(messages.contains(expected), "{messages}");
         home.assert_nothing_left();
     });

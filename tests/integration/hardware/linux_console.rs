@@ -1,4 +1,4 @@
-//! Named ports of the console device, with Linux's own driver.
+//! The console device with Linux's own driver: hvc0 is the terminal, and named ports are beside it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ fn port(guest: &mut LinuxGuest, name: &str) -> String {
 }
 
 #[test]
-fn named_ports_reach_a_program_and_a_file_of_the_host() {
+fn hvc0_is_a_terminal_and_named_ports_reach_a_program_and_a_file_of_the_host() {
     needs_hardware_kvm(|| {
         let home = Home::new();
         let (socket, log) = (home.files().join("agent"), home.files().join("log"));
@@ -27,12 +27,17 @@ fn named_ports_reach_a_program_and_a_file_of_the_host() {
             &agent,
             "--console-port",
             &file,
+            "--hvc",
+            "terminal",
         ];
-        let mut guest = LinuxGuest::boot(&home, "lin", &arguments, "");
-        assert!(
-            guest.shell("ls /dev/hvc0").contains("hvc0"),
-            "port 0 is the console"
-        );
+        // All that is typed and answered from here on goes through port 0.
+        let mut guest = LinuxGuest::boot(&home, "lin", &arguments, "terminal=hvc0");
+        assert_eq!(guest.shell("tty").trim(), "/dev/hvc0");
+        let many = guest.shell("seq 1 300");
+        let numbers = many.lines().map(|line| line.trim().parse::<u32>().unwrap());
+        assert!(numbers.eq(1..=300), "nothing of an answer is lost");
+        let refused = guest.vm.order("guest", &["ps"]);
+        assert!(refused.stderr.contains("no control channel"), "{refused:?}");
 
         let device = port(&mut guest, "log");
         guest.shell(&format!("seq 1 2000 >{device}"));

@@ -114,7 +114,7 @@ fn linux_touching_a_block_that_it_gave_back_is_a_violation() {
         guest.last_words("devmem 0x120201000");
         assert_eq!(guest.vm.wait_for_end(), 4);
         let messages = guest.vm.messages.text();
-        let expected = "violation: guest access to unplugged block 257 at gpa 0x120201000";
+        let expected = "violation: guest access to unplugged block 257 of region 0 at gpa 0x120201000";
         assert!(messages.contains(expected), "{messages}");
     });
 }

@@ -1,8 +1,8 @@
 //! The files that boot a stock Linux guest: Debian's kernel, and an initial ramdisk made here.
 //!
 //! The ramdisk holds busybox, the modules of the devices, `memcheck` and `vsock-peer`. Its init loads the modules that every guest
-//! needs, and then runs one line of shell after the other as they are typed on ttyS0, with markers around each answer,
-//! so that a test can ask the guest anything. With `disk=/dev/vda` on the kernel's command line it goes on to the system on
+//! needs, and then runs one line of shell after the other as they are typed on ttyS0, or on the console that `terminal=` on
+//! the kernel's command line names, with markers around each answer, so that a test can ask the guest anything. With `disk=/dev/vda` on the kernel's command line it goes on to the system on
 //! that disk instead. The shell function `load` loads more modules with what they depend on.
 
 use std::fs;
@@ -45,6 +45,11 @@ load() {
 for module in $(cat /modules/order); do
   case ",$hold," in *",$module,"*) ;; *) load $module ;; esac
 done
+# With terminal= the shell moves to another console, one that came with a module.
+if [ -n "$terminal" ]; then
+  exec </dev/$terminal >/dev/$terminal 2>&1
+  stty -echo
+fi
 # With disk= the ramdisk only brings the system on that disk up.
 if [ -n "$disk" ]; then
   for module in virtio_blk vmw_vsock_virtio_transport virtio_net; do load $module; done

@@ -20,7 +20,7 @@ Examples:
   ballast events a --no-follow        what has happened so far, and return
   ballast events a | jq -c 'select(.event == \"resize\")'
 
-Events: state, reboot, plug, unplug, resize, violation, missed. Each has sequence (1, 2, 3, ...)
+Events: state, reboot, plug, unplug, balloon, resize, violation, missed. Each has sequence (1, 2, 3, ...)
 and milliseconds (since the VM was built).")]
 pub(super) struct Events {
     /// Name of the VM

@@ -84,8 +84,8 @@ fn report(exit: &VmExit) -> Status {
             eprintln!("ballast: guest panicked: {}", one_line(message));
             Status::GuestPanic
         }
-        VmExit::Violation { gpa, block } => {
-            eprintln!("ballast: violation: guest access to unplugged block {block} at gpa {gpa:#x}");
+        VmExit::Violation(violation) => {
+            eprintln!("ballast: {violation}");
             Status::Violation
         }
     }

@@ -3,7 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `GET /ballast/v1/vm` | | [`VmStatus`](super::report::VmStatus) |
-//! | `GET /ballast/v1/blocks` | | [`BlockReport`](super::report::BlockReport) |
+//! | `GET /ballast/v1/blocks` | | [`BlocksAnswer`] |
 //! | `PUT /ballast/v1/memory` | [`ResizeRequest`] | [`ResizeReport`](super::report::ResizeReport) |
 //! | `POST /ballast/v1/guest` | [`GuestRequest`] | [`GuestAnswer`] |
 //! | `POST /ballast/v1/balloon` | [`BalloonRequest`] | [`BalloonReport`](super::report::BalloonReport) |
@@ -16,9 +16,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::report::BlockReport;
+
 /// State of the VM.
 pub const VM_PATH: &str = "/ballast/v1/vm";
-/// Blocks of the hot-plug region.
+/// Blocks of the hot-plug regions.
 pub const BLOCKS_PATH: &str = "/ballast/v1/blocks";
 /// Size of the guest's memory.
 pub const MEMORY_PATH: &str = "/ballast/v1/memory";
@@ -82,6 +84,13 @@ pub enum BalloonRequest {
     StartHinting,
     /// No more; the guest may use what it has hinted.
     StopHinting,
+}
+
+/// Answer to `GET /ballast/v1/blocks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlocksAnswer {
+    /// The hot-plug regions, in the order of their addresses.
+    pub regions: Vec<BlockReport>,
 }
 
 /// Answer to `POST /ballast/v1/guest`.

@@ -32,9 +32,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
-    BALLOON_PATH, BLOCKS_PATH, BalloonRequest, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH, GUEST_SECONDS,
-    GuestAnswer, GuestRequest, MEMORY_PATH, PAUSE_PATH, RESUME_PATH, ResizeRequest, STOP_PATH, StopAnswer,
-    VM_PATH,
+    BALLOON_PATH, BLOCKS_PATH, BalloonRequest, BlocksAnswer, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH,
+    GUEST_SECONDS, GuestAnswer, GuestRequest, MEMORY_PATH, PAUSE_PATH, RESUME_PATH, ResizeRequest, STOP_PATH,
+    StopAnswer, VM_PATH,
 };
 use super::registry::{Entry, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, BlockReport, ResizeReport, VmStatus};
@@ -159,12 +159,13 @@ impl ControlClient {
         self.call(Method::GET, VM_PATH, None::<()>, ANSWER_TIMEOUT)
     }
 
-    /// Which blocks of the first hot-plug region are plugged.
+    /// Which blocks are plugged, of each hot-plug region in the order of their addresses.
     ///
     /// # Errors
     /// The VM does not answer.
-    pub fn blocks(&self) -> Result<BlockReport, ClientError> {
-        self.call(Method::GET, BLOCKS_PATH, None::<()>, ANSWER_TIMEOUT)
+    pub fn blocks(&self) -> Result<Vec<BlockReport>, ClientError> {
+        let answer: BlocksAnswer = self.call(Method::GET, BLOCKS_PATH, None::<()>, ANSWER_TIMEOUT)?;
+        Ok(answer.regions)
     }
 
     /// Asks for a total of `total_bytes`, boot memory and hot-plugged memory together; with `wait`, waits for the guest to

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::control::api::BalloonRequest;
-use crate::control::report::{BalloonReport, VmStatus};
+use crate::control::report::{BalloonReport, BlockReport, VmStatus};
 use crate::journal::Events;
 use crate::machine::{BalloonError, GuestCommandError, ResizeError, ResizeOutcome, ResizePlace, VmHandle};
 
@@ -13,8 +13,8 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// What the VM is doing now.
     fn status(&self) -> VmStatus;
 
-    /// For each block of the first hot-plug region, in address order, whether it is plugged.
-    fn blocks(&self) -> Vec<bool>;
+    /// Which blocks are plugged, of each hot-plug region in the order of their addresses.
+    fn blocks(&self) -> Vec<BlockReport>;
 
     /// Asks the guest for a total of `total_bytes`, with the change made in `place`, and returns at once.
     ///
@@ -56,7 +56,7 @@ impl MachineHandle for VmHandle {
         Self::status(self)
     }
 
-    fn blocks(&self) -> Vec<bool> {
+    fn blocks(&self) -> Vec<BlockReport> {
         Self::blocks(self)
     }
 

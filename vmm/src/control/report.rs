@@ -245,10 +245,12 @@ pub enum VmState {
     Exiting,
 }
 
-/// Which blocks of the first hot-plug region are plugged, as runs of neighbours.
+/// Which blocks of a hot-plug region are plugged, as runs of neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockReport {
-    /// Size of a block in bytes; 0 without a region.
+    /// Guest-physical address of the region.
+    pub start: u64,
+    /// Size of a block in bytes.
     pub block_size: u64,
     /// How many blocks the region has.
     pub nr_blocks: u64,
@@ -303,7 +305,7 @@ pub enum ResizeState {
 impl BlockReport {
     /// Makes the report from one flag a block, in address order.
     #[must_use]
-    pub fn from_flags(block_size: u64, flags: &[bool]) -> Self {
+    pub fn from_flags(start: u64, block_size: u64, flags: &[bool]) -> Self {
         let mut plugged: Vec<BlockRange> = Vec::new();
         for (index, _) in (0_u64..).zip(flags).filter(|(_, flag)| **flag) {
             match plugged.last_mut() {
@@ -315,6 +317,7 @@ impl BlockReport {
             }
         }
         Self {
+            start,
             block_size,
             nr_blocks: flags.len() as u64,
             plugged,
@@ -343,7 +346,7 @@ mod tests {
     fn a_block_report_says_of_each_block_what_its_flag_said() {
         for pattern in 0_u32..1 << 10 {
             let flags: Vec<bool> = (0..10).map(|bit| pattern >> bit & 1 == 1).collect();
-            let report = BlockReport::from_flags(2 << 20, &flags);
+            let report = BlockReport::from_flags(4 << 30, 2 << 20, &flags);
             let back: Vec<bool> = (0..report.nr_blocks)
                 .map(|block| report.is_plugged(block))
                 .collect();

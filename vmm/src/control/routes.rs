@@ -18,12 +18,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::api::{
-    BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH,
-    GUEST_SECONDS, GuestAnswer, GuestRequest, MAX_WAIT_SECONDS, MEMORY_PATH, PAUSE_PATH, RESUME_PATH,
-    ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, BlocksAnswer, ChangeAnswer, EVENTS_PATH, Fault,
+    GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, MAX_WAIT_SECONDS, MEMORY_PATH, PAUSE_PATH,
+    RESUME_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::handle::MachineHandle;
-use super::report::{BalloonReport, BlockReport, ResizeReport, ResizeState, VmStatus};
+use super::report::{BalloonReport, ResizeReport, ResizeState, VmStatus};
 use super::stream::{self, Wish};
 use crate::machine::{IncompleteReason, ResizeOutcome, ResizePlace};
 use crate::spec::MAX_STATS_SECONDS;
@@ -79,14 +79,9 @@ async fn status(State(shared): State<Shared>) -> Answer<VmStatus> {
     shared.call(|machine| Ok(machine.status())).await.map(Json)
 }
 
-async fn blocks(State(shared): State<Shared>) -> Answer<BlockReport> {
-    let report = |machine: &dyn MachineHandle| {
-        Ok(BlockReport::from_flags(
-            machine.status().block_size,
-            &machine.blocks(),
-        ))
-    };
-    shared.call(report).await.map(Json)
+async fn blocks(State(shared): State<Shared>) -> Answer<BlocksAnswer> {
+    let regions = shared.call(|machine| Ok(machine.blocks())).await?;
+    Ok(Json(BlocksAnswer { regions }))
 }
 
 async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<ResizeReport> {

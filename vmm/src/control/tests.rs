@@ -11,7 +11,7 @@ use super::api::{BODY_LIMIT, BalloonRequest, MAX_WAIT_SECONDS};
 use super::client::{ClientError, ControlClient};
 use super::handle::MachineHandle;
 use super::registry::{Registration, RegistryError, RuntimeDir};
-use super::report::{BalloonReport, ResizeState, VmState, VmStatus};
+use super::report::{BalloonReport, BlockReport, ResizeState, VmState, VmStatus};
 use super::routes::{MAX_READERS, MAX_WAITERS};
 use super::server::{ApiServer, RunningServer};
 use crate::journal::{EventKind, Events};
@@ -91,9 +91,14 @@ impl MachineHandle for FakeMachine {
         }
     }
 
-    fn blocks(&self) -> Vec<bool> {
+    /// The second region has nothing plugged.
+    fn blocks(&self) -> Vec<BlockReport> {
         let plugged = self.state.lock().expect("no panic").plugged / (2 * MIB);
-        (0..REGION / (2 * MIB)).map(|block| block < plugged).collect()
+        let flags: Vec<bool> = (0..REGION / (2 * MIB)).map(|block| block < plugged).collect();
+        vec![
+            BlockReport::from_flags(4 * GIB, 2 * MIB, &flags),
+            BlockReport::from_flags(8 * GIB, 4 * MIB, &[false; 3]),
+        ]
     }
 
     fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError> {
@@ -254,10 +259,18 @@ fn status_and_blocks_are_the_machine_s() {
     fixture.machine.change(|state| state.plugged = 6 * MIB);
     let client = fixture.client();
     assert_eq!(client.status().expect("answered"), fixture.machine.status());
-    let blocks = client.blocks().expect("answered");
+    let regions = client.blocks().expect("answered");
+    let seen = |region: &BlockReport| {
+        (
+            region.start,
+            region.nr_blocks,
+            region.plugged_blocks(),
+            region.block_size,
+        )
+    };
     assert_eq!(
-        (blocks.nr_blocks, blocks.plugged_blocks(), blocks.block_size),
-        (512, 3, 2 * MIB)
+        Vec::from_iter(regions.iter().map(seen)),
+        [(4 * GIB, 512, 3, 2 * MIB), (8 * GIB, 3, 0, 4 * MIB)]
     );
     assert_eq!(client.pid(), std::process::id());
 }

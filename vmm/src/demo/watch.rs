@@ -28,7 +28,13 @@ pub(super) fn look(stage: &Stage, side: Side, client: &ControlClient) -> Result<
     let status = client.status().map_err(failed)?;
     // The device's view is the newer one: a block that it no longer has is gone, whatever the guest said before.
     let guest = view::blocks(&client.guest("blocks").map_err(failed)?).map_err(odd)?;
-    let plugged = client.blocks().map_err(failed)?;
+    // Guests of the demo have one region.
+    let regions = client.blocks().map_err(failed)?;
+    let plugged = |index: usize| {
+        regions
+            .first()
+            .is_some_and(|region| region.is_plugged(index as u64))
+    };
     let programs = view::programs(&client.guest("ps").map_err(failed)?).map_err(odd)?;
     let counters = view::counters(&client.guest("vmstat").map_err(failed)?).map_err(odd)?;
     let mut scene = stage.scene();
@@ -36,9 +42,7 @@ pub(super) fn look(stage: &Stage, side: Side, client: &ControlClient) -> Result<
     let shown = &mut scene.guests[side];
     shown.total = status.total_plugged;
     shown.violations = status.violations;
-    shown
-        .blocks
-        .observe(now, |index| plugged.is_plugged(index as u64), &guest);
+    shown.blocks.observe(now, plugged, &guest);
     shown.programs = programs;
     shown.counters = counters;
     Ok(())

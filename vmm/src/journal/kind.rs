@@ -52,10 +52,20 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// The balloon is to have another size, or has come a good part of the way there, or has left it.
+    Balloon {
+        /// What is wanted in it.
+        target_bytes: u64,
+        /// What is in it.
+        held_bytes: u64,
+    },
     /// The guest has touched an unplugged block.
     Violation {
         /// Guest-physical address of the access.
         gpa: u64,
+        /// Which memory device, in the order of their regions.
+        #[serde(default)]
+        region: usize,
         /// Index of the block in its region.
         block: u64,
         /// Where the CPU was.
@@ -133,12 +143,20 @@ mod tests {
                 r#""event":"resize","step":"stalled","target_bytes":5,"reached_bytes":4,"reason":"busy""#,
             ),
             (
+                EventKind::Balloon {
+                    target_bytes: 6,
+                    held_bytes: 5,
+                },
+                r#""event":"balloon","target_bytes":6,"held_bytes":5"#,
+            ),
+            (
                 EventKind::Violation {
                     gpa: 1,
+                    region: 4,
                     block: 2,
                     rip: 3,
                 },
-                r#""event":"violation","gpa":1,"block":2,"rip":3"#,
+                r#""event":"violation","gpa":1,"region":4,"block":2,"rip":3"#,
             ),
             (EventKind::Missed { count: 9 }, r#""event":"missed","count":9"#),
         ] {

@@ -22,8 +22,8 @@ use crate::boot::acpi::Affinity;
 use crate::hv::{Hypervisor, kick_signal};
 use crate::journal::Events;
 use crate::memory::{GuestRam, MemoryError, RegionLayout, RegionPlan};
-use crate::spec::{HotplugSpec, SerialMode, VmSpec};
-use crate::terminal::{Output, Sink};
+use crate::spec::{HotplugSpec, HvcMode, SerialMode, VmSpec};
+use crate::terminal::{Output, OutputWriter, Sink};
 
 /// Makes the machine that `spec` describes.
 pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
@@ -37,13 +37,14 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
     check_address_bits(spec, &regions, &cpuid)?;
     let ranges = ram_ranges(spec.memory).ok_or_else(|| no_address_space(spec))?;
     let ram = Arc::new(GuestRam::new(&ranges, spec.backing, &regions)?);
-    let sink = open_sink(&spec.serial)?;
-    let output = Output::start(sink).map_err(VmError::host("start the serial output"))?;
-    let com1 = Arc::new(SerialPort::new(output.writer()).map_err(VmError::host("create event descriptors"))?);
+    let (outputs, screen) = open_outputs(spec)?;
+    let com1 = SerialPort::new(outputs[0].writer()).map_err(VmError::host("create event descriptors"))?;
+    let com1 = Arc::new(com1);
     let devices = DeviceList::new(Parts {
         spec,
         ram: &ram,
         events: &events,
+        screen: &screen,
     })?;
     let payload = files.with_command_line(&spec.payload, devices.count())?;
     let windows = devices.iter().map(|device| device.shell() as _).collect();
@@ -73,7 +74,8 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         firmware,
         boot,
         kick,
-        output,
+        outputs,
+        screen,
     })
 }
 
@@ -143,6 +145,18 @@ fn check_address_bits(
         return Err(VmError::AddressBits { end, bits });
     }
     Ok(())
+}
+
+/// The outputs, the serial port's first, and what writes to the one that shows what standard input types.
+fn open_outputs(spec: &VmSpec) -> Result<(Vec<Output>, OutputWriter), VmError> {
+    let start = |sink| Output::start(sink).map_err(VmError::host("start the guest's output"));
+    let mut outputs = vec![start(open_sink(&spec.serial)?)?];
+    if spec.hvc == HvcMode::Terminal && spec.serial != SerialMode::Stdout {
+        outputs.push(start(open_sink(&SerialMode::Stdout)?)?);
+    }
+    // Two writers of one output do not tear each other's lines apart more than they have to.
+    let screen = outputs[outputs.len() - 1].writer();
+    Ok((outputs, screen))
 }
 
 fn open_sink(serial: &SerialMode) -> Result<Sink, VmError> {

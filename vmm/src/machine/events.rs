@@ -9,8 +9,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use vmm_sys_util::eventfd::EventFd;
 
 use super::devices::{DeviceEvent, MachineDevice, OnLoop};
-use super::input::SerialInput;
-use super::serial::SerialPort;
+use super::input::{InputLine, TerminalInput};
 use super::shared::Shared;
 use super::virtio::Shell;
 use super::{VmError, VmExit};
@@ -77,9 +76,9 @@ impl EventLoop {
         }));
     }
 
-    /// Also takes standard input for the guest's serial port.
-    pub(super) fn take_input(&mut self, com1: &Arc<SerialPort>, screen: OutputWriter) {
-        let input = SerialInput::new(Arc::clone(com1), Arc::clone(&self.shared), screen);
+    /// Also takes standard input for the guest.
+    pub(super) fn take_input(&mut self, line: Arc<dyn InputLine>, screen: OutputWriter) {
+        let input = TerminalInput::new(line, Arc::clone(&self.shared), screen);
         self.manager.add_subscriber(Box::new(input));
     }
 

@@ -10,6 +10,7 @@ use devices::mem::RegionError;
 use thiserror::Error;
 
 use super::layout::VIRTIO_MMIO_MAX;
+use super::violation::Violation;
 use crate::boot::BootError;
 use crate::disk::DiskError;
 use crate::hv::{EmulationFault, HvError};
@@ -30,12 +31,7 @@ pub enum VmExit {
         message: String,
     },
     /// The guest touched a block it does not own, and the policy is to kill.
-    Violation {
-        /// Guest-physical address of the access.
-        gpa: u64,
-        /// Index of the unplugged block.
-        block: u64,
-    },
+    Violation(Violation),
 }
 
 impl fmt::Display for VmExit {
@@ -45,12 +41,7 @@ impl fmt::Display for VmExit {
             Self::Reboot => f.write_str("the guest asked for a reboot"),
             Self::Stopped => f.write_str("stopped"),
             Self::Panicked { message } => write!(f, "the guest panicked: {message}"),
-            Self::Violation { gpa, block } => {
-                write!(
-                    f,
-                    "violation: guest access to unplugged block {block} at gpa {gpa:#x}"
-                )
-            }
+            Self::Violation(violation) => violation.fmt(f),
         }
     }
 }

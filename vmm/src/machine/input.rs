@@ -1,5 +1,5 @@
-//! What the user types, or a pipe delivers: from standard input to the guest's serial port, as fast as the guest takes
-//! it. Only a terminal has an escape key; what comes from a pipe is the guest's, byte for byte.
+//! What the user types, or a pipe delivers: from standard input to the guest's serial port or console, as fast as the guest
+//! takes it. Only a terminal has an escape key; what comes from a pipe is the guest's, byte for byte.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::VmExit;
 use super::events::listen;
-use super::serial::SerialPort;
 use super::shared::Shared;
 use crate::terminal::{ESCAPE_HELP, EscapeFilter, OutputWriter};
 
@@ -19,9 +19,18 @@ const MAX_WAITING: usize = 64 << 10;
 /// Marks the events of standard input.
 const STDIN: u32 = 1;
 
-/// Standard input on its way to COM1.
-pub(super) struct SerialInput {
-    com1: Arc<SerialPort>,
+/// Where typed bytes go: the serial port, or the console.
+pub(super) trait InputLine: Send + Sync {
+    /// Takes in bytes for the guest, as many as there is room for, and returns how many. [`Self::room`] is signalled when
+    /// there is room again.
+    fn receive(&self, bytes: &[u8]) -> usize;
+    /// Signalled when the guest has read all its input.
+    fn room(&self) -> &EventFd;
+}
+
+/// Standard input on its way to the guest.
+pub(super) struct TerminalInput {
+    line: Arc<dyn InputLine>,
     shared: Arc<Shared>,
     screen: OutputWriter,
     escape: Option<EscapeFilter>,
@@ -40,11 +49,11 @@ enum Source {
     Ended,
 }
 
-impl SerialInput {
-    pub(super) fn new(com1: Arc<SerialPort>, shared: Arc<Shared>, screen: OutputWriter) -> Self {
+impl TerminalInput {
+    pub(super) fn new(line: Arc<dyn InputLine>, shared: Arc<Shared>, screen: OutputWriter) -> Self {
         let escape = io::stdin().is_terminal().then(EscapeFilter::default);
         Self {
-            com1,
+            line,
             shared,
             screen,
             escape,
@@ -87,7 +96,7 @@ impl SerialInput {
     /// always, for the sake of its escape key.
     fn hand_over(&mut self, ops: &mut EventOps) {
         while !self.waiting.is_empty() {
-            let taken = self.com1.receive(self.waiting.make_contiguous());
+            let taken = self.line.receive(self.waiting.make_contiguous());
             if taken == 0 {
                 break;
             }
@@ -116,19 +125,19 @@ impl SerialInput {
     }
 }
 
-impl MutEventSubscriber for SerialInput {
+impl MutEventSubscriber for TerminalInput {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if events.data() == STDIN {
             self.read(ops);
         } else {
             // Only its being signalled counts.
-            let _ = self.com1.room().read();
+            let _ = self.line.room().read();
         }
         self.hand_over(ops);
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        listen(ops, Events::new(self.com1.room(), EventSet::IN), &self.shared);
+        listen(ops, Events::new(self.line.room(), EventSet::IN), &self.shared);
         self.watch(ops, Source::Watched);
     }
 }

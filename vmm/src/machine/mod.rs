@@ -32,15 +32,19 @@ mod virtio;
 pub use devices::BalloonError;
 pub use exit::{GuestCommandError, VmError, VmExit};
 pub use resize::{IncompleteReason, ResizeError, ResizeOutcome, ResizePlace};
+pub use violation::Violation;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::api::BalloonRequest;
-use crate::control::report::{BalloonReport, Hinting, VmStatus};
+use crate::control::report::{BalloonReport, BlockReport, Hinting, VmStatus};
 use crate::journal::Events;
-use crate::spec::{SerialMode, VmSpec};
-use crate::terminal::{EndSignals, Output, RawMode};
+use crate::memory::Region;
+use crate::spec::VmSpec;
+#[cfg(doc)]
+use crate::spec::{HvcMode, SerialMode};
+use crate::terminal::{EndSignals, Output, OutputWriter, RawMode};
 use events::{EventLoop, RunningLoop};
 use firmware::{Boot, Firmware};
 use lifecycle::Turn;
@@ -58,7 +62,10 @@ pub struct Vm {
     boot: Boot,
     /// The signal that gets a vCPU out of the guest.
     kick: libc::c_int,
-    output: Output,
+    /// Where the guest's consoles go, the serial port first.
+    outputs: Vec<Output>,
+    /// What the user at standard input sees.
+    screen: OutputWriter,
 }
 
 impl Vm {
@@ -78,8 +85,8 @@ impl Vm {
 
     /// Runs the guest, through all its reboots; returns when the VM has ended and all its threads are gone.
     ///
-    /// SIGINT, SIGTERM and SIGHUP end the VM. With [`SerialMode::Terminal`], standard input is the guest's, and in raw
-    /// mode if it is a terminal, until this returns.
+    /// SIGINT, SIGTERM and SIGHUP end the VM. With [`SerialMode::Terminal`] or [`HvcMode::Terminal`], standard input is the
+    /// guest's, and in raw mode if it is a terminal, until this returns.
     ///
     /// # Errors
     /// A fault of the host or of the VMM itself. What the guest does wrong is a [`VmExit`].
@@ -87,13 +94,13 @@ impl Vm {
         let shared = &self.handle.shared;
         let mut events = EventLoop::new(shared)?;
         events.hear(EndSignals::catch().map_err(VmError::host("catch signals"))?);
-        let raw_mode = match shared.spec.serial {
-            SerialMode::Terminal => {
+        let raw_mode = match shared.input_line() {
+            Some(line) => {
                 let raw_mode = RawMode::enter().map_err(VmError::host("set up the terminal"))?;
-                events.take_input(shared.bus.com1(), self.output.writer());
+                events.take_input(line, self.screen);
                 Some(raw_mode)
             }
-            SerialMode::Stdout | SerialMode::File(_) | SerialMode::Discard => None,
+            None => None,
         };
         let events = events.start()?;
         let (mut firmware, mut boot) = (self.firmware, self.boot);
@@ -112,14 +119,15 @@ impl Vm {
                 }
             }
         };
+        // First, so that what the guest said last is heard by those who wait for it, and then that it has ended.
+        events.join();
         shared.announce_end();
         // Before the vCPUs are waited for: one of them may be waiting for room in the output.
-        self.output.finish();
+        self.outputs.iter().for_each(Output::finish);
         if let Some(vcpus) = vcpus {
             vcpus.kick();
             vcpus.join();
         }
-        events.join();
         drop(raw_mode);
         shared.lifecycle.take_end()
     }
@@ -176,11 +184,14 @@ impl VmHandle {
         self.shared.wait_resize(deadline)
     }
 
-    /// For each block of the first hot-plug region, in address order, whether it is plugged. Empty without a region.
+    /// Which blocks are plugged, of each hot-plug region in the order of their addresses.
     #[must_use]
-    pub fn blocks(&self) -> Vec<bool> {
-        let first = self.shared.ram.regions().first();
-        first.map_or_else(Vec::new, |region| region.plugged().snapshot())
+    pub fn blocks(&self) -> Vec<BlockReport> {
+        let report = |region: &Arc<Region>| {
+            let layout = region.layout();
+            BlockReport::from_flags(layout.start, layout.block_size, &region.plugged().snapshot())
+        };
+        self.shared.ram.regions().iter().map(report).collect()
     }
 
     /// Sends one command line to the guest's control channel and returns the text of its answer.

@@ -8,6 +8,7 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::input::InputLine;
 use super::layout::COM1_GSI;
 use crate::hv::{HvError, Partition};
 use crate::terminal::OutputWriter;
@@ -95,9 +96,13 @@ impl SerialPort {
         let _ = self.lock().write(offset, value);
     }
 
-    /// Takes in bytes for the guest, as many as its buffer has room for, and returns how many. [`Self::room`] is
-    /// signalled when the guest has read them all.
-    pub(super) fn receive(&self, bytes: &[u8]) -> usize {
+    fn lock(&self) -> MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InputLine for SerialPort {
+    fn receive(&self, bytes: &[u8]) -> usize {
         // In loop-back mode nothing is received; the bytes are gone, as on a real line.
         let mut uart = self.lock();
         if uart.fifo_capacity() == 0 {
@@ -107,13 +112,8 @@ impl SerialPort {
             .map_or(0, |taken| if taken == 0 { bytes.len() } else { taken })
     }
 
-    /// Signalled when the guest has read all its input.
-    pub(super) fn room(&self) -> &EventFd {
+    fn room(&self) -> &EventFd {
         &self.room
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Uart> {
-        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

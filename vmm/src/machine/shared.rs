@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::bus::{Bus, MachineRequest, ResetCause};
 use super::channel::Channel;
 use super::devices::DeviceList;
+use super::input::InputLine;
 use super::lifecycle::Lifecycle;
 use super::progress::{ResizeProgress, Standing};
 use super::sizing::Sizing;
@@ -21,7 +22,7 @@ use super::{GuestCommandError, ResizeOutcome, VmError, VmExit};
 use crate::control::report::{NodeReport, VmState, VmStatus};
 use crate::journal::{EventKind, Events, ResizeStep};
 use crate::memory::{GuestRam, Resident};
-use crate::spec::{OnReboot, Payload, VmSpec};
+use crate::spec::{HvcMode, OnReboot, Payload, SerialMode, VmSpec};
 
 /// How long the guest may take to say why it has stalled.
 const REASON_TIMEOUT: Duration = Duration::from_secs(1);
@@ -141,6 +142,15 @@ impl Shared {
             *guest_reason = self.stall_reason();
         }
         outcome
+    }
+
+    /// What standard input belongs to, if it is the guest's.
+    pub(super) fn input_line(&self) -> Option<Arc<dyn InputLine>> {
+        match (&self.spec.serial, &self.spec.hvc) {
+            (SerialMode::Terminal, _) => Some(Arc::clone(self.bus.com1()) as _),
+            (_, HvcMode::Terminal) => Some(Arc::clone(&self.devices.console) as _),
+            _ => None,
+        }
     }
 
     /// Sends a command to the guest.

@@ -11,7 +11,7 @@ use crate::boot::testing::{CODE_AT, pvh_image};
 use crate::control::report::VmState;
 use crate::journal::{Event, EventKind, ResizeStep};
 use crate::machine::layout::{GIB, MIB};
-use crate::spec::{Backing, HotplugSpec, OnReboot, OnViolation, Payload, VmName};
+use crate::spec::{Backing, HotplugSpec, HvcMode, OnReboot, OnViolation, Payload, SerialMode, VmName};
 
 const BLOCK: u64 = 2 * MIB;
 
@@ -145,6 +145,7 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
         on_violation: OnViolation::Kill,
         on_reboot: OnReboot::Exit,
         serial: SerialMode::File(serial.path().into()),
+        hvc: HvcMode::Channel,
         console_ports: Vec::new(),
         net: Vec::new(),
         vsock: None,
@@ -300,7 +301,7 @@ fn touching_an_unplugged_block_ends_the_vm_with_the_address() {
         let handle = guest.vm.handle();
         let (exit, serial) = guest.run();
         // KVM reports the address itself, or that of its page.
-        let VmExit::Violation { gpa, block } = exit else {
+        let VmExit::Violation(Violation { gpa, block, .. }) = exit else {
             panic!("{exit:?}")
         };
         assert_eq!((gpa & !0xFFF, block), (4 * GIB + u64::from(offset & !0xFFF), 5));
@@ -321,10 +322,11 @@ fn a_program_that_touches_an_unplugged_block_is_caught_to_the_byte() {
         let mut backend = guest.vm.handle.shared.ram.backend(0).unwrap();
         backend.plug_blocks(0, 5).unwrap();
         backend.plug_blocks(6, 58).unwrap();
-        let expected = VmExit::Violation {
+        let expected = VmExit::Violation(Violation {
             gpa: 4 * GIB + u64::from(offset),
+            region: 0,
             block: 5,
-        };
+        });
         assert_eq!(guest.run().0, expected);
     }
 }
@@ -350,10 +352,11 @@ fn a_block_taken_away_under_a_program_is_caught() {
         thread::sleep(Duration::from_millis(20));
         assert_eq!(handle.status().violations, 0);
         let _ = backend.unplug_blocks(5, 1).unwrap();
-        let expected = VmExit::Violation {
+        let expected = VmExit::Violation(Violation {
             gpa: 4 * GIB + u64::from(offset),
+            region: 0,
             block: 5,
-        };
+        });
         assert_eq!(running.join().unwrap().0, expected);
     }
 }
@@ -366,10 +369,11 @@ fn a_violator_whose_instruction_cannot_be_emulated_is_caught_all_the_same() {
         .enter_ring_3(CODE_AT + WINDOW_START)
         .raw(&[0x66, 0x0F, 0x38, 0x2A, 0x04, 0x25]);
     let code = code.raw(&(WINDOW + offset).to_le_bytes()).spin();
-    let expected = VmExit::Violation {
+    let expected = VmExit::Violation(Violation {
         gpa: 4 * GIB + u64::from(offset),
+        region: 0,
         block: 7,
-    };
+    });
     assert_eq!(guest(&with_window(&code), with_region).run().0, expected);
 }
 
@@ -384,7 +388,12 @@ fn a_paused_violator_can_be_looked_at_and_stopped() {
     let running = thread::spawn(move || guest.run());
     until("paused", || handle.status().state == VmState::Paused);
     assert_eq!(handle.status().violations, 1);
-    assert_eq!(handle.blocks(), vec![false; 64]);
+    let regions = handle.blocks();
+    assert_eq!(
+        (regions.len(), regions[0].start, regions[0].nr_blocks),
+        (1, 4 * GIB, 64)
+    );
+    assert_eq!(regions[0].plugged_blocks(), 0);
     handle.stop();
     assert_eq!(running.join().unwrap().0, VmExit::Stopped);
 }
@@ -558,10 +567,11 @@ fn a_block_of_every_region_and_backing_is_protected() {
         let mut backend = guest.vm.handle().shared.ram.backend(0).unwrap();
         let block = u64::from(offset) / BLOCK;
         backend.plug_blocks(block + 1, 2).unwrap();
-        let expected = VmExit::Violation {
+        let expected = VmExit::Violation(Violation {
             gpa: 4 * GIB + u64::from(offset),
+            region: 0,
             block,
-        };
+        });
         assert_eq!(guest.run().0, expected);
     }
 }
@@ -603,6 +613,7 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
         on_violation: OnViolation::Kill,
         on_reboot: OnReboot::Exit,
         serial: SerialMode::Discard,
+        hvc: HvcMode::Channel,
         console_ports: Vec::new(),
         net: Vec::new(),
         vsock: None,

@@ -243,12 +243,17 @@ impl<'a> VcpuLoop<'a> {
 
     fn violation(&mut self, violation: Violation) {
         let watch = &self.shared.violations;
-        let Violation { gpa, block, .. } = violation;
+        let Violation { gpa, region, block } = violation;
         let rip = self.vcpu.rip();
         watch.record(violation, rip);
-        self.shared.events.emit(EventKind::Violation { gpa, block, rip });
+        self.shared.events.emit(EventKind::Violation {
+            gpa,
+            region,
+            block,
+            rip,
+        });
         match watch.policy() {
-            OnViolation::Kill => self.shared.lifecycle.end(Ok(VmExit::Violation { gpa, block })),
+            OnViolation::Kill => self.shared.lifecycle.end(Ok(VmExit::Violation(violation))),
             OnViolation::Pause => {
                 self.shared.lifecycle.pause();
             }

@@ -1,5 +1,6 @@
 //! Accesses of the guest to memory that it does not own: counted, reported, and answered by policy.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,15 +17,25 @@ pub(super) struct ViolationWatch {
     last_gpa: AtomicU64,
 }
 
-/// One violation.
+/// One access of the guest to a block that it does not own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Violation {
+pub struct Violation {
     /// Guest-physical address.
-    pub(super) gpa: u64,
-    /// Index of the region.
-    pub(super) region: usize,
+    pub gpa: u64,
+    /// Index of the hot-plug region.
+    pub region: usize,
     /// Index of the block in its region.
-    pub(super) block: u64,
+    pub block: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gpa, region, block } = self;
+        write!(
+            f,
+            "violation: guest access to unplugged block {block} of region {region} at gpa {gpa:#x}"
+        )
+    }
 }
 
 impl ViolationWatch {
@@ -62,17 +73,9 @@ impl ViolationWatch {
 
     /// Counts and reports a violation by the CPU at `rip`.
     pub(super) fn record(&self, violation: Violation, rip: u64) {
-        let Violation { gpa, region, block } = violation;
-        self.last_gpa.store(gpa, Ordering::Release);
+        self.last_gpa.store(violation.gpa, Ordering::Release);
         self.count.fetch_add(1, Ordering::AcqRel);
-        // With one region, its name is not worth a word.
-        let place = match self.ram.regions().len() {
-            0 | 1 => String::new(),
-            _ => format!(" of region {region}"),
-        };
-        tracing::warn!(
-            "violation: guest access to unplugged block {block}{place} at gpa {gpa:#x} (rip {rip:#x})"
-        );
+        tracing::warn!("{violation} (rip {rip:#x})");
     }
 
     /// How many there were.

@@ -1,6 +1,6 @@
 //! `--console-port name=NAME,path=SOCKET` or `name=NAME,file=FILE`: ports of the guest's console device.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use devices::console::{NAMED_PORTS_LIMIT, PortName};
 
@@ -29,6 +29,16 @@ pub enum PortEnd {
     Socket(PathBuf),
     /// A file, to which what the guest writes is appended.
     File(PathBuf),
+}
+
+impl PortEnd {
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        match self {
+            Self::Socket(path) | Self::File(path) => path,
+        }
+    }
 }
 
 /// The ports, in the order of their numbers.

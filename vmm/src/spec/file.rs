@@ -78,6 +78,7 @@ impl VmOptions {
             Some(file) if !file.is_empty() => format!("file={}", folder.join(file).display()),
             _ => serial,
         });
+        self.hvc = self.hvc.map(|hvc| path_part_from(folder, &hvc));
         self.vsock = self.vsock.map(|vsock| path_part_from(folder, &vsock));
         // A disk begins with its path.
         let disk = |disk: String| match disk.as_str() {
@@ -221,6 +222,7 @@ mod tests {
                 "/dev/sdb,direct".into(),
                 ",readonly".into(),
             ],
+            hvc: Some("file=h".into()),
             console_port: vec!["name=a,file=f".into()],
             ..VmOptions::default()
         };
@@ -233,6 +235,7 @@ mod tests {
             options.disk,
             ["/vms/d.img,readonly", "/dev/sdb,direct", ",readonly"]
         );
+        assert_eq!(options.hvc.as_deref(), Some("file=/vms/h"));
         assert_eq!(options.console_port, ["name=a,file=/vms/f"]);
     }
 

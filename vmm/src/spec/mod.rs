@@ -9,6 +9,7 @@ mod disk;
 mod error;
 mod file;
 mod hotplug;
+mod hvc;
 mod memory;
 mod name;
 mod net;
@@ -32,6 +33,7 @@ pub use disk::{DiskCache, DiskSpec, EngineChoice};
 pub use error::{SizeRule, SpecError};
 pub use file::FileError;
 pub use hotplug::{HotplugSpec, MAX_REGIONS, MIN_BLOCK_SIZE};
+pub use hvc::HvcMode;
 pub use memory::{DEFAULT_MEMORY, MAX_TOTAL_MEMORY, MEMORY_UNIT, MIN_MEMORY};
 pub use name::{MAX_NAME_LENGTH, NameError, VmName};
 pub use net::NetSpec;
@@ -71,6 +73,8 @@ pub struct VmSpec {
     pub on_reboot: OnReboot,
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
+    /// What the console's first port is.
+    pub hvc: HvcMode,
     /// Named ports of the console.
     pub console_ports: Vec<ConsolePortSpec>,
     /// Network interfaces, each with a tap of its own.

@@ -93,9 +93,16 @@ pub struct VmOptions {
     #[arg(long, value_name = "POLICY")]
     pub on_reboot: Option<String>,
 
-    /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal]
+    /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal, or discard
+    /// with --hvc terminal]
     #[arg(long, value_name = "WHERE")]
     pub serial: Option<String>,
+
+    /// Where the console's first port is, /dev/hvc0 in Linux: channel (what `ballast guest` asks), terminal (standard input
+    /// and output, instead of the serial console's), path=SOCKET for one program at a time, file=FILE, or discard
+    /// [default: channel]
+    #[arg(long, value_name = "WHERE")]
+    pub hvc: Option<String>,
 
     /// A named port beside the guest's console, /dev/virtio-ports/NAME in Linux, for one program at a time at a unix socket
     /// or with a file that takes what the guest writes; may be repeated, up to 8 times
@@ -152,6 +159,7 @@ impl VmOptions {
             on_violation: self.on_violation.or(others.on_violation),
             on_reboot: self.on_reboot.or(others.on_reboot),
             serial: self.serial.or(others.serial),
+            hvc: self.hvc.or(others.hvc),
             console_port: if self.console_port.is_empty() {
                 others.console_port
             } else {

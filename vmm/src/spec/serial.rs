@@ -18,10 +18,11 @@ pub enum SerialMode {
     Discard,
 }
 
-/// Where the serial port goes.
-pub(super) fn serial(text: Option<&str>) -> Result<SerialMode, SpecError> {
+/// Where the serial port goes, if nothing is said to `default`.
+pub(super) fn serial(text: Option<&str>, default: SerialMode) -> Result<SerialMode, SpecError> {
     match text {
-        None | Some("terminal") => Ok(SerialMode::Terminal),
+        None => Ok(default),
+        Some("terminal") => Ok(SerialMode::Terminal),
         Some("stdout") => Ok(SerialMode::Stdout),
         Some("discard") => Ok(SerialMode::Discard),
         Some(other) => {

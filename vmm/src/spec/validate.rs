@@ -8,6 +8,7 @@ use super::cpus::cpus;
 use super::disk::disks;
 use super::error::SpecError;
 use super::hotplug::{Defaults, hotplug};
+use super::hvc::{check_terminal, default_serial, hvc};
 use super::memory::{boot_memory, check_pages, check_total};
 use super::net::net;
 use super::node::nodes;
@@ -45,9 +46,13 @@ impl VmOptions {
         let requested = hotplug.iter().map(|hotplug| hotplug.requested_size).sum();
         let balloon = balloon(self.balloon.as_deref(), memory, requested)?;
         let net = net(&self.net, &name)?;
+        let payload = self.payload()?;
+        let hvc = hvc(self.hvc.as_deref(), &payload)?;
+        let serial = serial(self.serial.as_deref(), default_serial(&hvc))?;
+        check_terminal(&hvc, &serial)?;
         Ok(VmSpec {
             name,
-            payload: self.payload()?,
+            payload,
             memory,
             backing,
             hotplug,
@@ -56,7 +61,8 @@ impl VmOptions {
             nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
             on_reboot: on_reboot(self.on_reboot.as_deref())?,
-            serial: serial(self.serial.as_deref())?,
+            serial,
+            hvc,
             console_ports: console_ports(&self.console_port)?,
             net,
             vsock: vsock(self.vsock.as_deref())?,
@@ -112,6 +118,7 @@ mod tests {
             program: Vec::new(),
             on_violation: Some("pause".into()),
             on_reboot: Some("exit".into()),
+            hvc: Some("path=h".into()),
             console_port: vec!["name=a,path=p".into()],
             net: vec!["tap=tap0".into()],
             vsock: Some("cid=3,path=v".into()),

@@ -13,10 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// From so many waiting bytes on, vCPUs wait for room.
 const LIMIT: usize = 64 << 10;
 /// Bytes that wait to be written, at most: room for what those write who had room a moment ago, or do not wait.
-const HARD_LIMIT: usize = LIMIT + (4 << 10);
+const HARD_LIMIT: usize = LIMIT + (16 << 10);
 /// How long the last bytes may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 const STACK: usize = 128 << 10;
@@ -73,6 +75,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     waiting: Vec<u8>,
+    /// Signalled whenever there is room again.
+    room: Option<EventFd>,
     /// No writer waits for room any more.
     closing: bool,
     /// Nothing is written out any more: all was written, or the sink failed, or there is none.
@@ -88,6 +92,7 @@ impl Output {
         let done = matches!(sink, Sink::Nothing);
         let state = State {
             waiting: Vec::new(),
+            room: None,
             closing: false,
             done,
         };
@@ -153,13 +158,17 @@ impl OutputWriter {
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
 
-#[cfg(test)]
-impl OutputWriter {
     /// Whether [`Self::wait_for_room`] would wait.
-    pub(crate) fn is_full(&self) -> bool {
-        self.shared.lock().waiting.len() >= LIMIT
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let state = self.shared.lock();
+        state.waiting.len() >= LIMIT && !state.closing && !state.done
+    }
+
+    /// Has `room` signalled whenever the reader has caught up, for those who cannot wait; instead of any other.
+    pub fn signal_room(&self, room: EventFd) {
+        self.shared.lock().room = Some(room);
     }
 }
 
@@ -191,7 +200,7 @@ impl Shared {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             let bytes = std::mem::take(&mut state.waiting);
-            self.changed.notify_all();
+            self.tell_of_room(&state);
             drop(state);
             if bytes.is_empty() || sink.write_all(&bytes).is_err() {
                 break;
@@ -200,7 +209,15 @@ impl Shared {
         let mut state = self.lock();
         state.done = true;
         state.waiting = Vec::new();
+        self.tell_of_room(&state);
+    }
+
+    fn tell_of_room(&self, state: &State) {
         self.changed.notify_all();
+        if let Some(room) = &state.room {
+            // A full counter is a signalled one.
+            let _ = room.write(1);
+        }
     }
 }
 

@@ -122,12 +122,11 @@ impl Channel {
         }
     }
 
-    /// The guest has been reset, and what it had not answered it never will.
+    /// The guest has been reset, and what it had not answered it never will. What it had is for whoever asked.
     pub(super) fn restart(&self) {
         let mut state = self.lock();
         state.out_of_step = true;
         state.reader = ReplyReader::default();
-        state.arrived.clear();
         state.boot += 1;
         self.changed.notify_all();
     }
@@ -232,8 +231,8 @@ impl InTurn<'_> {
         self.send(port, line, wait)?;
         let reply = self.next_arrival(wait)?.map_err(GuestCommandError::BadAnswer)?;
         let mut state = self.channel.lock();
-        // More than one reply to one command: somebody is confused.
-        state.out_of_step = !state.arrived.is_empty();
+        // More than one reply to one command: somebody is confused. A guest that has rebooted knows of no command.
+        state.out_of_step = !state.arrived.is_empty() || state.boot != self.boot;
         Ok(reply)
     }
 
@@ -252,11 +251,12 @@ impl InTurn<'_> {
     fn next_arrival(&self, wait: Wait) -> Result<Result<Reply, String>, GuestCommandError> {
         let mut state = self.channel.lock();
         loop {
-            if state.boot != self.boot {
-                return Err(GuestCommandError::Rebooted);
-            }
+            // Whoever asks for a reboot may be slower than the reboot to see the answer.
             if let Some(arrival) = state.arrived.pop_front() {
                 return Ok(arrival);
+            }
+            if state.boot != self.boot {
+                return Err(GuestCommandError::Rebooted);
             }
             state = self.channel.wait(state, wait)?;
         }

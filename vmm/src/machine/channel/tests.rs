@@ -145,6 +145,49 @@ fn whoever_waits_learns_that_the_vm_has_ended() {
     assert_eq!(waiting.join().unwrap(), Err(GuestCommandError::Ended));
 }
 
+/// A guest that goes as soon as it has answered, before whoever asked has looked.
+struct Goes {
+    channel: Channel,
+    go: fn(&Channel),
+}
+
+impl GuestPort for Goes {
+    fn is_open(&self) -> bool {
+        true
+    }
+    fn send(&self, bytes: &[u8]) -> bool {
+        if bytes == b"reboot\n" {
+            self.channel.receive(&frame("ok", "so be it"));
+            (self.go)(&self.channel);
+        } else {
+            self.channel
+                .receive(&good(std::str::from_utf8(bytes).unwrap().trim_end()));
+        }
+        true
+    }
+}
+
+#[test]
+fn an_answer_that_came_before_the_reboot_or_the_end_is_an_answer() {
+    for go in [Channel::restart, Channel::end] {
+        let channel = Channel::new();
+        let guest = Goes { channel, go };
+        let answer = guest.channel.command(&guest, "reboot", LONG);
+        assert_eq!(answer.as_deref(), Ok("so be it"));
+    }
+}
+
+#[test]
+fn a_guest_that_has_rebooted_is_asked_for_its_step_first() {
+    let channel = Channel::new();
+    let go = Channel::restart;
+    let guest = Goes { channel, go };
+    guest.channel.command(&guest, "reboot", LONG).unwrap();
+    assert!(guest.channel.lock().out_of_step);
+    let answer = guest.channel.command(&guest, "meminfo", LONG);
+    assert_eq!(answer.as_deref(), Ok("MemTotal: 1 kB\n"));
+}
+
 #[test]
 fn commands_from_many_threads_get_their_own_answers() {
     let guest = Arc::new(guest(|line| {

@@ -15,6 +15,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::{MachineDevice, OnLoop, Parts};
 use crate::control::report::{BalloonReport, Hinting, VmStatus};
+use crate::journal::{EventKind, Events};
 use crate::machine::VmError;
 use crate::machine::virtio::{Shell, VirtioShell};
 use crate::memory::GuestPages;
@@ -22,8 +23,10 @@ use crate::spec::BalloonSpec;
 
 mod error;
 mod report;
+mod told;
 
 pub use error::BalloonError;
+use told::{Size, Told};
 
 /// The timer of the sizing policy.
 const SIZING: u32 = 0;
@@ -35,6 +38,9 @@ const STATISTICS: u32 = 1;
 pub(in super::super) struct BalloonDevice {
     shell: Arc<VirtioShell<Balloon<GuestPages>>>,
     spec: BalloonSpec,
+    events: Events,
+    /// Lock order: before the device's lock.
+    told: Mutex<Told>,
     shown_free: Arc<AtomicU64>,
     sizing_timer: Mutex<TimerFd>,
     /// Lock order: before the device's lock.
@@ -74,6 +80,8 @@ impl BalloonDevice {
         Ok(Self {
             shell: Arc::new(shell.map_err(VmError::host("create event descriptors"))?),
             spec,
+            events: parts.events.clone(),
+            told: Mutex::new(Told::nothing()),
             shown_free,
             sizing_timer: Mutex::new(timer()?),
             samples: Mutex::new(Samples {
@@ -110,6 +118,7 @@ impl BalloonDevice {
     pub(in super::super) fn order(&self, bytes: u64) {
         self.shell
             .change(|balloon| ((), balloon.set_balloon_target(to_pages(bytes))));
+        self.tell();
     }
 
     /// Blocks between two guest-physical addresses are gone: no page of them is in the balloon any more.
@@ -118,6 +127,22 @@ impl BalloonDevice {
             balloon.forget_pages(gpa, end);
             ((), Effects::NONE)
         });
+        self.tell();
+    }
+
+    /// Tells whoever reads the events of the balloon's size, if there is something to tell.
+    fn tell(&self) {
+        let mut told = lock(&self.told);
+        let size = self.shell.look(|balloon| Size {
+            target: u64::from(balloon.device().target()) * PAGE_SIZE,
+            held: balloon.device().pages() * PAGE_SIZE,
+        });
+        if told.is_news(size) {
+            self.events.emit(EventKind::Balloon {
+                target_bytes: size.target,
+                held_bytes: size.held,
+            });
+        }
     }
 
     /// Has the sizing policy look again after so long, or not at all. A timer that cannot be set only makes it late: it
@@ -223,11 +248,13 @@ impl MachineDevice for BalloonDevice {
         on.add_source(&*lock(&self.sizing_timer), SIZING, EventSet::IN);
         on.add_source(&lock(&self.samples).timer, STATISTICS, EventSet::IN);
         self.set_statistics_interval(self.spec.stats_seconds);
+        self.tell();
         Ok(())
     }
 
     fn after_queue(&self, _: u16, _: bool, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
         self.note_sample();
+        self.tell();
         on.machine.balloon_moved();
         Ok(())
     }

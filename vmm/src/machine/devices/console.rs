@@ -1,28 +1,37 @@
-//! The console: the guest's control channel and the place for its last words.
+//! The console: the guest's control channel or first console, its named ports, and the place for its last words.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::console::{Console, TO_GUEST_LIMIT};
 use devices::mmio::Effects;
-
 use event_manager::EventSet;
+use virtio_wire::console::QUEUE_RECEIVE;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::console_ports::{DevicePort, HostPort};
 use super::{MachineDevice, OnLoop, Parts};
 use crate::machine::VmError;
 use crate::machine::channel::GuestPort;
+use crate::machine::input::InputLine;
 use crate::machine::virtio::{Shell, VirtioShell};
-use crate::spec::{ConsolePortSpec, PortEnd};
+use crate::spec::{HvcMode, PortEnd};
 
-/// Bytes taken from the guest at a time.
+/// Bytes taken from the control channel at a time.
 const PIECE: usize = 64 << 10;
+
+/// The guest's first console.
+const FIRST: usize = 0;
 
 /// The console device. Lock order: the ports' lock, then the shell's.
 #[derive(Debug)]
 pub(in super::super) struct ConsoleDevice {
     shell: Arc<VirtioShell<Console>>,
-    /// The host's ends of the named ports.
+    /// The host's ends of the ports, but for the control channel.
     ports: Mutex<Vec<HostPort>>,
+    /// What port 0 is.
+    first: HvcMode,
+    /// Signalled when the guest has read all that was typed for port 0.
+    typed_room: EventFd,
 }
 
 impl ConsoleDevice {
@@ -35,23 +44,25 @@ impl ConsoleDevice {
         let names = specs.iter().map(|port| port.name.clone()).collect();
         let shell = VirtioShell::new(Console::with_ports(None, names), parts.ram.device_view().clone());
         let shell = shell.map_err(VmError::host("create event descriptors"))?;
-        let open = |(number, spec): (usize, &ConsolePortSpec)| {
-            HostPort::open(number, spec).map_err(|source| VmError::Socket {
-                option: "--console-port",
-                path: match &spec.end {
-                    PortEnd::Socket(path) | PortEnd::File(path) => path.clone(),
-                },
-                source,
-            })
-        };
-        let ports: Vec<HostPort> = (1..).zip(specs).map(open).collect::<Result<_, _>>()?;
+        let mut ports = Vec::from_iter(first_port(parts)?);
+        for (number, spec) in (1..).zip(specs) {
+            ports.push(open(number, &spec.end, "--console-port")?);
+        }
         for port in ports.iter().filter(|port| port.is_open()) {
             shell.change(|console| ((), console.set_host_open(port.number, true)));
         }
         Ok(Self {
             shell: Arc::new(shell),
             ports: Mutex::new(ports),
+            first: parts.spec.hvc.clone(),
+            typed_room: EventFd::new(libc::EFD_NONBLOCK)
+                .map_err(VmError::host("create event descriptors"))?,
         })
+    }
+
+    fn tell_of_room(&self) {
+        // A full counter is a signalled one.
+        let _ = self.typed_room.write(1);
     }
 
     fn ports(&self) -> MutexGuard<'_, Vec<HostPort>> {
@@ -63,6 +74,29 @@ impl ConsoleDevice {
         let words = self.shell.look(|console| console.device().emergency_output());
         String::from_utf8_lossy(&words).trim().to_owned()
     }
+}
+
+/// The host's end of a port at a socket or a file.
+fn open(number: usize, end: &PortEnd, option: &'static str) -> Result<HostPort, VmError> {
+    HostPort::open(number, end).map_err(|source| VmError::Socket {
+        option,
+        path: end.place().to_owned(),
+        source,
+    })
+}
+
+/// The host's end of port 0, unless that is the control channel.
+fn first_port(parts: Parts<'_>) -> Result<Option<HostPort>, VmError> {
+    Ok(match &parts.spec.hvc {
+        HvcMode::Channel => None,
+        HvcMode::Terminal => {
+            let screen = parts.screen.clone();
+            let port = HostPort::on_screen(FIRST, screen);
+            Some(port.map_err(VmError::host("create event descriptors"))?)
+        }
+        HvcMode::Discard => Some(HostPort::nowhere(FIRST)),
+        HvcMode::End(end) => Some(open(FIRST, end, "--hvc")?),
+    })
 }
 
 impl MachineDevice for ConsoleDevice {
@@ -87,10 +121,16 @@ impl MachineDevice for ConsoleDevice {
         Ok(())
     }
 
-    fn after_queue(&self, _: u16, _: bool, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+    fn after_queue(&self, queue: u16, _: bool, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        if queue == QUEUE_RECEIVE && self.shell.look(|console| console.device().to_guest_len()) == 0 {
+            self.tell_of_room();
+        }
         for port in self.ports().iter_mut() {
             let mut of = PortOf(&self.shell, port.number);
             port.move_bytes(&mut of, on);
+        }
+        if self.first != HvcMode::Channel {
+            return Ok(());
         }
         loop {
             let bytes = self.shell.change(|console| console.take_from_guest(PIECE));
@@ -99,6 +139,13 @@ impl MachineDevice for ConsoleDevice {
             }
             on.machine.channel.receive(&bytes);
         }
+    }
+
+    fn reset(&self, _: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        self.shell.reset();
+        // What the guest had not read is gone.
+        self.tell_of_room();
+        Ok(())
     }
 }
 
@@ -109,6 +156,11 @@ impl DevicePort for PortOf<'_> {
     fn room(&self) -> usize {
         let state = self.0.look(|console| console.device().port(self.1));
         state.map_or(0, |port| TO_GUEST_LIMIT - port.to_guest_len)
+    }
+
+    fn waiting(&self) -> usize {
+        let state = self.0.look(|console| console.device().port(self.1));
+        state.map_or(0, |port| port.from_guest_len)
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -127,9 +179,19 @@ impl DevicePort for PortOf<'_> {
     }
 }
 
+impl InputLine for ConsoleDevice {
+    fn receive(&self, bytes: &[u8]) -> usize {
+        self.shell.change(|console| console.push_to_guest(bytes))
+    }
+
+    fn room(&self) -> &EventFd {
+        &self.typed_room
+    }
+}
+
 impl GuestPort for ConsoleDevice {
     fn is_open(&self) -> bool {
-        self.shell.is_live()
+        self.first == HvcMode::Channel && self.shell.is_live()
     }
 
     fn send(&self, bytes: &[u8]) -> bool {

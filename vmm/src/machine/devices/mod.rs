@@ -37,6 +37,7 @@ use crate::hv::{HvError, Partition};
 use crate::journal::Events;
 use crate::memory::GuestRam;
 use crate::spec::VmSpec;
+use crate::terminal::OutputWriter;
 use block::BlockDevice;
 use net::NetDevice;
 use rng::RngDevice;
@@ -97,6 +98,8 @@ pub(super) struct Parts<'a> {
     pub(super) spec: &'a VmSpec,
     pub(super) ram: &'a Arc<GuestRam>,
     pub(super) events: &'a Events,
+    /// What the user at standard input sees.
+    pub(super) screen: &'a OutputWriter,
 }
 
 /// All virtio devices, in the order of their windows and lines.
