@@ -1,15 +1,31 @@
-//! A stock Debian kernel boots, finds its devices through ACPI, and ends in every way a machine can end.
+//! A stock Debian kernel boots, finds its devices through ACPI, ends in every way a machine can end, and does not complain
+//! unheard.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use integration_tests::{Home, LinuxGuest, needs_hardware_kvm};
 
 const SMALL: [&str; 2] = ["--memory", "512M"];
 
 #[test]
-fn a_debian_kernel_boots_and_its_power_off_is_exit_status_0() {
+fn a_debian_kernel_boots_answers_and_its_power_off_is_exit_status_0() {
     needs_hardware_kvm(|| {
         let home = Home::new();
         let mut guest = LinuxGuest::boot(&home, "lin", &SMALL, "");
         assert!(guest.shell("uname -r").starts_with("6.12."));
+        guest.case("all of a long line typed on the console arrives", |guest| {
+            // Many times the 16 bytes of a 16550's FIFO, below the 4096 of a terminal's line.
+            let long: String = (0..3000_u32)
+                .map(|i| char::from(b'a' + u8::try_from(i % 23).unwrap()))
+                .collect();
+            assert_eq!(guest.shell(&format!("echo {long}")).trim(), long);
+        });
+        guest.case("without nodes Linux sees one", |guest| {
+            assert_eq!(guest.shell("cat /sys/devices/system/node/online").trim(), "0");
+            let tables = guest.shell("ls /sys/firmware/acpi/tables");
+            assert!(tables.contains("APIC"), "{tables}");
+            assert!(!tables.contains("SRAT") && !tables.contains("SLIT"), "{tables}");
+        });
         guest.last_words("poweroff -f");
         assert_eq!(guest.vm.wait_for_end(), 0);
         drop(guest);
@@ -43,19 +59,6 @@ fn devices_are_found_through_acpi() {
 }
 
 #[test]
-fn the_whole_of_a_long_line_typed_on_the_console_arrives() {
-    needs_hardware_kvm(|| {
-        let home = Home::new();
-        let mut guest = LinuxGuest::boot(&home, "lin", &SMALL, "");
-        // Many times the 16 bytes of a 16550's FIFO, below the 4096 of a terminal's line.
-        let long: String = (0..3000_u32)
-            .map(|i| char::from(b'a' + u8::try_from(i % 23).unwrap()))
-            .collect();
-        assert_eq!(guest.shell(&format!("echo {long}")).trim(), long);
-    });
-}
-
-#[test]
 fn two_processors_come_up() {
     needs_hardware_kvm(|| {
         let home = Home::new();
@@ -79,6 +82,46 @@ fn a_reboot_ends_the_vm_where_that_is_wanted_and_says_so() {
         assert_eq!(guest.vm.wait_for_end(), 0);
         let messages = guest.vm.messages.text();
         assert!(messages.contains("guest asked for a reboot"), "{messages}");
+    });
+}
+
+/// What every other test with a stock guest relies on.
+#[test]
+fn a_complaint_in_the_log_fails_a_case_and_what_ends_a_guest_and_the_end_of_a_test() {
+    needs_hardware_kvm(|| {
+        let home = Home::new();
+        let mut guest = LinuxGuest::boot(&home, "lin", &SMALL, "");
+        // Into the kernel's own log (`/dev/kmsg`), as it says these things itself.
+        let say = |guest: &mut LinuxGuest, what: &str| {
+            guest.shell(&format!("echo '<4>{what}' >/dev/kmsg"));
+        };
+        let failure = |body: &mut dyn FnMut()| {
+            let panic = catch_unwind(AssertUnwindSafe(body)).expect_err("it was heard by nobody");
+            panic
+                .downcast_ref::<String>()
+                .expect("a message with values")
+                .clone()
+        };
+        for complaint in [
+            "rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [kworker/0:1:10]",
+            "INFO: task kworker/0:0:7 blocked for more than 120 seconds.",
+            "WARNING: CPU: 0 PID: 7 at mm/memory_hotplug.c:1 offline_pages+0x1/0x2",
+        ] {
+            let said = failure(&mut || guest.case("with a complaint", |guest| say(guest, complaint)));
+            assert!(said.contains("complained") && said.contains(complaint), "{said}");
+        }
+        let silent = failure(&mut || guest.case_with_complaints("silent", &["lockup"], |_| {}));
+        assert!(silent.contains("did not say [\"lockup\"]"), "{silent}");
+        guest.case_with_complaints("expected", &["lockup"], |guest| say(guest, "BUG: soft lockup"));
+        say(&mut guest, "BUG: before the end");
+        let said = failure(&mut || guest.last_words("poweroff -f"));
+        assert!(said.contains("BUG: before the end"), "{said}");
+        say(&mut guest, "BUG: at the very end");
+        let mut guest = Some(guest);
+        let said = failure(&mut || drop(guest.take()));
+        assert!(said.contains("BUG: at the very end"), "{said}");
     });
 }
 

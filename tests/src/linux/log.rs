@@ -39,6 +39,12 @@ pub(super) fn complaints<'a>(log: &'a str, expected: &[&str]) -> Vec<&'a str> {
         .collect()
 }
 
+/// Those of `expected` that are nowhere in `log`.
+pub(super) fn missing<'a>(log: &str, expected: &[&'a str]) -> Vec<&'a str> {
+    let missing = expected.iter().filter(|it| !log.contains(**it));
+    missing.copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +62,7 @@ mod tests {
         let log = bad.join("\n");
         assert_eq!(complaints(&log, &[]).len(), bad.len() - 1);
         assert_eq!(complaints(&log, &["oom-killer"]).len(), bad.len() - 2);
+        assert_eq!(missing(&log, &["oom-killer", "Call Trace"]), ["Call Trace"]);
     }
 
     #[test]

@@ -17,11 +17,22 @@ use crate::running::Running;
 /// timers by the 21 s after which RCU speaks of a stall. Lockups and hung tasks keep their own limits.
 const PATIENT: &str = "rcupdate.rcu_cpu_stall_timeout=120";
 
-/// A stock Linux guest that has booted to its shell.
+/// A stock Linux guest that has booted to its shell. Whatever a test does with it, the guest's kernel must not complain:
+/// that is looked at after each [`case`](Self::case), before [`last_words`](Self::last_words), and when a guest with a
+/// shell is dropped.
 pub struct LinuxGuest {
     /// The microVM it runs in.
     pub vm: Running,
     position: usize,
+    shell: Shell,
+}
+
+/// Whether somebody answers on the serial console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shell {
+    Open,
+    /// The guest boots, or was told something that ends it.
+    Closed,
 }
 
 impl LinuxGuest {
@@ -50,7 +61,11 @@ impl LinuxGuest {
         let cmdline = format!("console=ttyS0 quiet panic=-1 {PATIENT} {cmdline}");
         let fixed = ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &cmdline];
         let vm = home.start(name, &[arguments, &fixed].concat());
-        let mut guest = Self { vm, position: 0 };
+        let mut guest = Self {
+            vm,
+            position: 0,
+            shell: Shell::Closed,
+        };
         guest.wait_for_shell();
         guest
     }
@@ -63,6 +78,7 @@ impl LinuxGuest {
         let (before, position) = self.vm.serial.wait_for_after(self.position, "guest: ready");
         assert!(!before.contains("cannot load"), "a module is missing:\n{before}");
         self.position = position;
+        self.shell = Shell::Open;
     }
 
     /// Runs one line of shell in the guest and answers what it wrote.
@@ -88,8 +104,13 @@ impl LinuxGuest {
         (status.trim().to_owned(), answer)
     }
 
-    /// Types a line that ends the guest, so that no answer comes.
+    /// Types a line that ends the guest, or has it boot again, so that no answer comes.
+    ///
+    /// # Panics
+    /// As [`Self::case`], for what was before.
     pub fn last_words(&mut self, line: &str) {
+        self.assert_no_complaints(&[]);
+        self.shell = Shell::Closed;
         self.vm.type_in(&format!("{line}\n"));
     }
 
@@ -103,10 +124,10 @@ impl LinuxGuest {
         self.case_with_complaints(name, &[], body)
     }
 
-    /// As [`Self::case`], but complaints that contain one of `expected` are all right.
+    /// As [`Self::case`], but complaints that contain one of `expected` are all right, and each of these must come.
     ///
     /// # Panics
-    /// As [`Self::case`].
+    /// As [`Self::case`], and when the kernel did not complain of something that was expected.
     pub fn case_with_complaints<T>(
         &mut self,
         name: &str,
@@ -116,6 +137,13 @@ impl LinuxGuest {
         crate::host_box::begin_case(name);
         let begun = Instant::now();
         let answer = body(self);
+        self.assert_no_complaints(expected);
+        println!("took {:.1} s", begun.elapsed().as_secs_f32());
+        answer
+    }
+
+    /// Looks at the guest's log since the last time, and at what the VMM has counted.
+    fn assert_no_complaints(&mut self, expected: &[&str]) {
         // Looked through in the guest: every byte on the serial console is an exit.
         let found = self.shell(&log::search());
         let complaints = log::complaints(&found, expected);
@@ -123,10 +151,23 @@ impl LinuxGuest {
             let log = self.shell(log::WHOLE);
             panic!("the guest's kernel complained: {complaints:#?}\n{log}");
         }
+        let missing = log::missing(&found, expected);
+        assert!(
+            missing.is_empty(),
+            "the guest's kernel did not say {missing:?}: {found}"
+        );
         let stats = self.vm.stats();
         let counted = ["violations", "guest_faults"].map(|field| stats.number(field));
         assert_eq!(counted, [0, 0], "violations and guest faults");
-        println!("took {:.1} s", begun.elapsed().as_secs_f32());
-        answer
+    }
+}
+
+impl Drop for LinuxGuest {
+    /// # Panics
+    /// When the kernel complained, or the VMM counted something, and the test has not failed already.
+    fn drop(&mut self) {
+        if self.shell == Shell::Open && !std::thread::panicking() {
+            self.assert_no_complaints(&[]);
+        }
     }
 }
