@@ -187,8 +187,22 @@ impl NotReached {
                 .reason
                 .clone()
                 .unwrap_or_else(|| "no reason is known".to_owned()),
-            guest: guest.map_or(String::new(), |reason| format!(" (the guest says: {reason})")),
+            guest: guest.map_or_else(
+                || silence(report).to_owned(),
+                |reason| format!(" (the guest says: {reason})"),
+            ),
         }
+    }
+}
+
+/// What is to be said of a guest that has stopped on the way and gives no reason: stock Linux has none to give.
+fn silence(report: &ResizeReport) -> &'static str {
+    match report.cause.as_deref() {
+        Some("stalled" | "no-request") if report.reached_bytes > report.target_bytes => {
+            " (the guest gives no reason; what its kernel uses itself or has pinned cannot be moved)"
+        }
+        Some("stalled" | "no-request") => " (the guest gives no reason)",
+        _ => "",
     }
 }
 
@@ -289,6 +303,23 @@ mod tests {
         let expected =
             "name \"a\": has 640 MiB, not 1 GiB, after 30.0 s: stalled (the guest says: no-memory)";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_guest_that_stops_without_a_reason_is_said_to_give_none() {
+        let report = |cause: &str, reached_bytes| ResizeReport {
+            outcome: ResizeState::Incomplete,
+            target_bytes: GIB,
+            reached_bytes,
+            elapsed_milliseconds: 30_049,
+            cause: Some(cause.into()),
+            reason: Some("why".into()),
+            guest_reason: None,
+        };
+        assert_eq!(silence(&report("stalled", MIB)), " (the guest gives no reason)");
+        assert!(silence(&report("no-request", 2 * GIB)).contains("cannot be moved"));
+        // The machine knows why itself.
+        assert_eq!(silence(&report("driver-absent", MIB)), "");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use super::routes::{MAX_READERS, MAX_WAITERS};
 use super::server::{ApiServer, RunningServer};
 use crate::journal::{EventKind, Events};
 use crate::machine::{
-    BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome, ResizePlace,
+    BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome, ResizePlace, Shortfall,
+    Way,
 };
 use crate::spec::{GIB, MIB, VmName};
 
@@ -140,7 +141,14 @@ impl MachineHandle for FakeMachine {
             reason: if ended {
                 IncompleteReason::Ended
             } else {
-                IncompleteReason::Stalled { quiet_seconds: 1 }
+                IncompleteReason::Stalled {
+                    quiet_seconds: 1,
+                    shortfall: Shortfall {
+                        way: Way::Take,
+                        moved_bytes: state.plugged,
+                        missing_bytes: state.requested.abs_diff(state.plugged),
+                    },
+                }
             },
             guest_reason: None,
         }
@@ -334,7 +342,7 @@ fn a_resize_that_is_not_reached_says_how_far_it_got_and_why() {
     );
     assert_eq!(
         report.reason.as_deref(),
-        Some("the guest has plugged and unplugged nothing for 1 s")
+        Some("stalled with 6 MiB still to be taken and 2 MiB taken: nothing has moved for 1 s")
     );
     assert_eq!(report.guest_reason.as_deref(), Some("no-memory"));
 }

@@ -48,6 +48,9 @@ pub enum EventKind {
         target_bytes: u64,
         /// What it has.
         reached_bytes: u64,
+        /// Why it is not there, in one word for programs: as in `ResizeReport`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
         /// Why it is not there, in words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
@@ -138,9 +141,10 @@ mod tests {
                     step: ResizeStep::Stalled,
                     target_bytes: 5,
                     reached_bytes: 4,
+                    cause: Some("refused".into()),
                     reason: Some("busy".into()),
                 },
-                r#""event":"resize","step":"stalled","target_bytes":5,"reached_bytes":4,"reason":"busy""#,
+                r#""event":"resize","step":"stalled","target_bytes":5,"reached_bytes":4,"cause":"refused","reason":"busy""#,
             ),
             (
                 EventKind::Balloon {

@@ -31,7 +31,7 @@ mod virtio;
 
 pub use devices::BalloonError;
 pub use exit::{GuestCommandError, VmError, VmExit};
-pub use resize::{IncompleteReason, ResizeError, ResizeOutcome, ResizePlace};
+pub use resize::{IncompleteReason, ResizeError, ResizeOutcome, ResizePlace, Shortfall, Way};
 pub use violation::Violation;
 
 use std::sync::Arc;

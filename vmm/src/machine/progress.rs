@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::{IncompleteReason, ResizeOutcome};
+use super::{IncompleteReason, ResizeOutcome, Shortfall};
 
 /// A guest that has moved no block for so long is called stalled rather than slow.
 const QUIET: Duration = Duration::from_secs(2);
@@ -172,7 +172,7 @@ impl ResizeProgress {
         }
         // What has expired stays readable until it is set or cleared.
         let _ = state.timer.clear();
-        (!standing.is_there(boot_memory)).then(|| state.reason(standing, now))
+        (!standing.is_there(boot_memory)).then(|| state.reason(boot_memory, standing, now))
     }
 
     /// The VM ends.
@@ -202,7 +202,7 @@ impl ResizeProgress {
                 return ResizeOutcome::Incomplete {
                     reached_bytes,
                     target_bytes,
-                    reason: state.reason(&standing, now),
+                    reason: state.reason(boot_memory, &standing, now),
                     guest_reason: None,
                 };
             }
@@ -228,9 +228,14 @@ impl State {
     }
 
     /// The most telling reason: no VM, nobody there, at work, never began, turned down, or gone quiet.
-    fn reason(&self, standing: &Standing, now: Instant) -> IncompleteReason {
+    fn reason(&self, boot_memory: u64, standing: &Standing, now: Instant) -> IncompleteReason {
         let quiet = now.saturating_duration_since(self.last_move);
         let quiet_seconds = quiet.as_secs();
+        let shortfall = Shortfall::between(
+            self.before.reached(boot_memory),
+            standing.reached(boot_memory),
+            standing.target(boot_memory),
+        );
         let (since, before) = (standing.refusals, self.before.refusals);
         let (nacks, busy, errors) = (
             since.nacks.saturating_sub(before.nacks),
@@ -250,11 +255,17 @@ impl State {
         } else if quiet < QUIET {
             IncompleteReason::TimedOut
         } else if !standing.is_beyond(&self.before) {
-            IncompleteReason::NoRequest { quiet_seconds }
+            IncompleteReason::NoRequest {
+                quiet_seconds,
+                shortfall,
+            }
         } else if nacks + busy + errors > 0 {
             IncompleteReason::Refused { nacks, busy, errors }
         } else {
-            IncompleteReason::Stalled { quiet_seconds }
+            IncompleteReason::Stalled {
+                quiet_seconds,
+                shortfall,
+            }
         }
     }
 }
@@ -262,6 +273,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Way;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -280,7 +292,7 @@ mod tests {
     };
 
     fn reason(state: &State, standing: Standing) -> IncompleteReason {
-        state.reason(&standing, Instant::now())
+        state.reason(512, &standing, Instant::now())
     }
 
     /// Nothing has moved for so long, and things stood so when the size was asked for.
@@ -316,11 +328,25 @@ mod tests {
         };
         assert_eq!(
             reason(&quiet_since(9, refused_before), STANDING),
-            IncompleteReason::Stalled { quiet_seconds: 9 }
+            IncompleteReason::Stalled {
+                quiet_seconds: 9,
+                shortfall: Shortfall {
+                    way: Way::Take,
+                    moved_bytes: 0,
+                    missing_bytes: 60
+                }
+            }
         );
         assert_eq!(
             reason(&quiet_since(9, STANDING), STANDING),
-            IncompleteReason::NoRequest { quiet_seconds: 9 }
+            IncompleteReason::NoRequest {
+                quiet_seconds: 9,
+                shortfall: Shortfall {
+                    way: Way::Take,
+                    moved_bytes: 0,
+                    missing_bytes: 60
+                }
+            }
         );
         let nobody = Standing {
             driver_ready: false,
@@ -337,6 +363,34 @@ mod tests {
             ..quiet_since(0, none)
         };
         assert_eq!(reason(&state, held), IncompleteReason::Ended);
+    }
+
+    #[test]
+    fn a_stall_says_what_was_moved_and_what_is_missing_either_way() {
+        let mib = 1 << 20;
+        let quiet = |before: u64, now: u64, requested: u64| {
+            let standing = |plugged_size| Standing {
+                plugged_size,
+                ..STANDING
+            };
+            let before = Standing {
+                requests: 8,
+                ..standing(before)
+            };
+            let now = Standing {
+                requested_size: requested,
+                ..standing(now)
+            };
+            reason(&quiet_since(59, before), now).to_string()
+        };
+        assert_eq!(
+            quiet(512 * mib, 46 * mib, 0),
+            "stalled with 46 MiB still to be given back and 466 MiB given back: nothing has moved for 59 s"
+        );
+        assert_eq!(
+            quiet(0, 46 * mib, 64 * mib),
+            "stalled with 18 MiB still to be taken and 46 MiB taken: nothing has moved for 59 s"
+        );
     }
 
     #[test]

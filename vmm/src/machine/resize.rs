@@ -8,6 +8,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::spec::ByteSize;
+
 /// Where memory comes from or goes to in a resize.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ResizePlace {
@@ -148,6 +150,8 @@ pub enum IncompleteReason {
     NoRequest {
         /// Seconds since the resize was asked for.
         quiet_seconds: u64,
+        /// What is missing.
+        shortfall: Shortfall,
     },
     /// The guest's requests were turned down since the resize was asked for, and nothing moves.
     Refused {
@@ -162,11 +166,62 @@ pub enum IncompleteReason {
     Stalled {
         /// Seconds since a block was last plugged or unplugged, or since the resize was asked for.
         quiet_seconds: u64,
+        /// What is missing.
+        shortfall: Shortfall,
     },
     /// Blocks were still moving when the time was up.
     TimedOut,
     /// The VM ended first.
     Ended,
+}
+
+/// How far a guest has got, and what is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Whether the guest is to take or to give.
+    pub way: Way,
+    /// Moved this way since the resize was asked for, in bytes.
+    pub moved_bytes: u64,
+    /// Still to be moved, in bytes.
+    pub missing_bytes: u64,
+}
+
+/// Which way memory goes in a resize.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The guest is to take more.
+    Take,
+    /// The guest is to give some back.
+    Give,
+}
+
+impl Shortfall {
+    /// From three totals in bytes: before the resize, now, and as it should be.
+    pub(super) fn between(before: u64, now: u64, target: u64) -> Self {
+        let way = if now < target { Way::Take } else { Way::Give };
+        let moved_bytes = match way {
+            Way::Take => now.saturating_sub(before),
+            Way::Give => before.saturating_sub(now),
+        };
+        Self {
+            way,
+            moved_bytes,
+            missing_bytes: now.abs_diff(target),
+        }
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (missing, moved) = (ByteSize(self.missing_bytes), ByteSize(self.moved_bytes));
+        match self.way {
+            Way::Take => write!(f, "stalled with {missing} still to be taken and {moved} taken"),
+            Way::Give => write!(
+                f,
+                "stalled with {missing} still to be given back and {moved} given back"
+            ),
+        }
+    }
 }
 
 impl IncompleteReason {
@@ -192,22 +247,29 @@ impl fmt::Display for IncompleteReason {
             Self::DriverNotReady => f.write_str("the guest has no virtio-mem driver ready"),
             Self::BalloonNotReady => f.write_str("the guest has no virtio-balloon driver ready"),
             Self::Held => f.write_str("the guest is held"),
-            Self::NoRequest { quiet_seconds } => write!(
-                f,
-                "the guest's driver has asked for nothing for {quiet_seconds} s: it does not answer, or has no block to give"
-            ),
+            Self::NoRequest {
+                quiet_seconds,
+                shortfall,
+            } => {
+                let other = match shortfall.way {
+                    Way::Take => "cannot take any",
+                    Way::Give => "has no block that it can empty",
+                };
+                write!(
+                    f,
+                    "{shortfall}: the guest's driver has asked for nothing for {quiet_seconds} s: it does not answer, or {other}"
+                )
+            }
             Self::Refused { nacks, busy, errors } => {
                 write!(
                     f,
                     "requests of the guest were refused: {nacks} NACK, {busy} BUSY, {errors} ERROR"
                 )
             }
-            Self::Stalled { quiet_seconds } => {
-                write!(
-                    f,
-                    "the guest has plugged and unplugged nothing for {quiet_seconds} s"
-                )
-            }
+            Self::Stalled {
+                quiet_seconds,
+                shortfall,
+            } => write!(f, "{shortfall}: nothing has moved for {quiet_seconds} s"),
             Self::TimedOut => f.write_str("time is up and blocks are still moving"),
             Self::Ended => f.write_str("the VM has ended"),
         }

@@ -18,7 +18,7 @@ use super::lifecycle::Lifecycle;
 use super::progress::{ResizeProgress, Standing};
 use super::sizing::Sizing;
 use super::violation::ViolationWatch;
-use super::{GuestCommandError, ResizeOutcome, VmError, VmExit};
+use super::{GuestCommandError, IncompleteReason, ResizeOutcome, VmError, VmExit};
 use crate::control::report::{NodeReport, VmState, VmStatus};
 use crate::journal::{EventKind, Events, ResizeStep};
 use crate::memory::{GuestRam, Resident};
@@ -122,16 +122,17 @@ impl Shared {
     pub(super) fn resize_is_quiet(&self) {
         let standing = self.standing();
         if let Some(reason) = self.progress.stalled(self.spec.memory, &standing) {
-            self.tell(ResizeStep::Stalled, &standing, Some(reason.to_string()));
+            self.tell(ResizeStep::Stalled, &standing, Some(reason));
         }
     }
 
-    fn tell(&self, step: ResizeStep, standing: &Standing, reason: Option<String>) {
+    fn tell(&self, step: ResizeStep, standing: &Standing, reason: Option<IncompleteReason>) {
         self.events.emit(EventKind::Resize {
             step,
             target_bytes: standing.target(self.spec.memory),
             reached_bytes: standing.reached(self.spec.memory),
-            reason,
+            cause: reason.map(|reason| reason.code().to_owned()),
+            reason: reason.map(|reason| reason.to_string()),
         });
     }
 

@@ -478,6 +478,7 @@ fn a_resize_that_nobody_follows_is_told_without_anybody_waiting() {
                 target_bytes,
                 reached_bytes,
                 reason,
+                ..
             } => Some((*step, *target_bytes, *reached_bytes, reason.clone())),
             _ => None,
         };
