@@ -34,6 +34,7 @@ pub mod report;
 mod section;
 pub mod slab;
 pub mod stats;
+pub mod swap;
 pub mod validate;
 pub mod vmalloc;
 pub mod wait;
