@@ -111,6 +111,11 @@ fn run(mut manager: EventManager<Subscriber>, shared: &Shared) {
             shared.lifecycle.end(Err(VmError::EventLoop(error)));
         }
     }
+    for device in shared.devices.iter() {
+        if let Err(error) = device.drain(shared) {
+            tracing::warn!("a device's last words are lost: {error}");
+        }
+    }
 }
 
 impl RunningLoop {

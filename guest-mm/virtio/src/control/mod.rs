@@ -115,7 +115,7 @@ pub trait Handler {
     /// Carries `command` out. An unknown one is answered with [`Reply::Err`] too.
     fn answer(&mut self, command: &Command<'_>) -> Reply;
 
-    /// The host has taken the last answer: the moment for what must not come before it.
+    /// The device has been given the last answer: the moment for what must not come before it.
     fn answered(&mut self) {}
 }
 

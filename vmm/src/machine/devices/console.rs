@@ -1,11 +1,12 @@
 //! The console: the guest's control channel or first console, its named ports, and the place for its last words.
 
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::console::{Console, TO_GUEST_LIMIT};
 use devices::mmio::Effects;
 use event_manager::EventSet;
-use virtio_wire::console::QUEUE_RECEIVE;
+use virtio_wire::console::{QUEUE_RECEIVE, QUEUE_TRANSMIT};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::console_ports::{DevicePort, HostPort};
@@ -13,6 +14,7 @@ use super::{MachineDevice, OnLoop, Parts};
 use crate::machine::VmError;
 use crate::machine::channel::GuestPort;
 use crate::machine::input::InputLine;
+use crate::machine::shared::Shared;
 use crate::machine::virtio::{Shell, VirtioShell};
 use crate::spec::{HvcMode, PortEnd};
 
@@ -58,6 +60,35 @@ impl ConsoleDevice {
             typed_room: EventFd::new(libc::EFD_NONBLOCK)
                 .map_err(VmError::host("create event descriptors"))?,
         })
+    }
+
+    /// Takes what the guest has written without having been heard; returns the sockets of programs that are found gone.
+    fn take_written(&self, machine: &Shared) -> Result<Vec<UnixStream>, VmError> {
+        for (queue, _) in (0..).zip(self.shell.notifications()) {
+            // What the guest has written; the others are for what it reads.
+            if queue % 2 == QUEUE_TRANSMIT {
+                self.shell.process(queue)?;
+            }
+        }
+        let mut ports = self.ports();
+        let exchange = |port: &mut HostPort| port.exchange(&mut PortOf(&self.shell, port.number));
+        let gone = ports.iter_mut().filter_map(exchange).collect();
+        self.hear_channel(machine);
+        Ok(gone)
+    }
+
+    /// Hands on what the guest has said on the control channel, if there is one.
+    fn hear_channel(&self, machine: &Shared) {
+        if self.first != HvcMode::Channel {
+            return;
+        }
+        loop {
+            let bytes = self.shell.change(|console| console.take_from_guest(PIECE));
+            if bytes.is_empty() {
+                return;
+            }
+            machine.channel.receive(&bytes);
+        }
     }
 
     fn tell_of_room(&self) {
@@ -129,19 +160,19 @@ impl MachineDevice for ConsoleDevice {
             let mut of = PortOf(&self.shell, port.number);
             port.move_bytes(&mut of, on);
         }
-        if self.first != HvcMode::Channel {
-            return Ok(());
-        }
-        loop {
-            let bytes = self.shell.change(|console| console.take_from_guest(PIECE));
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            on.machine.channel.receive(&bytes);
-        }
+        self.hear_channel(on.machine);
+        Ok(())
     }
 
-    fn reset(&self, _: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+    fn drain(&self, machine: &Shared) -> Result<(), VmError> {
+        // Nothing waits for those that have gone any more.
+        self.take_written(machine).map(drop)
+    }
+
+    fn reset(&self, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        for gone in self.take_written(on.machine)? {
+            on.remove_source(&gone);
+        }
         self.shell.reset();
         // What the guest had not read is gone.
         self.tell_of_room();

@@ -154,7 +154,7 @@ impl HostPort {
     }
 
     /// [`Self::move_bytes`]; returns the socket of a program that has gone by it.
-    fn exchange(&mut self, port: &mut impl DevicePort) -> Option<UnixStream> {
+    pub(super) fn exchange(&mut self, port: &mut impl DevicePort) -> Option<UnixStream> {
         let mut gone = None;
         match &mut self.end {
             End::Nothing => pour(port, &mut io::sink(), || true),

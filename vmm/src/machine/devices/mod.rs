@@ -31,6 +31,7 @@ use event_manager::EventSet;
 
 use super::VmError;
 use super::layout::VIRTIO_MMIO_MAX;
+use super::shared::Shared;
 use super::virtio::Shell;
 use crate::control::report::VmStatus;
 use crate::hv::{HvError, Partition};
@@ -75,6 +76,15 @@ pub(super) trait MachineDevice: fmt::Debug + Send + Sync {
     /// # Errors
     /// The host failed; the machine ends.
     fn ready(&self, _source: u32, _events: EventSet, _on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        Ok(())
+    }
+
+    /// The guest ends or resets its machine, and no notification of it is heard any more: takes what it has handed over
+    /// before, as far as somebody may wait for it. Takes one turn and waits for nobody.
+    ///
+    /// # Errors
+    /// The host failed.
+    fn drain(&self, _machine: &Shared) -> Result<(), VmError> {
         Ok(())
     }
 
