@@ -3,10 +3,12 @@
 //! - `memcheck run MIB FILE` fills memory and keeps checking it until it is killed ([`run`]).
 //! - `memcheck fill PERCENT` fills that much of what is available, checks it once, and gives it back ([`fill`]).
 //! - `memcheck find-fill ADDRESS BYTES` looks for what `fill` left in physical memory ([`find`]).
+//! - `memcheck kexec KERNEL INITRD CMDLINE` starts another kernel ([`kexec`]).
 //! - `memcheck pin MIB FILE` holds memory that the kernel cannot move ([`pin`]).
 
 mod fill;
 mod find;
+mod kexec;
 mod pin;
 mod run;
 
@@ -24,8 +26,11 @@ fn main() -> ExitCode {
         ["find-fill", address, bytes] => {
             number(address).and_then(|address| number(bytes).and_then(|bytes| find::find(address, bytes)))
         }
+        ["kexec", kernel, initrd, cmdline] => kexec::kexec(kernel, initrd, cmdline),
         ["pin", mebibytes, file] => number(mebibytes).and_then(|mebibytes| pin::pin(mebibytes, file)),
-        _ => Err("one of: run MIB FILE, fill PERCENT, find-fill ADDRESS BYTES, pin MIB FILE".to_owned()),
+        _ => Err(
+            "one of: run MIB FILE, fill PERCENT, find-fill ADDRESS BYTES, kexec KERNEL INITRD CMDLINE, pin MIB FILE".to_owned(),
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

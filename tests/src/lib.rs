@@ -16,6 +16,6 @@ pub use ballast::{Home, Outcome, finish};
 pub use debian::Release;
 pub use host_box::{Parts, needs_hardware_kvm, needs_hardware_kvm_and};
 pub use huge_pages::HugePages;
-pub use linux::LinuxGuest;
+pub use linux::{LinuxGuest, LinuxImage};
 pub use running::{Running, Stats};
 pub use wait::{DEADLINE, eventually};

@@ -114,6 +114,17 @@ impl Running {
         }
     }
 
+    /// Tells the balloon something, such as `{"do":"statistics"}`, and answers its report: fields of `BalloonReport`.
+    ///
+    /// # Panics
+    /// When the VM refuses, or does not answer.
+    pub fn balloon(&self, order: &str) -> Stats {
+        match control::ask(&self.socket(), "POST", "/ballast/v1/balloon", order) {
+            Ok((200, report)) => Stats(report),
+            other => panic!("the balloon and {order}: {other:?}"),
+        }
+    }
+
     /// Asks for a total of `bytes` and waits until the guest has it.
     ///
     /// # Panics
