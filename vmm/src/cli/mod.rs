@@ -6,7 +6,7 @@
 //! | 0 | done; of `run`: the guest shut down or was stopped |
 //! | 1 | a fault at run time; of `resize --wait`: the guest has not got there |
 //! | 2 | the command line or the VM file breaks a rule; nothing was started |
-//! | 3 | `run`: the guest panicked |
+//! | 3 | `run`: the guest panicked, or reset its machine in a loop |
 //! | 4 | `run`: the guest touched unplugged memory and was killed for it |
 
 mod balloon;

@@ -40,7 +40,7 @@ Exit status:
   0  the guest shut down, was stopped, or asked for a reboot with --on-reboot exit
   1  a fault of the host or the VMM
   2  the options break a rule; nothing was started
-  3  the guest panicked
+  3  the guest panicked, or reset its machine in a loop
   4  the guest touched unplugged memory and was killed for it";
 
 impl Run {
@@ -79,6 +79,10 @@ fn report(exit: &VmExit) -> Status {
         VmExit::Reboot => {
             eprintln!("ballast: guest asked for a reboot");
             Status::Done
+        }
+        VmExit::RebootLoop { .. } => {
+            eprintln!("ballast: {exit} (see --reboot-limit)");
+            Status::GuestPanic
         }
         VmExit::Panicked { message } => {
             eprintln!("ballast: guest panicked: {}", one_line(message));

@@ -14,6 +14,7 @@ use super::firmware::{Firmware, PayloadFiles};
 use super::layout::{RamRange, ram_ranges, region_starts};
 use super::lifecycle::Lifecycle;
 use super::progress::ResizeProgress;
+use super::reboots::RebootWatch;
 use super::serial::SerialPort;
 use super::shared::Shared;
 use super::violation::ViolationWatch;
@@ -65,6 +66,7 @@ pub(super) fn assemble(spec: &VmSpec) -> Result<Vm, VmError> {
         progress: ResizeProgress::new().map_err(VmError::host("create a timer"))?,
         events,
         channel: Channel::new(),
+        reboots: RebootWatch::new(spec.reboot_limit),
         boots: AtomicU64::new(1),
     });
     let mut firmware = Firmware::new(hypervisor, cpuid, payload, region_nodes(spec, &regions));

@@ -10,6 +10,7 @@ use devices::mem::RegionError;
 use thiserror::Error;
 
 use super::layout::VIRTIO_MMIO_MAX;
+use super::reboots::CALM;
 use super::violation::Violation;
 use crate::boot::BootError;
 use crate::disk::DiskError;
@@ -23,6 +24,13 @@ pub enum VmExit {
     Shutdown,
     /// The guest asked for a reboot (i8042, or the ACPI reset register), and is not to have it.
     Reboot,
+    /// The guest has reset its machine again and again, hardly booted.
+    RebootLoop {
+        /// How often in a row.
+        resets: u32,
+        /// How it did so the last time, in a word.
+        cause: &'static str,
+    },
     /// [`super::VmHandle::stop`], the terminal's escape key, or a signal ended it.
     Stopped,
     /// The guest reported a panic, or came to a dead end (a triple fault).
@@ -39,6 +47,11 @@ impl fmt::Display for VmExit {
         match self {
             Self::Shutdown => f.write_str("the guest powered off"),
             Self::Reboot => f.write_str("the guest asked for a reboot"),
+            Self::RebootLoop { resets, cause } => write!(
+                f,
+                "the guest reset its machine {resets} times in a row without running for {} s in between, the last time by {cause}",
+                CALM.as_secs()
+            ),
             Self::Stopped => f.write_str("stopped"),
             Self::Panicked { message } => write!(f, "the guest panicked: {message}"),
             Self::Violation(violation) => violation.fmt(f),

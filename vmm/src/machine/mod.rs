@@ -18,6 +18,7 @@ mod input;
 pub mod layout;
 mod lifecycle;
 mod progress;
+mod reboots;
 mod regions;
 mod resize;
 mod serial;

@@ -16,6 +16,7 @@ use super::devices::DeviceList;
 use super::input::InputLine;
 use super::lifecycle::Lifecycle;
 use super::progress::{ResizeProgress, Standing};
+use super::reboots::RebootWatch;
 use super::sizing::Sizing;
 use super::violation::ViolationWatch;
 use super::{GuestCommandError, IncompleteReason, ResizeOutcome, VmError, VmExit};
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) events: Events,
     pub(super) devices: DeviceList,
     pub(super) channel: Channel,
+    pub(super) reboots: RebootWatch,
     /// How often the guest has been booted, the first time included.
     pub(super) boots: AtomicU64,
 }
@@ -75,6 +77,10 @@ impl Shared {
             OnReboot::Exit => self.lifecycle.end(Ok(exit)),
             OnReboot::Reboot => {
                 if self.lifecycle.reboot() {
+                    if let Some(resets) = self.reboots.is_loop(self.built.elapsed()) {
+                        let cause = cause.as_str();
+                        return self.lifecycle.end(Ok(VmExit::RebootLoop { resets, cause }));
+                    }
                     let cause_word = cause.as_str().to_owned();
                     self.events.emit(EventKind::Reboot { cause: cause_word });
                     tracing::info!("the guest reboots: {}", cause.as_str());

@@ -40,13 +40,13 @@ pub use net::NetSpec;
 pub use node::{LOCAL_DISTANCE, MAX_NODES, NodeError, NodeSpec, REMOTE_DISTANCE};
 pub use options::VmOptions;
 pub use payload::{MAX_CMDLINE_LENGTH, Payload};
-pub use reboot::OnReboot;
+pub use reboot::{DEFAULT_REBOOT_LIMIT, OnReboot};
 pub use serial::SerialMode;
 pub use size::{ByteSize, GIB, MIB, SizeError, parse_size};
 pub use violation::OnViolation;
 pub use vsock::VsockSpec;
 
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 
 /// Everything that decides what a VM is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct VmSpec {
     pub on_violation: OnViolation,
     /// What to do when the guest resets its machine.
     pub on_reboot: OnReboot,
+    /// So many resets in a row, with little time in between, end the VM.
+    pub reboot_limit: Option<NonZeroU32>,
     /// Where the guest's serial port goes.
     pub serial: SerialMode,
     /// What the console's first port is.

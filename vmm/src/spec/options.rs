@@ -93,6 +93,12 @@ pub struct VmOptions {
     #[arg(long, value_name = "POLICY")]
     pub on_reboot: Option<String>,
 
+    /// End the VM when the guest has reset its machine so often in a row without running for 10 s in between; 0 for
+    /// never [default: 16]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    #[serde(deserialize_with = "text_or_number")]
+    pub reboot_limit: Option<String>,
+
     /// Where the serial console goes: terminal, stdout (no input), file=PATH or discard [default: terminal, or discard
     /// with --hvc terminal]
     #[arg(long, value_name = "WHERE")]
@@ -158,6 +164,7 @@ impl VmOptions {
             rng: self.rng || others.rng,
             on_violation: self.on_violation.or(others.on_violation),
             on_reboot: self.on_reboot.or(others.on_reboot),
+            reboot_limit: self.reboot_limit.or(others.reboot_limit),
             serial: self.serial.or(others.serial),
             hvc: self.hvc.or(others.hvc),
             console_port: if self.console_port.is_empty() {

@@ -13,7 +13,7 @@ use super::memory::{boot_memory, check_pages, check_total};
 use super::net::net;
 use super::node::nodes;
 use super::options::VmOptions;
-use super::reboot::on_reboot;
+use super::reboot::{on_reboot, reboot_limit};
 use super::serial::serial;
 use super::violation::on_violation;
 use super::vsock::vsock;
@@ -61,6 +61,7 @@ impl VmOptions {
             nodes,
             on_violation: on_violation(self.on_violation.as_deref())?,
             on_reboot: on_reboot(self.on_reboot.as_deref())?,
+            reboot_limit: reboot_limit(self.reboot_limit.as_deref())?,
             serial,
             hvc,
             console_ports: console_ports(&self.console_port)?,
@@ -118,6 +119,7 @@ mod tests {
             program: Vec::new(),
             on_violation: Some("pause".into()),
             on_reboot: Some("exit".into()),
+            reboot_limit: Some("4".into()),
             hvc: Some("path=h".into()),
             console_port: vec!["name=a,path=p".into()],
             net: vec!["tap=tap0".into()],

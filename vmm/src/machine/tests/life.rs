@@ -48,6 +48,22 @@ fn a_reset_boots_the_guest_again_in_the_same_process() {
 }
 
 #[test]
+fn a_guest_that_cannot_boot_ends_with_its_resets_counted() {
+    for (door, cause) in [
+        (Code::default().out(0xCF9, 0x06).spin(), "reset-register"),
+        (Code::default().raw(&[0x0F, 0x0B]), "triple-fault"),
+    ] {
+        let code = Code::default().out(0x3F8, b'b').raw(&door.0);
+        let end = guest(&code.0, |spec| {
+            spec.on_reboot = OnReboot::Reboot;
+            spec.reboot_limit = NonZeroU32::new(5);
+        });
+        let (resets, text) = (5, "bbbbb".to_owned());
+        assert_eq!(end.run(), (VmExit::RebootLoop { resets, cause }, text));
+    }
+}
+
+#[test]
 fn a_rebooted_guest_finds_neither_its_memory_nor_its_devices_as_it_left_them() {
     // A word of boot memory, and the status register of the first virtio device: shown, then changed.
     let (word, status) = (8 << 20, 0xD000_0070);
@@ -175,6 +191,7 @@ fn files_and_sizes_that_cannot_be_end_with_one_line() {
         nodes: Vec::new(),
         on_violation: OnViolation::Kill,
         on_reboot: OnReboot::Exit,
+        reboot_limit: None,
         serial: SerialMode::Discard,
         hvc: HvcMode::Channel,
         console_ports: Vec::new(),

@@ -6,7 +6,7 @@ mod life;
 mod resizes;
 mod violations;
 
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,7 @@ fn guest(code: &[u8], change: impl FnOnce(&mut VmSpec)) -> Guest {
         nodes: Vec::new(),
         on_violation: OnViolation::Kill,
         on_reboot: OnReboot::Exit,
+        reboot_limit: None,
         serial: SerialMode::File(serial.path().into()),
         hvc: HvcMode::Channel,
         console_ports: Vec::new(),
