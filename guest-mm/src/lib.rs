@@ -13,6 +13,7 @@ mod buddy;
 pub mod disk;
 mod fill;
 pub mod frames;
+pub mod fs;
 pub mod gfp;
 pub mod host;
 pub mod kernel_map;

@@ -1,0 +1,204 @@
+//! Inodes, and blocks of files.
+
+use alloc::vec::Vec;
+
+use super::super::{Extent, Inode, InodeNr};
+use super::{Blocks, Cached, FsError, Volume};
+use crate::pfn::PAGE_SIZE;
+
+impl<B: Blocks> Volume<B> {
+    /// What an inode says now.
+    ///
+    /// # Errors
+    /// There is no such inode, the disk fails, or it is damaged.
+    pub async fn inode(&mut self, number: InodeNr) -> Result<&Inode, FsError> {
+        let missing = FsError::NoInode(number);
+        if !self.exists[number.number() as usize] {
+            return Err(missing);
+        }
+        if !self.inodes.contains_key(&number) {
+            let inode = self.read_inode(number).await?.ok_or(missing)?;
+            self.cache(number, inode);
+        }
+        let cached = self.inodes.get(&number).and_then(|cached| cached.inode.as_ref());
+        cached.ok_or(missing)
+    }
+
+    /// The block of page `index` of a file, which is made where there is none: its contents are the caller's to write. Whether it is
+    /// new is returned too. The size stays; a page beyond it is lost if the size does not follow before the next commit.
+    ///
+    /// # Errors
+    /// As [`Self::inode`], or no block is free.
+    pub async fn allocate(&mut self, number: InodeNr, index: u64) -> Result<(u32, bool), FsError> {
+        self.writable()?;
+        let inode = self.inode(number).await?;
+        if let Some(block) = inode.block_of(index) {
+            return Ok((block, false));
+        }
+        if index >= inode.size.div_ceil(PAGE_SIZE) {
+            return Err(FsError::BeyondEnd(index));
+        }
+        let before = index.checked_sub(1).and_then(|index| inode.block_of(index));
+        let near = before.map_or(2, |block| block + 1);
+        let block = self.space.allocate_for_data(near).ok_or(FsError::NoSpace)?;
+        self.change(number, |inode| set_block(inode, index, block));
+        Ok((block, true))
+    }
+
+    /// Sets the size of a file. Blocks beyond go, and are free after the next commit; a file that grows ends in a hole.
+    ///
+    /// # Errors
+    /// As [`Self::inode`].
+    pub async fn set_size(&mut self, number: InodeNr, size: u64) -> Result<(), FsError> {
+        self.writable()?;
+        self.inode(number).await?;
+        let mut dropped = Vec::new();
+        self.change(number, |inode| {
+            inode.size = size;
+            dropped = fit(inode, size.div_ceil(PAGE_SIZE));
+        });
+        for block in dropped {
+            self.space.free_with_commit(block);
+        }
+        Ok(())
+    }
+
+    /// Forgets inodes that are as they are on the disk, up to `nr` of them: a shrinker's work. Returns how many.
+    pub fn forget_clean(&mut self, nr: usize) -> usize {
+        let before = self.inodes.len();
+        let mut left = nr;
+        self.inodes.retain(|_, cached| {
+            let keep = cached.dirty || left == 0;
+            left -= usize::from(!keep);
+            keep
+        });
+        before - self.inodes.len()
+    }
+
+    /// Inodes in memory, and how many of them differ from the disk.
+    pub fn cached(&self) -> (usize, usize) {
+        let dirty = self.inodes.values().filter(|cached| cached.dirty).count();
+        (self.inodes.len(), dirty)
+    }
+
+    pub(super) fn writable(&self) -> Result<(), FsError> {
+        if self.read_only {
+            Err(FsError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn cache(&mut self, number: InodeNr, inode: Inode) {
+        let cached = Cached {
+            on_disk: inode.overflow.clone(),
+            inode: Some(inode),
+            dirty: false,
+        };
+        self.inodes.insert(number, cached);
+    }
+
+    /// A new inode, which the disk does not have.
+    pub(super) fn add_inode(&mut self, number: InodeNr, inode: Inode) {
+        self.exists[number.number() as usize] = true;
+        // The inode with that number before may be on the disk still.
+        let cached = self.inodes.entry(number).or_default();
+        cached.inode = Some(inode);
+        cached.dirty = true;
+    }
+
+    /// Changes an inode that was looked at.
+    pub(super) fn change(&mut self, number: InodeNr, change: impl FnOnce(&mut Inode)) {
+        if let Some(cached) = self.inodes.get_mut(&number)
+            && let Some(inode) = &mut cached.inode
+        {
+            change(inode);
+            cached.dirty = true;
+        }
+    }
+
+    /// Deletes an inode that was looked at, with its blocks.
+    pub(super) fn delete(&mut self, number: InodeNr) {
+        let Some(cached) = self.inodes.get_mut(&number) else {
+            return;
+        };
+        cached.dirty = true;
+        let inode = cached.inode.take();
+        for block in inode.iter().flat_map(Inode::blocks) {
+            self.space.free_with_commit(block);
+        }
+        self.exists[number.number() as usize] = false;
+    }
+}
+
+/// Makes `block` that of page `index`, which is a hole.
+fn set_block(inode: &mut Inode, index: u64, block: u32) {
+    let extents = core::mem::take(&mut inode.extents);
+    let mut at = 0;
+    for extent in extents {
+        let end = at + u64::from(extent.len);
+        if (at..end).contains(&index) {
+            let before = u32::try_from(index - at).unwrap_or(0);
+            push(
+                inode,
+                Extent {
+                    first: 0,
+                    len: before,
+                },
+            );
+            push(inode, Extent { first: block, len: 1 });
+            push(
+                inode,
+                Extent {
+                    first: 0,
+                    len: extent.len - before - 1,
+                },
+            );
+        } else {
+            push(inode, extent);
+        }
+        at = end;
+    }
+}
+
+/// Makes the extents cover so many pages; returns the blocks that are left over.
+fn fit(inode: &mut Inode, nr_pages: u64) -> Vec<u32> {
+    let extents = core::mem::take(&mut inode.extents);
+    let (mut dropped, mut left) = (Vec::new(), nr_pages);
+    for Extent { first, len } in extents {
+        let kept = u32::try_from(left).unwrap_or(u32::MAX).min(len);
+        push(inode, Extent { first, len: kept });
+        if first != 0 {
+            dropped.extend(first + kept..first + len);
+        }
+        left -= u64::from(kept);
+    }
+    push_hole(inode, left);
+    dropped
+}
+
+/// Adds an extent behind the last one, as a part of it if it continues it.
+fn push(inode: &mut Inode, extent: Extent) {
+    if extent.len == 0 {
+        return;
+    }
+    if let Some(last) = inode.extents.last_mut() {
+        let both_holes = last.first == 0 && extent.first == 0;
+        let continues = last.first != 0 && last.first + last.len == extent.first;
+        if (both_holes || continues)
+            && let Some(len) = last.len.checked_add(extent.len)
+        {
+            last.len = len;
+            return;
+        }
+    }
+    inode.extents.push(extent);
+}
+
+fn push_hole(inode: &mut Inode, mut nr_pages: u64) {
+    while nr_pages > 0 {
+        let len = u32::try_from(nr_pages).unwrap_or(u32::MAX);
+        push(inode, Extent { first: 0, len });
+        nr_pages -= u64::from(len);
+    }
+}
