@@ -10,6 +10,9 @@ pub struct Extent {
     /// Size in bytes of the host's pages there: a power of two, at least 4096. Nothing smaller can be discarded. The extent
     /// starts and ends at a multiple of it, in guest-physical addresses.
     pub host_page: u64,
+    /// Size in bytes of what the host likes to take back at once, because it would have to split it otherwise, such as a
+    /// transparent huge page: a power of two, at least `host_page`. It is no promise.
+    pub preferred: u64,
 }
 
 /// Takes pages back from the guest's memory. The device calls it with ranges that the guest has at that moment: no byte of

@@ -2,6 +2,10 @@
 //!
 //! The host discards whole pages of its own, which on huge-page backings are larger than the balloon's. A page of the host
 //! goes when all of it is in the balloon, or all of it was reported or hinted as free.
+//!
+//! Where small pages can be had but the host would split a huge page for them ([`Extent::preferred`]), the part of one that
+//! a request ends with waits for the next request: Linux sends a MiB at a time, and two halves of a huge page, given back
+//! one by one, cost five times as much as the whole. At most one part waits.
 
 use virtio_wire::balloon::PAGE_SIZE;
 
@@ -14,10 +18,29 @@ use super::run::PageRun;
 #[derive(Debug)]
 pub(super) struct Discarder<B> {
     backend: B,
+    /// In the balloon, and not yet given back.
+    waiting: Option<Waiting>,
+}
+
+/// Whether more pages are expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Their neighbours may come with the next request.
+    More,
+    /// What is there is all there will be for now.
+    Nothing,
+}
+
+/// A part of one huge page.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    part: Bytes,
+    /// Where its extent ends, by which it is known.
+    extent_end: u64,
 }
 
 /// Bytes from `gpa` up to `end`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Bytes {
     gpa: u64,
     end: u64,
@@ -25,7 +48,10 @@ struct Bytes {
 
 impl<B: PageBackend> Discarder<B> {
     pub(super) fn new(backend: B) -> Discarder<B> {
-        Discarder { backend }
+        Discarder {
+            backend,
+            waiting: None,
+        }
     }
 
     pub(super) fn backend(&self) -> &B {
@@ -46,13 +72,20 @@ impl<B: PageBackend> Discarder<B> {
     }
 
     /// Pages that have come into the balloon, which now holds `all`. `runs` go from the lowest up and do not touch.
-    pub(super) fn emptied(&mut self, runs: &[PageRun], all: &PageSet, counters: &mut Counters) {
+    pub(super) fn emptied(
+        &mut self,
+        runs: &[PageRun],
+        all: &PageSet,
+        outlook: Outlook,
+        counters: &mut Counters,
+    ) {
         // The end of the host page that was looked at last: two runs may lie in the same one.
         let mut looked_to = 0;
         for &run in runs {
-            for (piece, Extent { host_page, .. }) in self.pieces(run) {
+            for (piece, extent) in self.pieces(run) {
+                let host_page = extent.host_page;
                 if host_page == PAGE_SIZE {
-                    self.discard(piece, counters);
+                    self.join(piece, extent, outlook, counters);
                     continue;
                 }
                 let first = (piece.gpa - piece.gpa % host_page).max(looked_to);
@@ -60,6 +93,63 @@ impl<B: PageBackend> Discarder<B> {
                 looked_to = end;
                 self.discard_complete(Bytes { gpa: first, end }, host_page, all, counters);
             }
+        }
+    }
+
+    /// What waits, if the guest still has it and it is in the balloon; else it is forgotten.
+    pub(super) fn keep_waiting_if(&mut self, is_empty: impl FnOnce(PageRun) -> bool) {
+        self.waiting = self
+            .waiting
+            .filter(|Waiting { part, .. }| PageRun::inside(part.gpa, part.end).is_some_and(is_empty));
+    }
+
+    /// Gives back what waits.
+    pub(super) fn flush(&mut self, counters: &mut Counters) {
+        if let Some(Waiting { part, .. }) = self.waiting.take() {
+            self.discard(part, counters);
+        }
+    }
+
+    /// Forgets what waits: the guest has it again.
+    pub(super) fn forget(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Gives back `piece`, together with what waits if they are neighbours; if more is to come, without the part of a huge
+    /// page at the end at which it will go on.
+    fn join(&mut self, piece: Bytes, extent: Extent, outlook: Outlook, counters: &mut Counters) {
+        let Bytes { mut gpa, mut end } = piece;
+        let mut downwards = false;
+        match self.waiting.take() {
+            Some(Waiting { part, extent_end }) if extent_end == extent.end && part.end == gpa => {
+                gpa = part.gpa;
+            }
+            Some(Waiting { part, extent_end }) if extent_end == extent.end && end == part.gpa => {
+                (end, downwards) = (part.end, true);
+            }
+            Some(Waiting { part, .. }) => self.discard(part, counters),
+            None => {}
+        }
+        let first_whole = gpa.next_multiple_of(extent.preferred).min(end);
+        let last_whole = (end - end % extent.preferred).max(gpa);
+        // Both are the whole of it if it lies within one huge page.
+        let (now, later) = if outlook == Outlook::Nothing {
+            (gpa..end, end..end)
+        } else if first_whole > gpa && (downwards || last_whole == end) {
+            (first_whole..end, gpa..first_whole)
+        } else {
+            (gpa..last_whole, last_whole..end)
+        };
+        if now.start < now.end {
+            let (gpa, end) = (now.start, now.end);
+            self.discard(Bytes { gpa, end }, counters);
+        }
+        if later.start < later.end {
+            let (gpa, end) = (later.start, later.end);
+            self.waiting = Some(Waiting {
+                part: Bytes { gpa, end },
+                extent_end: extent.end,
+            });
         }
     }
 

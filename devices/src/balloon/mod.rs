@@ -32,7 +32,7 @@ use crate::fault::{DeviceError, GuestFault};
 use crate::mmio::MmioTransport;
 use crate::mmio::QueueSet;
 use crate::queue::Buffers;
-use discard::Discarder;
+use discard::{Discarder, Outlook};
 use hinting::Hinting;
 use pages::PageSet;
 use run::{PageRun, join};
@@ -167,8 +167,20 @@ impl<B: PageBackend> Balloon<B> {
             inflated += self.pages.insert(run);
         }
         self.counters.inflated += inflated * PAGE_SIZE;
+        self.forget_lost(chain);
+        // A page can wait only if the driver tells before it takes one out and uses it (section 5.5.3).
+        let tells_first = self.conversation.features & feature::MUST_TELL_HOST != 0;
+        let outlook = if tells_first && self.pages.len() < u64::from(self.target) {
+            Outlook::More
+        } else {
+            Outlook::Nothing
+        };
         // Only when all have been counted: a page of the host may be complete only then.
-        self.discarder.emptied(&owned, &self.pages, &mut self.counters);
+        self.discarder
+            .emptied(&owned, &self.pages, outlook, &mut self.counters);
+        if outlook == Outlook::Nothing {
+            self.discarder.flush(&mut self.counters);
+        }
         Served {
             fault,
             ..Served::used(0)
@@ -181,6 +193,7 @@ impl<B: PageBackend> Balloon<B> {
             Ok(pfns) => pfns,
             Err(fault) => return Served::refused(fault),
         };
+        self.give_back_waiting(chain);
         let wanted = u64::from(self.target);
         let mut deflated = 0;
         for run in join(&mut pfns) {
@@ -192,8 +205,21 @@ impl<B: PageBackend> Balloon<B> {
         Served::used(0)
     }
 
+    /// Pages wait for their neighbours only while they are in the balloon and the guest has them.
+    fn forget_lost<M: GuestMemory>(&mut self, chain: &Buffers<'_, M>) {
+        let pages = &self.pages;
+        self.discarder
+            .keep_waiting_if(|run| pages.contains_all(run) && guest_has(chain, run));
+    }
+
+    fn give_back_waiting<M: GuestMemory>(&mut self, chain: &Buffers<'_, M>) {
+        self.forget_lost(chain);
+        self.discarder.flush(&mut self.counters);
+    }
+
     /// Reads a buffer when it comes, and keeps it until the host asks for the next one.
     fn serve_statistics<M: GuestMemory>(&mut self, chain: &Buffers<'_, M>) -> Served {
+        self.give_back_waiting(chain);
         if !self.conversation.holds_stats_buffer {
             match Statistics::read(chain) {
                 Ok(statistics) => {
@@ -356,6 +382,7 @@ impl<B: PageBackend> VirtioDevice for Balloon<B> {
     /// The pages are the next driver's: it starts with an empty balloon. The target stays, so that it inflates again.
     fn reset(&mut self) {
         self.pages.clear();
+        self.discarder.forget();
         (self.actual, self.written_poison) = (0, 0);
         self.hinting.reset();
         self.conversation = Conversation::default();

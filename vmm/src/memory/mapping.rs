@@ -9,10 +9,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 
 use rustix::fs::MemfdFlags;
 
 use super::MemoryError;
+use super::pagemap::PageMap;
 use crate::machine::layout::HUGE_PAGE;
 use crate::spec::{Backing, HugePage};
 
@@ -24,6 +26,7 @@ pub(super) struct Mapping {
     backing: Backing,
     /// What is mapped, from its first byte to its last; `None` for anonymous memory.
     file: Option<File>,
+    page_map: OnceLock<PageMap>,
 }
 
 // SAFETY: the mapping is owned by this value and stays at its address until drop, whichever thread holds it.
@@ -91,6 +94,7 @@ impl Mapping {
             len,
             backing,
             file,
+            page_map: OnceLock::new(),
         };
         mapping.map_file(access, reserve)?;
         mapping.advise(libc::MADV_HUGEPAGE);
@@ -116,6 +120,11 @@ impl Mapping {
     /// The file that is mapped, if it is one.
     pub(super) fn file(&self) -> Option<&File> {
         self.file.as_ref()
+    }
+
+    /// What the kernel knows of this process's pages, opened when it is first asked for.
+    pub(super) fn page_map(&self) -> &PageMap {
+        self.page_map.get_or_init(PageMap::open)
     }
 
     /// Bytes that the host holds for the mapped file, by the file's own account; `None` for anonymous memory.

@@ -19,6 +19,7 @@ mod backend;
 mod checked;
 mod discard;
 mod mapping;
+mod pagemap;
 mod pages;
 mod pins;
 mod plugged;

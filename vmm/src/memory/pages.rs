@@ -41,6 +41,7 @@ impl PageBackend for GuestPages {
             (start..end).contains(&gpa).then(|| Extent {
                 end,
                 host_page: range.host_page(),
+                preferred: range.discards_at_once(),
             })
         })
     }

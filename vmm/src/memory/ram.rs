@@ -14,7 +14,7 @@ use vm_memory::{
 
 use super::mapping::{Access, Mapping, Reserve};
 use super::{CheckedMemory, Discarded, MemoryError, Region, RegionBackend, RegionPlan};
-use crate::machine::layout::RamRange;
+use crate::machine::layout::{HUGE_PAGE, RamRange};
 use crate::spec::Backing;
 
 /// A range of guest memory as `vm-memory` sees it; keeps the mapping alive.
@@ -28,6 +28,14 @@ impl RamRegion {
     /// Size in bytes of the pages that the host takes back: none is split.
     pub(super) fn host_page(&self) -> u64 {
         self.mapping.backing().page_size()
+    }
+
+    /// Size in bytes of what is best given back at once: a huge page of anonymous memory is split by anything smaller.
+    pub(super) fn discards_at_once(&self) -> u64 {
+        match self.mapping.backing() {
+            Backing::Anonymous => HUGE_PAGE,
+            Backing::Memfd | Backing::Hugetlbfs(_) => self.host_page(),
+        }
     }
 
     /// Gives the host the whole pages of a range of guest-physical addresses in here.

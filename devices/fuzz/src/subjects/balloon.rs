@@ -56,13 +56,17 @@ impl Pages {
 
 impl PageBackend for Pages {
     fn extent_at(&self, gpa: u64) -> Option<Extent> {
-        let (end, host_page) = match gpa {
-            _ if gpa < LOW_SIZE => (LOW_SIZE, PAGE),
-            _ if (HIGH..BLOCKS).contains(&gpa) => (BLOCKS, PAGE),
-            _ if (BLOCKS..HIGH + HIGH_SIZE).contains(&gpa) => (HIGH + HIGH_SIZE, LARGE_PAGE),
+        let (end, host_page, preferred) = match gpa {
+            _ if gpa < LOW_SIZE => (LOW_SIZE, PAGE, PAGE),
+            _ if (HIGH..BLOCKS).contains(&gpa) => (BLOCKS, PAGE, LARGE_PAGE),
+            _ if (BLOCKS..HIGH + HIGH_SIZE).contains(&gpa) => (HIGH + HIGH_SIZE, LARGE_PAGE, LARGE_PAGE),
             _ => return None,
         };
-        Some(Extent { end, host_page })
+        Some(Extent {
+            end,
+            host_page,
+            preferred,
+        })
     }
 
     fn discard(&mut self, gpa: u64, len: u64) -> io::Result<()> {
@@ -168,6 +172,8 @@ impl Subject for BalloonSubject {
             device.pages_between(page, page + PAGE)
         };
         world.guest.poke(page, &[7]);
+        // Nothing is waited for beyond the target.
+        world.with_host(|_, transport, _| Ok(transport.set_balloon_target(0)));
         world.exchange(INFLATE, &pfn(page), 0)?;
         expect("the page in the balloon", &held(world), &1)?;
         expect("what is left in it", &world.guest.peek(page), &[0])?;

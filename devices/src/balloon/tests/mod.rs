@@ -6,6 +6,7 @@ mod inflation;
 mod model;
 mod numbering;
 mod statistics;
+mod waiting;
 
 use std::cell::RefCell;
 use std::io;
@@ -40,16 +41,20 @@ pub(super) struct TestBackend(pub(super) Rc<RefCell<Host>>);
 /// Address at which large pages of the host begin.
 pub(super) const LARGE: u64 = PatchyMemory::BASE + PatchyMemory::SIZE as u64 / 2;
 pub(super) const LARGE_PAGE: u64 = 4 * PAGE_SIZE;
+/// What the host likes to take at once below that.
+pub(super) const HUGE_PAGE: u64 = 16 * PAGE_SIZE;
 
 impl PageBackend for TestBackend {
     fn extent_at(&self, gpa: u64) -> Option<Extent> {
         let small = Extent {
             end: LARGE,
             host_page: PAGE_SIZE,
+            preferred: HUGE_PAGE,
         };
         let large = Extent {
             end: PatchyMemory::END,
             host_page: LARGE_PAGE,
+            preferred: LARGE_PAGE,
         };
         [(PatchyMemory::BASE, small), (LARGE, large)]
             .into_iter()
