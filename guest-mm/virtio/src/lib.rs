@@ -7,6 +7,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod balloon;
+pub mod block;
 pub mod console;
 pub mod control;
 pub mod dma;

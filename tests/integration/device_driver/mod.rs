@@ -8,6 +8,7 @@
 
 mod bus;
 mod console;
+mod disk;
 mod memory;
 mod negotiation;
 mod requests;
