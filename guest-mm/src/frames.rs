@@ -31,7 +31,7 @@ pub trait Frames {
 /// The translation caches of all CPUs.
 pub trait Mmu {
     /// Forgets every translation named in the batch. When it returns no CPU uses one of them any more.
-    fn flush(&mut self, batch: &FlushBatch);
+    fn flush(&self, batch: &FlushBatch);
 }
 
 /// Number of an address space. Never 0; reused after the space is gone.

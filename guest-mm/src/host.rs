@@ -9,7 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use guest_sync::SetOnce;
+use guest_sync::{SetOnce, SpinLock};
 
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::Mm;
@@ -154,9 +154,14 @@ impl Frames for HostFrames {
     }
 }
 
-/// A translation cache with room for everything.
+/// A translation cache with room for everything. Programs on several threads use it at once.
 #[derive(Debug, Default)]
 pub struct HostMmu {
+    cache: SpinLock<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
     /// Leaf and base frame by address space and page number.
     cached: BTreeMap<(u32, u64), (Entry, Pfn)>,
     flushes: u64,
@@ -168,6 +173,13 @@ impl HostMmu {
         Self::default()
     }
 
+    /// Calls of [`Mmu::flush`] so far.
+    pub fn flushes(&self) -> u64 {
+        self.cache.lock().flushes
+    }
+}
+
+impl Cache {
     /// Panics when another page of the same 2 MiB is still cached from a mapping of another size, which a processor
     /// leaves undefined (Intel SDM volume 3, 4.10.2.3).
     fn check_sizes(&self, (space, page): (u32, u64), entry: Entry) {
@@ -182,19 +194,16 @@ impl HostMmu {
             "page {page:#x} of space {space} is cached with two sizes"
         );
     }
-
-    /// Calls of [`Mmu::flush`] so far.
-    pub fn flushes(&self) -> u64 {
-        self.flushes
-    }
 }
 
 impl Mmu for HostMmu {
-    fn flush(&mut self, batch: &FlushBatch) {
-        self.flushes += 1;
+    fn flush(&self, batch: &FlushBatch) {
+        let mut cache = self.cache.lock();
+        cache.flushes += 1;
         for flush in batch.iter() {
             let (space, first) = (flush.space.number(), flush.va >> PAGE_SHIFT);
-            self.cached
+            cache
+                .cached
                 .retain(|&(id, page), _| id != space || page < first || page - first >= flush.nr_pages);
         }
     }
@@ -205,8 +214,10 @@ impl Mm<'_, HostFrames, HostMmu> {
     ///
     /// # Errors
     /// The page fault that the CPU would raise.
-    pub fn cpu_load(&mut self, id: SpaceId, va: u64) -> Result<u64, PageFault> {
-        let pfn = self.cpu_translate(id, va, Access::Read)?;
+    pub fn cpu_load(&self, id: SpaceId, va: u64) -> Result<u64, PageFault> {
+        // The access is over before anybody's flush returns.
+        let mut cache = self.mmu.cache.lock();
+        let pfn = self.cpu_translate(&mut cache, id, va, Access::Read)?;
         Ok(self.frames.read(pfn, word_of(va)))
     }
 
@@ -214,21 +225,28 @@ impl Mm<'_, HostFrames, HostMmu> {
     ///
     /// # Errors
     /// The page fault that the CPU would raise.
-    pub fn cpu_store(&mut self, id: SpaceId, va: u64, value: u64) -> Result<(), PageFault> {
-        let pfn = self.cpu_translate(id, va, Access::Write)?;
+    pub fn cpu_store(&self, id: SpaceId, va: u64, value: u64) -> Result<(), PageFault> {
+        let mut cache = self.mmu.cache.lock();
+        let pfn = self.cpu_translate(&mut cache, id, va, Access::Write)?;
         self.frames.write(pfn, word_of(va), value);
         Ok(())
     }
 
     /// From the cache if it permits the access, otherwise from the tables.
-    fn cpu_translate(&mut self, id: SpaceId, va: u64, access: Access) -> Result<Pfn, PageFault> {
+    fn cpu_translate(
+        &self,
+        cache: &mut Cache,
+        id: SpaceId,
+        va: u64,
+        access: Access,
+    ) -> Result<Pfn, PageFault> {
         let key = (id.number(), va >> PAGE_SHIFT);
         let enough = match access {
             Access::Read => 0,
             Access::Write => Entry::WRITABLE | Entry::DIRTY,
             Access::Execute => 0,
         };
-        if let Some(&(entry, pfn)) = self.mmu.cached.get(&key)
+        if let Some(&(entry, pfn)) = cache.cached.get(&key)
             && entry.has(enough)
         {
             return Ok(pfn);
@@ -236,8 +254,8 @@ impl Mm<'_, HostFrames, HostMmu> {
         let root = self.space(id).ok_or(PageFault::NotPresent)?.root();
         let found = translate(&self.frames, root, va, access)?;
         let pfn = Pfn::containing(found.gpa).ok_or(PageFault::NotPresent)?;
-        self.mmu.check_sizes(key, found.entry);
-        self.mmu.cached.insert(key, (found.entry, pfn));
+        cache.check_sizes(key, found.entry);
+        cache.cached.insert(key, (found.entry, pfn));
         Ok(pfn)
     }
 }

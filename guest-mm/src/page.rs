@@ -9,9 +9,12 @@
 use core::fmt;
 use core::num::NonZeroU32;
 
-use guest_sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use guest_sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
 
-use crate::frames::SpaceId;
+use crate::mm::{AnonPlace, AnonVmaId};
 use crate::pfn::Order;
 
 /// What a descriptor says of its frame.
@@ -56,9 +59,9 @@ pub struct PageFlags(u16);
 impl PageFlags {
     /// No property.
     pub const NONE: Self = Self(0);
-    /// `PG_locked`: being migrated; its contents are copied right now and its translation is a migration entry.
+    /// `PG_locked`: somebody has the page lock, and is taking its mappings away or putting others in their place.
     pub const LOCKED: Self = Self(1 << 0);
-    /// Anonymous memory of a process: `mapping` and `index` say where it is mapped (Linux: bit 0 of `mapping`).
+    /// Anonymous memory of processes: `mapping` and `index` lead to where it is mapped (Linux: bit 0 of `mapping`).
     pub const ANON: Self = Self(1 << 1);
     /// `PG_table`: a page table; `private` counts its used entries and `mapping` names its address space.
     pub const TABLE: Self = Self(1 << 2);
@@ -186,12 +189,14 @@ impl fmt::Debug for Head {
 pub struct Page {
     /// Bits 0 to 7: [`PageState`]. 8 to 15: order of the chunk at the head of an allocated or cached chunk, otherwise
     /// 0. 16 to 31: [`PageFlags`], none unless `Allocated`. 32 to 63, `_count`: references to an allocated chunk, at
-    /// its head: one for the owner (the kernel or the mapping), and one for each pin; otherwise 0.
+    /// its head: one for the kernel that owns it, or one for each entry that maps it, and one for each pin and for whoever
+    /// works on it; otherwise 0.
     head: AtomicU64,
-    /// Page-table entries that map the chunk, at its head: 0 for all but `ANON` pages; 1 for a mapped `ANON` page,
-    /// also while a migration entry stands for it; 0 for one that was unmapped while pinned.
+    /// Page-table entries that map the chunk, at its head, migration entries included: 0 for all but `ANON` pages, and for
+    /// one of those that was unmapped while somebody held it.
     _mapcount: AtomicU32,
-    /// `ANON` and `TABLE`: number of the address space. `SLAB`: the slab allocator's. Otherwise 0.
+    /// `ANON`: number of the `anon_vma` while it is mapped, otherwise 0. `TABLE`: number of the address space. `SLAB`: the
+    /// slab allocator's. Otherwise 0.
     mapping: AtomicU32,
     /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. `SLAB`: the slab
     /// allocator's. Otherwise 0.
@@ -241,7 +246,7 @@ impl Page {
         self._mapcount.load(Relaxed)
     }
 
-    /// Number of the address space, or what the owner of a `SLAB` page keeps here.
+    /// Number of the `anon_vma` or address space, or what the owner of a `SLAB` page keeps here.
     #[inline]
     pub fn mapping(&self) -> u32 {
         self.mapping.load(Relaxed)
@@ -307,13 +312,41 @@ impl Page {
         self.clear_fields();
     }
 
-    /// Where an anonymous page is mapped: its address space and virtual address. `None` for any other page.
-    pub fn anon_mapping(&self) -> Option<(SpaceId, u64)> {
-        if !self.flags().has(PageFlags::ANON) {
+    /// Where an anonymous page is mapped, in whichever address spaces. `None` for any other page, and for one that is not mapped.
+    pub fn anon_place(&self) -> Option<AnonPlace> {
+        if !self.flags().has(PageFlags::ANON) || self.mapcount() == 0 {
             return None;
         }
-        let space = NonZeroU32::new(self.mapping())?;
-        Some((SpaceId(space), u64::from(self.index()) << crate::pfn::PAGE_SHIFT))
+        Some(AnonPlace {
+            anon_vma: AnonVmaId(NonZeroU32::new(self.mapping())?),
+            va: u64::from(self.index()) << crate::pfn::PAGE_SHIFT,
+        })
+    }
+
+    /// Takes the page lock if nobody has it. False when somebody has.
+    pub(crate) fn try_lock(&self) -> bool {
+        let before = self.head.fetch_or(Head::flag_bits(PageFlags::LOCKED), Acquire);
+        !Head(before).flags().has(PageFlags::LOCKED)
+    }
+
+    /// Lets go of the page lock; what was done under it is seen by the next who takes it.
+    pub(crate) fn unlock(&self) {
+        let before = self.head.fetch_and(!Head::flag_bits(PageFlags::LOCKED), Release);
+        debug_assert!(Head(before).flags().has(PageFlags::LOCKED), "unlocked twice");
+    }
+
+    /// One more entry maps it.
+    pub(crate) fn add_mapping(&self) {
+        self._mapcount.fetch_add(1, Relaxed);
+    }
+
+    /// One entry less maps it; returns how many still do. The last one forgets the `anon_vma`, which may go now.
+    pub(crate) fn drop_mapping(&self) -> u32 {
+        let left = self._mapcount.fetch_sub(1, AcqRel) - 1;
+        if left == 0 {
+            self.set_mapping(0);
+        }
+        left
     }
 
     #[inline]
@@ -336,9 +369,9 @@ impl Page {
         self.head.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    /// One reference less; returns the descriptor's head as it was before.
+    /// One reference less; returns the descriptor's head as it was before. Whoever drops the last one sees what the others did.
     pub(crate) fn drop_reference(&self) -> Head {
-        Head(self.head.fetch_sub(Head::ONE_REFERENCE, Relaxed))
+        Head(self.head.fetch_sub(Head::ONE_REFERENCE, AcqRel))
     }
 
     /// Makes the descriptor a blank one, whatever it was.

@@ -111,6 +111,8 @@ impl Zone {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) pgfault: Count,
+    pub(crate) pgcow: Count,
+    pub(crate) pgreuse: Count,
     pub(crate) thp_fault_alloc: Count,
     pub(crate) thp_fault_fallback: Count,
     pub(crate) thp_split_page: Count,
@@ -138,6 +140,10 @@ pub struct VmStat {
     pub pgfree: u64,
     /// Page faults served.
     pub pgfault: u64,
+    /// Shared pages copied for one who stored to them (no such counter in Linux).
+    pub pgcow: u64,
+    /// Pages found not to be shared any more at a store (Linux: `pgreuse`).
+    pub pgreuse: u64,
     /// Faults that mapped a huge page.
     pub thp_fault_alloc: u64,
     /// Faults that wanted a huge page and mapped small ones, for lack of a free pageblock.
@@ -173,6 +179,8 @@ impl Counts {
     pub(crate) fn snapshot<'z>(&self, zones: impl Iterator<Item = &'z Zone>, topology: &Topology) -> VmStat {
         let mut stat = VmStat {
             pgfault: self.pgfault.value(),
+            pgcow: self.pgcow.value(),
+            pgreuse: self.pgreuse.value(),
             thp_fault_alloc: self.thp_fault_alloc.value(),
             thp_fault_fallback: self.thp_fault_fallback.value(),
             thp_split_page: self.thp_split_page.value(),
@@ -262,6 +270,8 @@ impl VmStat {
         ];
         let events = [
             ("pgfault", self.pgfault),
+            ("pgcow", self.pgcow),
+            ("pgreuse", self.pgreuse),
             ("allocstall", self.allocstall),
             ("thp_fault_alloc", self.thp_fault_alloc),
             ("thp_fault_fallback", self.thp_fault_fallback),

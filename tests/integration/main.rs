@@ -11,6 +11,7 @@ mod builtin_events;
 mod builtin_mappings;
 mod builtin_memory;
 mod builtin_panic;
+mod builtin_processes;
 mod builtin_reboot;
 mod builtin_run;
 mod builtin_smp;

@@ -85,7 +85,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "nodes" => report::nodes(&mut text, phys),
         "balloon" => balloon(&mut text, kernel),
         "blocks" => report::blocks(&mut text, phys),
-        "ps" => ps(&mut text, kernel, &kernel.mm.lock()),
+        "ps" => ps(&mut text, kernel, &kernel.mm()),
         "vmstat" => report::vmstat(&mut text, phys)
             .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))
             .and_then(|()| mappings::vmstat(&mut text, kernel))

@@ -1,7 +1,7 @@
 //! Page faults of programs: a fault is a future. It is done when the access can be tried again, which may take until
 //! a page has moved or memory has come.
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Memory};
 use crate::machine::cpu::this_cpu;
 use crate::process::Program;
 use guest_kernel::sync::{Winner, race};
@@ -32,13 +32,12 @@ pub(crate) async fn serve(
         _ => Access::Read,
     };
     loop {
-        let seen = kernel.migrated.count();
-        let fault = || match kernel.mm.lock().fault(this_cpu(), space, address, access) {
+        let fault = || match kernel.mm().fault(this_cpu(), space, address, access) {
             Err(FaultError::OutOfMemory) => None,
             outcome => Some(outcome),
         };
         match until_memory(kernel, program, fault).await {
-            Some(Ok(FaultOutcome::Migrating)) => for_page(kernel, program, seen).await,
+            Some(Ok(FaultOutcome::Locked(page))) => program.wait_for(kernel.until_unlocked(page)).await,
             Some(outcome) => return outcome.map(|_| ()),
             None => return Err(FaultError::OutOfMemory),
         }
@@ -52,12 +51,11 @@ pub(crate) async fn serve(
 pub(crate) async fn copy<T>(
     kernel: &'static Kernel,
     program: &Program,
-    mut copy: impl FnMut(&mut crate::kernel::Memory) -> Result<T, CopyError>,
+    mut copy: impl FnMut(&Memory) -> Result<T, CopyError>,
 ) -> Result<T, CopyError> {
     loop {
-        let seen = kernel.migrated.count();
         let mut unserved = None;
-        let attempt = || match copy(&mut kernel.mm.lock()) {
+        let attempt = || match copy(&kernel.mm()) {
             Err(
                 error @ CopyError::Fault {
                     error: FaultError::OutOfMemory,
@@ -71,17 +69,12 @@ pub(crate) async fn copy<T>(
         };
         let outcome = until_memory(kernel, program, attempt).await;
         match outcome.or(unserved.map(Err)) {
-            Some(Err(CopyError::Migrating { .. })) => for_page(kernel, program, seen).await,
+            Some(Err(CopyError::Locked { page, .. })) => program.wait_for(kernel.until_unlocked(page)).await,
             Some(outcome) => return outcome,
             // Without an outcome the last attempt found no memory, and is repeated.
             None => {}
         }
     }
-}
-
-/// Waits until a page has moved; `seen` is the count of `migrated` before it was found moving.
-pub(crate) async fn for_page(kernel: &'static Kernel, program: &Program, seen: u64) {
-    program.wait_for(kernel.migrated.after(seen)).await;
 }
 
 /// Repeats `attempt` until it finds memory: after direct reclaim, and then whenever memory was freed and it is this

@@ -24,6 +24,7 @@ use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use guest_kernel::acpi::Acpi;
 use guest_kernel::executor::{Executor, Remote};
@@ -31,9 +32,10 @@ use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
+use guest_mm::mm::PageWait;
 use guest_mm::phys::PhysicalMemory;
 use guest_mm::reclaim::{Reclaim, Shrinker};
-use guest_mm::{Gfp, Mm, NodeId, Order, Pfn};
+use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
 
@@ -78,11 +80,11 @@ struct Work {
 
 /// See the module.
 ///
-/// Lock order: `mm`, then `programs`, then a program's `status`, then `resize`, then `balloon`; then any one of those that guard a single
+/// Lock order: `programs`, then a program's `status`, then `resize`, then `balloon`; then any one of those that guard a single
 /// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
 /// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
-    pub(crate) mm: SpinLock<Memory>,
+    mm: Memory,
     pub(crate) direct_map: DirectMap,
     /// Frames, which every CPU takes and frees without the lock of `mm`.
     pub(crate) phys: &'static PhysicalMemory<'static>,
@@ -105,8 +107,6 @@ pub(crate) struct Kernel {
     nr_cpus: AtomicU8,
     /// Frames became free, or came with a block: a resize that stalled for lack of them tries again.
     pub(crate) memory_came: Signal,
-    /// Pages that were under migration can be used again.
-    pub(crate) migrated: Signal,
     /// A program ended.
     pub(crate) program_ended: Signal,
     /// All programs that were ever started, by number; the first is 1.
@@ -121,6 +121,20 @@ pub(crate) struct Kernel {
     apic_id: u32,
     io_apics: Vec<IoApic>,
     handlers: BootCpuOnly<RefCell<Vec<(u8, Handler)>>>,
+}
+
+/// See [`Kernel::mm`].
+pub(crate) struct Working<'a> {
+    mm: &'a Memory,
+    _visit: quiet::Visit,
+}
+
+impl Deref for Working<'_> {
+    type Target = Memory;
+
+    fn deref(&self) -> &Memory {
+        self.mm
+    }
 }
 
 /// What to do when an interrupt comes in: takes note and wakes, and never waits.
@@ -140,6 +154,10 @@ impl Kernel {
         let mut mm = Mm::new(machine.memory, AllFrames(high), AllCpus);
         let fault_around = Order::holding(u64::from(machine.options.fault_around_kib) << 10);
         mm.set_fault_around(fault_around.unwrap_or(Order::PAGEBLOCK));
+        match machine.memory.alloc_pages(this_cpu(), Gfp::KERNEL, Order::ZERO) {
+            Ok(zero_page) => mm.set_zero_page(zero_page),
+            Err(error) => panic!("the zero page: {error}"),
+        }
         let work = |id| Work {
             tasks: Remote::new(CpuBell(id)),
             timers: Timers::new(),
@@ -149,7 +167,7 @@ impl Kernel {
         let shrinkers: [&dyn Shrinker; 3] = [pantry, areas, machine.slabs];
         let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new(shrinkers));
         Box::leak(Box::new(Self {
-            mm: SpinLock::new(mm),
+            mm,
             phys: machine.memory,
             slabs: machine.slabs,
             reclaim: Reclaim::new(machine.memory, shrinkers),
@@ -163,7 +181,6 @@ impl Kernel {
             work: PerCpu::new(1 + nr_others, work),
             nr_cpus: AtomicU8::new(1),
             memory_came: Signal::new(),
-            migrated: Signal::new(),
             program_ended: Signal::new(),
             programs: SpinLock::new(Vec::new()),
             resize: SpinLock::default(),
@@ -239,16 +256,18 @@ impl Kernel {
             .map_or(CpuId::ZERO, |(id, _)| id)
     }
 
-    /// Adds a program's task to a CPU, on which it stays.
-    pub(crate) fn start_program(&self, cpu: CpuId, task: impl Future<Output = ()> + Send + 'static) {
+    /// Adds a program's task to a CPU, on which it stays. False if it cannot have another one.
+    pub(crate) fn start_program(&self, cpu: CpuId, task: impl Future<Output = ()> + Send + 'static) -> bool {
         let Some(work) = self.work.of(cpu) else {
-            return;
+            return false;
         };
         work.nr_programs.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = work.tasks.spawn(task) {
+        let spawned = work.tasks.spawn(task);
+        if let Err(error) = &spawned {
             work.nr_programs.fetch_sub(1, Ordering::Relaxed);
             log!(Error, "cannot start a program: {error}");
         }
+        spawned.is_ok()
     }
 
     /// The CPU for what belongs to a node: one of that node if it has any.
@@ -353,6 +372,24 @@ impl Kernel {
         self.reclaim.balance(this_cpu(), node);
     }
 
+    /// The memory manager, for one step of work, during which nobody checks it.
+    pub(crate) fn mm(&self) -> Working<'_> {
+        Working {
+            mm: &self.mm,
+            _visit: quiet::visit(this_cpu()),
+        }
+    }
+
+    /// Waits until nobody has the lock of a page.
+    pub(crate) async fn until_unlocked(&self, page: PageWait) {
+        self.mm.until_unlocked(page).await;
+    }
+
+    /// Waits until no page of an address space is on the move.
+    pub(crate) async fn until_settled(&self, space: SpaceId) {
+        self.mm.until_settled(space).await;
+    }
+
     /// Checks everything that the memory manager knows, if the command line asks for it.
     ///
     /// # Panics
@@ -361,8 +398,7 @@ impl Kernel {
         if !self.validates {
             return;
         }
-        let mut mm = self.mm.lock();
-        let checked = quiet::keep_quiet(|| mm.validate().and_then(|()| self.slabs.validate()));
+        let checked = quiet::keep_quiet(|| self.mm.validate().and_then(|()| self.slabs.validate()));
         if let Err(error) = checked {
             panic!("memory manager: {error}");
         }

@@ -17,19 +17,24 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest_kernel::elf::{ElfError, Executable, SegmentKind};
 use guest_kernel::sync::yield_now;
-use guest_mm::mm::{CopyError, MmapError};
+use guest_mm::mm::{CopyError, ForkError, MmapError};
 use guest_mm::pagetable::MapError;
 use guest_mm::slab::NoObject;
 use guest_mm::{Backing, Entry, FixedMapping, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
+use guest_programs::abi::{Error, KILLED};
 use guest_sync::{CpuId, SpinLock};
 
 /// All programs (package guest-programs), built by build.rs.
 static PROGRAMS: &[u8] = include_bytes!(env!("GUEST_PROGRAMS"));
 
 /// Where a program's segments may lie. Its stack is above them.
-const PROGRAM_ADDRESSES: core::ops::Range<u64> = 0x40_0000..STACK_BOTTOM;
-const STACK_BOTTOM: u64 = STACK_TOP - (1 << 20);
+const PROGRAM_ADDRESSES: core::ops::Range<u64> = 0x40_0000..SEGMENTS_END;
 const STACK_TOP: u64 = 0x1000_0000;
+/// Bytes that a stack may grow to, and what it starts with.
+const STACK_BYTES: u64 = 1 << 20;
+const FIRST_STACK_BYTES: u64 = 64 << 10;
+/// Where the segments of an executable end at the latest; above them is room for the heap.
+const SEGMENTS_END: u64 = 0x800_0000;
 
 static PROGRAM_CACHE: ObjectCache<Program> = ObjectCache::new("program");
 static CONTEXT_CACHE: ObjectCache<Context> = ObjectCache::new("context");
@@ -58,6 +63,8 @@ pub(crate) struct Status {
     pub(crate) state: State,
     /// Its address space, as long as it has one.
     pub(crate) space: Option<SpaceId>,
+    /// Who forked it and has not waited for it yet.
+    pub(crate) parent: Option<u32>,
 }
 
 /// What a program is doing.
@@ -106,6 +113,94 @@ impl Program {
 
 /// Loads a program, `words` being its name and arguments, and starts it on the CPU that has the fewest.
 pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
+    let Some(program) = register(kernel, words, None) else {
+        return;
+    };
+    let loaded = load(&kernel.mm());
+    match loaded {
+        Ok((space, context)) => begin(kernel, program, space, context),
+        Err(error) => {
+            log!(
+                Error,
+                "{}[{}]: cannot be loaded: {error}",
+                program.name(),
+                program.pid
+            );
+            program.status.lock().state = State::Killed;
+            kernel.program_ended.raise();
+        }
+    }
+}
+
+/// Doubles a program: its child goes on from `context` with a result of 0. Returns the child's number.
+///
+/// # Errors
+/// When there is no memory for it, or it cannot be started.
+pub(crate) async fn fork(
+    kernel: &'static Kernel,
+    parent: &Program,
+    space: SpaceId,
+    context: &Context,
+) -> Result<u32, Error> {
+    let child_space = loop {
+        let forked = kernel.mm().fork(this_cpu(), space);
+        match forked {
+            Ok(child) => break child,
+            Err(ForkError::Migrating(id)) => parent.wait_for(kernel.until_settled(id)).await,
+            Err(ForkError::NoMemory | ForkError::UnknownSpace(_)) => return Err(Error::NoMemory),
+        }
+    };
+    let root = kernel
+        .mm()
+        .space(child_space)
+        .map_or(0, |space| space.root().gpa());
+    let stored = CONTEXT_CACHE.store(context.for_child(root)).ok();
+    let registered = stored.and_then(|context| {
+        let child = register(kernel, parent.words.clone(), Some(parent.pid))?;
+        Some((child, context))
+    });
+    let Some((child, context)) = registered else {
+        // Nothing of a space that never ran is under migration for long.
+        while kernel.mm().destroy_space(this_cpu(), child_space).is_err() {
+            kernel.until_settled(child_space).await;
+        }
+        return Err(Error::NoMemory);
+    };
+    let pid = child.pid;
+    begin(kernel, child, child_space, context);
+    Ok(pid)
+}
+
+/// Waits until a child of a program has ended, and forgets whose child it was.
+///
+/// # Errors
+/// When the program has no such child.
+pub(crate) async fn wait(kernel: &'static Kernel, parent: &Program, pid: u64) -> Result<u64, Error> {
+    let is_child = |child: &&&'static Program| {
+        u64::from(child.pid) == pid && child.status.lock().parent == Some(parent.pid)
+    };
+    let found = kernel.programs.lock().iter().find(is_child).copied();
+    let child = found.ok_or(Error::NoChild)?;
+    loop {
+        let seen = kernel.program_ended.count();
+        // Whoever has ended has given its memory back by then.
+        let status = *child.status.lock();
+        match (status.state, status.space) {
+            (State::Exited(status), None) => {
+                child.status.lock().parent = None;
+                return Ok(status & u64::from(u32::MAX));
+            }
+            (State::Killed, None) => {
+                child.status.lock().parent = None;
+                return Ok(KILLED);
+            }
+            _ => parent.wait_for(kernel.program_ended.after(seen)).await,
+        }
+    }
+}
+
+/// A new program in the list of all, without memory yet.
+fn register(kernel: &'static Kernel, words: Vec<String>, parent: Option<u32>) -> Option<&'static Program> {
     let cpu = kernel.least_loaded_cpu();
     let mut programs = kernel.programs.lock();
     let pid = u32::try_from(programs.len() + 1).unwrap_or(u32::MAX);
@@ -116,34 +211,39 @@ pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
         status: SpinLock::new(Status {
             state: State::Running,
             space: None,
+            parent,
         }),
         checks_ok: AtomicU64::new(0),
         checks_failed: AtomicU64::new(0),
         faults: AtomicU64::new(0),
         exercises: Exercises::default(),
     });
-    let program: &'static Program = match stored {
-        Ok(program) => program.leak(),
+    match stored {
+        Ok(program) => {
+            let program: &'static Program = program.leak();
+            programs.push(program);
+            Some(program)
+        }
         Err(error) => {
             drop(programs);
             log!(Error, "program {pid} cannot be started: {error}");
-            return;
-        }
-    };
-    programs.push(program);
-    drop(programs);
-    let loaded = load(&mut kernel.mm.lock());
-    match loaded {
-        Ok((space, context)) => {
-            program.status.lock().space = Some(space);
-            kernel.start_program(cpu, live(kernel, program, space, context));
-        }
-        Err(error) => {
-            log!(Error, "{}[{pid}]: cannot be loaded: {error}", program.name());
-            program.status.lock().state = State::Killed;
-            kernel.program_ended.raise();
+            None
         }
     }
+}
+
+/// Starts a program that is loaded.
+fn begin(kernel: &'static Kernel, program: &'static Program, space: SpaceId, context: CacheBox<Context>) {
+    program.status.lock().space = Some(space);
+    if kernel.start_program(program.cpu, live(kernel, program, space, context)) {
+        return;
+    }
+    // It never ran, so that nobody but a migration can stand in the way, and that one is not awaited here.
+    let _ = kernel.mm().destroy_space(this_cpu(), space);
+    let mut status = program.status.lock();
+    (status.state, status.space) = (State::Killed, None);
+    drop(status);
+    kernel.program_ended.raise();
 }
 
 /// A program's whole life.
@@ -157,16 +257,16 @@ async fn live(
     exercise::end(kernel, program).await;
     // A page under migration holds the address space until it has arrived.
     loop {
-        let seen = kernel.migrated.count();
-        if kernel.mm.lock().destroy_space(this_cpu(), space).is_ok() {
+        let destroyed = kernel.mm().destroy_space(this_cpu(), space);
+        if destroyed.is_ok() {
             break;
         }
-        kernel.migrated.after(seen).await;
+        kernel.until_settled(space).await;
     }
-    *program.status.lock() = Status {
-        state: end,
-        space: None,
-    };
+    {
+        let mut status = program.status.lock();
+        (status.state, status.space) = (end, None);
+    }
     log!(Info, "{}[{}]: {end}", program.name(), program.pid);
     kernel.program_left();
     kernel.memory_came.raise();
@@ -220,7 +320,7 @@ fn kill(program: &Program, context: &Context, why: fmt::Arguments<'_>) -> State 
 }
 
 /// A new address space with the executable and a stack in it, and the registers to start with.
-fn load(mm: &mut Memory) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
+fn load(mm: &Memory) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
     let executable = Executable::parse(PROGRAMS, PROGRAM_ADDRESSES).map_err(LoadError::File)?;
     let nucleus = Pfn::containing(image::nucleus()).ok_or(LoadError::File(ElfError::Truncated))?;
     let bits = Entry::PRESENT | Entry::WRITABLE | Entry::HUGE | Entry::ACCESSED | Entry::DIRTY;
@@ -244,9 +344,9 @@ fn load(mm: &mut Memory) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
     }
 }
 
-fn fill(mm: &mut Memory, space: SpaceId, executable: &Executable<'_>) -> Result<(), LoadError> {
+fn fill(mm: &Memory, space: SpaceId, executable: &Executable<'_>) -> Result<(), LoadError> {
     let data = Prot::READ.with(Prot::WRITE);
-    let area = |mm: &mut Memory, start: u64, end: u64, prot| {
+    let area = |mm: &Memory, start: u64, end: u64, prot| {
         let start = start / PAGE_SIZE * PAGE_SIZE;
         let request = MapRequest {
             len: end - start,
@@ -266,7 +366,20 @@ fn fill(mm: &mut Memory, space: SpaceId, executable: &Executable<'_>) -> Result<
         mm.load(this_cpu(), space, segment.address, segment.bytes)
             .map_err(LoadError::Copy)?;
     }
-    area(mm, STACK_BOTTOM, STACK_TOP, data)?;
+    let end = executable
+        .segments()
+        .map(|segment| segment.address + segment.size)
+        .max();
+    mm.set_heap(space, end.unwrap_or(PROGRAM_ADDRESSES.start));
+    let stack = MapRequest {
+        len: FIRST_STACK_BYTES,
+        place: Place::Fixed(STACK_TOP - FIRST_STACK_BYTES),
+        prot: data,
+        backing: Backing::Stack {
+            most_bytes: STACK_BYTES,
+        },
+    };
+    mm.mmap(space, &stack).map_err(LoadError::Area)?;
     Ok(())
 }
 

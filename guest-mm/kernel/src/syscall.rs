@@ -2,18 +2,18 @@
 
 use crate::exercise;
 use crate::fault;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
 use crate::machine::nucleus::Context;
-use crate::process::Program;
+use crate::process::{self, Program};
 use alloc::string::String;
 use core::sync::atomic::Ordering;
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
-use guest_mm::mm::{CopyError, FaultError, MmapError};
+use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError};
 use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
-use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, map_flags};
+use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, advice, map_flags, prot};
 
 /// What a system call leads to.
 pub(crate) enum Outcome {
@@ -40,7 +40,26 @@ pub(crate) async fn serve(
         Some(Call::Exit) => return Outcome::Exit(first),
         Some(Call::Write) => write(kernel, program, space, first, second).await,
         Some(Call::Map) => map(kernel, space, first, second, third),
-        Some(Call::Unmap) => unmap(kernel, program, space, first, second).await,
+        Some(Call::Unmap) => change(kernel, program, |mm| mm.munmap(this_cpu(), space, first, second)).await,
+        Some(Call::Protect) => {
+            let prot = rights(third);
+            change(kernel, program, |mm| {
+                mm.mprotect(this_cpu(), space, first, second, prot?)
+            })
+            .await
+        }
+        Some(Call::Advise) => {
+            let advice = memory_advice(third);
+            change(kernel, program, |mm| {
+                mm.madvise(this_cpu(), space, first, second, advice?)
+            })
+            .await
+        }
+        Some(Call::Break) => set_break(kernel, program, space, first).await,
+        Some(Call::Fork) => process::fork(kernel, program, space, context)
+            .await
+            .map(u64::from),
+        Some(Call::Wait) => process::wait(kernel, program, first).await,
         Some(Call::Yield) => {
             yield_now().await;
             Ok(0)
@@ -101,34 +120,69 @@ fn map(kernel: &Kernel, space: SpaceId, len: u64, flags: u64, gpa: u64) -> Resul
         prot: Prot::READ.with(Prot::WRITE),
         backing,
     };
-    kernel.mm.lock().mmap(space, &request).map_err(map_error)
+    kernel.mm().mmap(space, &request).map_err(map_error)
 }
 
-async fn unmap(
+/// Repeats a change of the program's areas until none of its pages is on the move.
+async fn change(
     kernel: &'static Kernel,
     program: &Program,
-    space: SpaceId,
-    address: u64,
-    len: u64,
+    mut change: impl FnMut(&Memory) -> Result<(), MmapError>,
 ) -> Result<u64, Error> {
     loop {
-        let seen = kernel.migrated.count();
-        let outcome = kernel.mm.lock().munmap(this_cpu(), space, address, len);
+        let outcome = change(&kernel.mm());
         match outcome {
             Ok(()) => {
                 kernel.memory_came.raise();
                 return Ok(0);
             }
-            Err(MmapError::Migrating(_)) => fault::for_page(kernel, program, seen).await,
+            Err(MmapError::Migrating(id)) => program.wait_for(kernel.until_settled(id)).await,
             Err(error) => return Err(map_error(error)),
         }
     }
 }
 
+/// What the program says about its memory; an error for what means nothing.
+fn memory_advice(number: u64) -> Result<Advice, MmapError> {
+    Ok(match number {
+        advice::DONT_NEED => Advice::DontNeed,
+        advice::HUGE => Advice::Huge(HugeAdvice::Huge),
+        advice::NO_HUGE => Advice::Huge(HugeAdvice::NoHuge),
+        _ => return Err(MmapError::BadRange { va: 0, len: 0 }),
+    })
+}
+
+fn rights(number: u64) -> Result<Prot, MmapError> {
+    let right = |bit, right| if number & bit != 0 { right } else { Prot::NONE };
+    if number & !(prot::READ | prot::WRITE | prot::EXEC) != 0 {
+        return Err(MmapError::BadRange { va: 0, len: 0 });
+    }
+    let (read, write) = (right(prot::READ, Prot::READ), right(prot::WRITE, Prot::WRITE));
+    Ok(read.with(write).with(right(prot::EXEC, Prot::EXEC)))
+}
+
+async fn set_break(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    end: u64,
+) -> Result<u64, Error> {
+    loop {
+        let outcome = kernel.mm().brk(this_cpu(), space, end);
+        match outcome {
+            Ok(end) => return Ok(end),
+            Err(BrkError::Unmap(MmapError::Migrating(id))) => {
+                program.wait_for(kernel.until_settled(id)).await;
+            }
+            Err(BrkError::Unmap(error)) => return Err(map_error(error)),
+            Err(BrkError::OutOfRange { .. } | BrkError::Occupied(_)) => return Err(Error::NoMemory),
+        }
+    }
+}
+
 fn system_info(kernel: &Kernel) -> SystemInfo {
-    let mm = kernel.mm.lock();
-    let stats = mm.phys.memory_stats();
-    let region = mm.phys.hotplug_region();
+    let stats = kernel.phys.memory_stats();
+    let region = kernel.phys.hotplug_region();
     let total = stats.total_pages * PAGE_SIZE;
     // Pages in the balloon are nobody's, and those that it still wants will be.
     let balloon = *kernel.balloon.lock();
@@ -202,7 +256,7 @@ fn copy_error(error: CopyError) -> Error {
             error: FaultError::OutOfMemory,
             ..
         } => Error::NoMemory,
-        CopyError::Fault { .. } | CopyError::Migrating { .. } => Error::Fault,
+        CopyError::Fault { .. } | CopyError::Locked { .. } => Error::Fault,
     }
 }
 

@@ -32,6 +32,40 @@ pub enum Call {
     /// `(row, seed, address)`: carries out one round of a [`StressRow`], given by its number, in the manager, and
     /// stores a [`StressOutcome`] there. What a round leaves allocated is the program's until it ends.
     Stress = 10,
+    /// `()`: doubles the program. Both go on from here with the same memory; the one that called gets the number of the
+    /// other, its child, which gets 0.
+    Fork = 11,
+    /// `(pid)`: waits until that child has ended, and returns its exit status, or [`KILLED`].
+    Wait = 12,
+    /// `(address, bytes, rights)`: gives memory other rights, of [`prot`].
+    Protect = 13,
+    /// `(address, bytes, advice)`: says how memory is used, as [`advice`].
+    Advise = 14,
+    /// `(address)`: moves the end of the heap there; returns where it is. 0 only asks.
+    Break = 15,
+}
+
+/// Result of [`Call::Wait`] for a program that did what no program may.
+pub const KILLED: u64 = 1 << 32;
+
+/// Rights of [`Call::Protect`].
+pub mod prot {
+    /// Loads.
+    pub const READ: u64 = 1;
+    /// Stores.
+    pub const WRITE: u64 = 2;
+    /// Instruction fetches.
+    pub const EXEC: u64 = 4;
+}
+
+/// Advice of [`Call::Advise`], with Linux' numbers.
+pub mod advice {
+    /// Contents are not needed any more; what is read next is zero.
+    pub const DONT_NEED: u64 = 4;
+    /// Huge pages are welcome.
+    pub const HUGE: u64 = 14;
+    /// Huge pages are not.
+    pub const NO_HUGE: u64 = 15;
 }
 
 impl Call {
@@ -49,6 +83,11 @@ impl Call {
             8 => Self::Report,
             9 => Self::Arguments,
             10 => Self::Stress,
+            11 => Self::Fork,
+            12 => Self::Wait,
+            13 => Self::Protect,
+            14 => Self::Advise,
+            15 => Self::Break,
             _ => return None,
         })
     }
@@ -163,6 +202,8 @@ pub mod map_flags {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Error {
+    /// `ECHILD`: no such child.
+    NoChild = 10,
     /// `ENOMEM`: no memory or no room in the address space.
     NoMemory = 12,
     /// `EFAULT`: the program has no such memory.
@@ -191,6 +232,7 @@ impl Error {
             return Ok(result);
         }
         Err(match result.wrapping_neg() {
+            10 => Self::NoChild,
             12 => Self::NoMemory,
             14 => Self::Fault,
             38 => Self::NoCall,
@@ -251,7 +293,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(11), None);
+        assert_eq!(Call::from_number(16), None);
     }
 
     #[test]
@@ -268,7 +310,13 @@ mod tests {
 
     #[test]
     fn errors_survive_the_register() {
-        for error in [Error::NoMemory, Error::Fault, Error::Invalid, Error::NoCall] {
+        for error in [
+            Error::NoChild,
+            Error::NoMemory,
+            Error::Fault,
+            Error::Invalid,
+            Error::NoCall,
+        ] {
             assert_eq!(Error::check(error.to_result()), Err(error));
         }
         assert_eq!(Error::check(1 << 44), Ok(1 << 44));

@@ -120,6 +120,46 @@ pub(crate) fn stress(row: StressRow, seed: u64) -> Result<StressOutcome, Error> 
     Error::check(call(Call::Stress, row as u64, seed, address)).map(|_| StressOutcome::from_words(words))
 }
 
+/// Doubles the program: `None` in the child, the child's number in the other.
+///
+/// # Errors
+/// If there is no memory for another program, or too many run.
+pub(crate) fn fork() -> Result<Option<u64>, Error> {
+    Error::check(call(Call::Fork, 0, 0, 0)).map(|pid| (pid > 0).then_some(pid))
+}
+
+/// Waits for a child's end; its exit status, or [`guest_programs::abi::KILLED`].
+///
+/// # Errors
+/// If there is no such child.
+pub(crate) fn wait(child: u64) -> Result<u64, Error> {
+    Error::check(call(Call::Wait, child, 0, 0))
+}
+
+/// Gives a chunk other rights.
+///
+/// # Errors
+/// If it is not there.
+pub(crate) fn protect(chunk: &Chunk, rights: u64) -> Result<(), Error> {
+    Error::check(call(Call::Protect, chunk.address, CHUNK, rights)).map(|_| ())
+}
+
+/// Says how a chunk is used.
+///
+/// # Errors
+/// If it is not there.
+pub(crate) fn advise(chunk: &mut Chunk, advice: u64) -> Result<(), Error> {
+    Error::check(call(Call::Advise, chunk.address, CHUNK, advice)).map(|_| ())
+}
+
+/// Moves the end of the heap; returns where it is then.
+///
+/// # Errors
+/// If it cannot be there.
+pub(crate) fn set_break(end: u64) -> Result<u64, Error> {
+    Error::check(call(Call::Break, end, 0, 0))
+}
+
 /// Sleeps for so many milliseconds.
 pub(crate) fn sleep_ms(ms: u64) {
     let now = call(Call::Clock, 0, 0, 0);
@@ -144,6 +184,18 @@ pub(crate) fn map_physical(gpa: u64) -> Result<u64, Error> {
 pub(crate) fn read_byte(address: u64) -> u8 {
     // SAFETY: not memory of the language's: the access itself, and what comes of it, is the purpose.
     unsafe { with_exposed_provenance::<u8>(to_usize(address)).read_volatile() }
+}
+
+/// Reads a word of the heap.
+pub(crate) fn read_word(address: u64) -> u64 {
+    // SAFETY: memory that belongs to no value of the language's, mapped by `set_break`.
+    unsafe { with_exposed_provenance::<u64>(to_usize(address)).read_volatile() }
+}
+
+/// Writes a word of the heap.
+pub(crate) fn write_word(address: u64, value: u64) {
+    // SAFETY: as for `read_word`.
+    unsafe { with_exposed_provenance_mut::<u64>(to_usize(address)).write_volatile(value) };
 }
 
 /// Writes a byte, whatever is there.

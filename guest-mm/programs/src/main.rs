@@ -4,6 +4,7 @@
 #![no_main]
 
 mod call;
+mod family;
 mod hog;
 mod intrinsics;
 mod stress;
@@ -30,6 +31,7 @@ fn main() -> u64 {
     };
     let mut arguments = text.split_terminator('\0');
     match arguments.next() {
+        Some("family") => family::main(arguments),
         Some("hog") => hog::main(arguments),
         Some("stress") => stress::main(arguments),
         Some("trespass") => trespass::main(arguments),

@@ -56,6 +56,51 @@ pub struct StressOptions {
     pub stays: bool,
 }
 
+/// What `family` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FamilyOptions {
+    /// `chunks=N`: memory that its members share, in chunks of 2 MiB: 1 to 8. Default 2.
+    pub chunks: u8,
+    /// `children=N`: how many it has at a time: 1 to 8. Default 3.
+    pub children: u8,
+    /// `rounds=N`: how many rounds before it ends; for ever without.
+    pub rounds: Option<u64>,
+    /// `seed=N`: what its pattern starts from. Default 1.
+    pub seed: u64,
+}
+
+impl FamilyOptions {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing.
+    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let mut options = Self {
+            chunks: 2,
+            children: 3,
+            rounds: None,
+            seed: 1,
+        };
+        for argument in arguments {
+            options.set(argument).ok_or(BadArgument(argument))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, argument: &str) -> Option<()> {
+        let (name, value) = argument.split_once('=')?;
+        let one_to_eight = |value: &str| value.parse().ok().filter(|number| (1..=8).contains(number));
+        match name {
+            "chunks" => self.chunks = one_to_eight(value)?,
+            "children" => self.children = one_to_eight(value)?,
+            "rounds" => self.rounds = Some(value.parse().ok()?),
+            "seed" => self.seed = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
 /// Which physical address `trespass` touches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trespass {
@@ -262,6 +307,21 @@ mod tests {
             ("row=slab fast", "fast"),
         ] {
             assert_eq!(StressOptions::parse(line.split(' ')), Err(BadArgument(bad)));
+        }
+    }
+
+    #[test]
+    fn every_option_of_family_is_understood_within_its_range() {
+        let expected = FamilyOptions {
+            chunks: 8,
+            children: 1,
+            rounds: Some(4),
+            seed: 5,
+        };
+        let line = "chunks=8 children=1 rounds=4 seed=5";
+        assert_eq!(FamilyOptions::parse(line.split(' ')), Ok(expected));
+        for bad in ["chunks=0", "chunks=9", "children=0", "children", "size=1"] {
+            assert_eq!(FamilyOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
         }
     }
 

@@ -6,9 +6,11 @@
 
 use core::fmt;
 
+use guest_sync::Cpu;
+
 use crate::blocks::{BlockIndex, BlockState, Slot};
-use crate::frames::SpaceId;
 use crate::mem_map::Tag;
+use crate::mm::AnonPlace;
 use crate::page::{PageFlags, PageState};
 use crate::pfn::{Order, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
@@ -49,15 +51,17 @@ impl IsolatedBlock {
 /// A chunk found in use in an isolated block, with all that was known of it when it was looked up.
 ///
 /// Whoever wants it moved hands this value over. The frame number is not looked up a second time: between two
-/// look-ups the page could have become another one (seed text 002, "a note on migration").
+/// look-ups the page could have become another one (seed text 002, "a note on migration"). A page that can move is held by
+/// this value: it has a reference, which [`PhysicalMemory::release`] gives back.
+#[must_use = "a page that is held is never freed"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct InUse {
     /// First frame.
     pub pfn: Pfn,
     /// Size of the chunk.
     pub order: Order,
-    /// Address space and virtual address of a process's page; `None` for what cannot be moved.
-    pub mapping: Option<(SpaceId, u64)>,
+    /// Where programs have the page mapped, which is held then; `None` for what cannot be moved.
+    pub place: Option<AnonPlace>,
     /// The pin, if it is pinned.
     pub pinned_by: Option<&'static str>,
 }
@@ -218,14 +222,23 @@ impl PhysicalMemory<'_> {
     pub fn next_in_use(&self, block: &mut IsolatedBlock) -> Option<InUse> {
         let (pfn, head) = self.next_head(block)?;
         let page = self.table.page(pfn);
-        let mapping = page.anon_mapping().filter(|_| page.mapcount() > 0);
+        // Nothing new enters the block, so what is still in use once it is held is what was found.
+        let place = page.anon_place().filter(|_| page.try_reference());
         let pinned = page.flags().has(PageFlags::PINNED);
         Some(InUse {
             pfn,
             order: head,
-            mapping,
+            place,
             pinned_by: pinned.then(|| self.pins.lock().holder(pfn)).flatten(),
         })
+    }
+
+    /// Lets go of what was found in use.
+    #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
+    pub fn release(&self, cpu: &Cpu, page: InUse) {
+        if page.place.is_some() {
+            self.put_page(cpu, page.pfn);
+        }
     }
 
     fn next_head(&self, block: &mut IsolatedBlock) -> Option<(Pfn, Order)> {

@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::blocks::{InUse, IsolatedBlock};
-use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
+use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
-use crate::mm::{Mm, MmapError};
+use crate::mm::Mm;
+use crate::mm::huge::{SplitError, ToSplit};
+use crate::mm::rmap::{Unmapped, Walk};
 use crate::page::{Page, PageFlags};
-use crate::pagetable::{Entry, Found, Level, Slot};
 use crate::pfn::{Order, Pfn};
 
 /// Pages unmapped and not yet copied. Ends with [`Mm::finish_migration`] or [`Mm::abort_migration`]; until then the
@@ -19,18 +20,20 @@ use crate::pfn::{Order, Pfn};
 #[derive(Debug)]
 pub struct MigrationBatch {
     moves: Vec<Move>,
-    /// How many of them, from the first on, were copied.
+    /// The entries of all of them, one page's after the other's.
+    unmapped: Vec<Unmapped>,
+    /// How many moves, from the first on, were copied.
     copied: usize,
     refused: Vec<Refusal>,
     end: BatchEnd,
 }
 
 impl MigrationBatch {
-    /// Copies the pages to where they go; what was copied before is not copied again. Whoever shares the memory manager by
-    /// a lock can do this without it: nobody but the batch reaches either page.
+    /// Copies the pages to where they go; what was copied before is not copied again. Nobody but the batch reaches either
+    /// page meanwhile.
     pub fn copy(&mut self, frames: &impl Frames) {
         for moving in &self.moves[self.copied..] {
-            frames.copy(moving.from, moving.to, moving.order);
+            frames.copy(moving.page.pfn, moving.to, moving.page.order);
         }
         self.copied = self.moves.len();
     }
@@ -46,19 +49,13 @@ impl MigrationBatch {
     }
 }
 
-/// A page under way.
+/// A page under way. The page lock and a reference are the batch's.
 #[derive(Debug)]
 struct Move {
-    from: Pfn,
+    page: InUse,
     to: Pfn,
-    order: Order,
-    space: SpaceId,
-    va: u64,
-    /// Stays where it is: tables with an entry are not freed, and areas of a space do not change while it has
-    /// migration entries.
-    slot: Slot,
-    /// The mapping as hardware left it.
-    entry: Entry,
+    /// How many entries it has.
+    nr_entries: usize,
 }
 
 /// Why a page did not get under way.
@@ -72,30 +69,21 @@ enum Setback {
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Moves pages off an isolated block, about `budget_pages` 4 KiB pages' worth: at least one page, and a huge page
     /// counts 512. One flush in all.
-    pub fn migrate_batch(
-        &mut self,
-        cpu: &Cpu,
-        block: &mut IsolatedBlock,
-        budget_pages: u32,
-    ) -> MigrateReport {
+    pub fn migrate_batch(&self, cpu: &Cpu, block: &mut IsolatedBlock, budget_pages: u32) -> MigrateReport {
         let batch = self.begin_migration(cpu, block, budget_pages);
         self.finish_migration(cpu, block, batch)
     }
 
-    /// Unmaps the next pages of an isolated block, with a destination for each.
-    pub fn begin_migration(
-        &mut self,
-        cpu: &Cpu,
-        block: &mut IsolatedBlock,
-        budget_pages: u32,
-    ) -> MigrationBatch {
+    /// Unmaps the next pages of an isolated block wherever they are mapped, with a destination for each.
+    pub fn begin_migration(&self, cpu: &Cpu, block: &mut IsolatedBlock, budget_pages: u32) -> MigrationBatch {
         let mut batch = MigrationBatch {
             moves: Vec::new(),
+            unmapped: Vec::new(),
             copied: 0,
             refused: Vec::new(),
             end: BatchEnd::Budget,
         };
-        let mut flush = FlushBatch::new();
+        let (mut flush, mut walk) = (FlushBatch::new(), Walk::default());
         let mut taken = 0;
         while taken < budget_pages.max(1) {
             let Some(page) = self.phys.next_in_use(block) else {
@@ -103,15 +91,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 break;
             };
             let (pfn, order) = (page.pfn, page.order);
-            match self.unmap_for_migration(cpu, &page, &mut flush) {
+            let unmapped = &mut batch.unmapped;
+            match self.unmap_for_migration(cpu, page, &mut walk, &mut flush, unmapped) {
                 Ok(moving) => {
                     taken += order.nr_pages();
                     batch.moves.push(moving);
                 }
-                Err(Setback::Refused(reason)) => {
-                    self.phys.counts.pgmigrate_fail.add(u64::from(order.nr_pages()));
-                    batch.refused.push(Refusal { pfn, order, reason });
-                }
+                Err(Setback::Refused(reason)) => self.refuse(&mut batch, pfn, order, reason),
                 Err(Setback::Split) => block.cursor -= order.nr_pages(),
                 Err(Setback::NoMemory) => {
                     block.cursor -= order.nr_pages();
@@ -123,20 +109,25 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if !flush.is_empty() {
             self.mmu.flush(&flush);
         }
+        self.refuse_held(cpu, &mut batch);
         batch
     }
 
     /// Copies the pages of a batch unless that was done, maps the copies, and frees the originals into the isolated
     /// block.
     pub fn finish_migration(
-        &mut self,
+        &self,
         cpu: &Cpu,
         block: &mut IsolatedBlock,
         mut batch: MigrationBatch,
     ) -> MigrateReport {
         batch.copy(&self.frames);
         let MigrationBatch {
-            moves, refused, end, ..
+            moves,
+            unmapped,
+            refused,
+            end,
+            ..
         } = batch;
         let mut report = MigrateReport {
             moved_small: 0,
@@ -144,16 +135,16 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             refused,
             end,
         };
+        let mut entries = &unmapped[..];
         for moving in moves {
-            self.set_anon(moving.to, moving.space, moving.va);
-            let entry = moving.entry.with_pfn(moving.to);
-            self.remap(cpu, &moving, entry);
-            self.migrating_page(moving.from).clear();
-            self.phys.put_page(cpu, moving.from);
-            let nr_pages = moving.order.nr_pages();
-            block.moved_pages += nr_pages;
-            self.phys.counts.pgmigrate_success.add(u64::from(nr_pages));
-            if moving.order == Order::PAGEBLOCK {
+            let (own, others) = entries.split_at(moving.nr_entries);
+            entries = others;
+            self.arrive(cpu, &moving, own);
+            let order = moving.page.order;
+            block.moved_pages += order.nr_pages();
+            let nr_pages = u64::from(order.nr_pages());
+            self.phys.counts.pgmigrate_success.add(nr_pages);
+            if order == Order::PAGEBLOCK {
                 report.moved_huge += 1;
                 self.phys.counts.thp_migration_success.add(1);
             } else {
@@ -164,106 +155,151 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Maps the pages of a batch again where they were, and gives the destinations back.
-    pub fn abort_migration(&mut self, cpu: &Cpu, batch: MigrationBatch) {
+    pub fn abort_migration(&self, cpu: &Cpu, batch: MigrationBatch) {
+        let mut entries = &batch.unmapped[..];
         for moving in batch.moves {
-            self.remap(cpu, &moving, moving.entry);
-            self.migrating_page(moving.from).remove_flags(PageFlags::LOCKED);
-            self.phys.put_page(cpu, moving.to);
+            let (own, others) = entries.split_at(moving.nr_entries);
+            entries = others;
+            self.stay(cpu, moving, own);
         }
     }
 
-    /// Steps 1 and 2 for one page: a destination, and a migration entry in the place of the mapping.
+    fn refuse(&self, batch: &mut MigrationBatch, pfn: Pfn, order: Order, reason: RefusalReason) {
+        self.phys.counts.pgmigrate_fail.add(u64::from(order.nr_pages()));
+        batch.refused.push(Refusal { pfn, order, reason });
+    }
+
+    /// Puts pages back to which there are references besides those that the batch knows: somebody is just using them.
+    fn refuse_held(&self, cpu: &Cpu, batch: &mut MigrationBatch) {
+        let mut first = 0;
+        let mut at = 0;
+        while at < batch.moves.len() {
+            let moving = &batch.moves[at];
+            let entries = first..first + moving.nr_entries;
+            if self.migrating_page(moving.page.pfn).count() as usize == moving.nr_entries + 1 {
+                (first, at) = (entries.end, at + 1);
+                continue;
+            }
+            let moving = batch.moves.remove(at);
+            let (pfn, order) = (moving.page.pfn, moving.page.order);
+            let own: Vec<Unmapped> = batch.unmapped.drain(entries).collect();
+            self.stay(cpu, moving, &own);
+            self.refuse(batch, pfn, order, RefusalReason::Busy);
+        }
+    }
+
+    /// Steps 1 and 2 for one page: a destination, and a migration entry in the place of each mapping.
     fn unmap_for_migration(
-        &mut self,
+        &self,
         cpu: &Cpu,
-        page: &InUse,
+        page: InUse,
+        walk: &mut Walk,
         flush: &mut FlushBatch,
+        unmapped: &mut Vec<Unmapped>,
     ) -> Result<Move, Setback> {
-        let (space, va, found) = self.movable(page).map_err(Setback::Refused)?;
-        let to = match self.phys.alloc_pages(cpu, Gfp::SPARE, page.order) {
-            Ok(to) => to,
-            Err(_) if page.order == Order::ZERO => return Err(Setback::NoMemory),
-            Err(_) => return Err(self.split_for_migration(cpu, space, va, &found)),
+        let descriptor = match self.lock_movable(&page) {
+            Ok(descriptor) => descriptor,
+            Err(reason) => {
+                self.phys.release(cpu, page);
+                return Err(Setback::Refused(reason));
+            }
         };
-        let entry = self.tables(cpu).set(found.slot, found.entry.to_migration());
-        let owner = self.spaces.space_mut(space).expect(MAPPED);
-        owner.migrating += 1;
-        let root = owner.table.root;
-        flush.add(Flush {
-            space,
-            root,
-            va,
-            nr_pages: u64::from(page.order.nr_pages()),
-        });
-        self.migrating_page(page.pfn).add_flags(PageFlags::LOCKED);
-        Ok(Move {
-            from: page.pfn,
-            to,
-            order: page.order,
-            space,
-            va,
-            slot: found.slot,
-            entry,
-        })
+        let Ok(to) = self.phys.alloc_pages(cpu, Gfp::SPARE, page.order) else {
+            self.unlock_page(page.pfn, descriptor);
+            return Err(self.split_for_migration(cpu, page));
+        };
+        let nr_entries = self.unmap_page(cpu, (page.pfn, descriptor), walk, flush, unmapped);
+        if nr_entries == 0 {
+            // Gone meanwhile, or just being shared with a child.
+            self.unlock_page(page.pfn, descriptor);
+            self.phys.put_page(cpu, to);
+            self.phys.release(cpu, page);
+            return Err(Setback::Refused(RefusalReason::Busy));
+        }
+        Ok(Move { page, to, nr_entries })
     }
 
-    /// Where the page is mapped, if it can move.
-    fn movable(&self, page: &InUse) -> Result<(SpaceId, u64, Found), RefusalReason> {
+    /// Takes the page lock of a page that can move.
+    fn lock_movable(&self, page: &InUse) -> Result<&Page, RefusalReason> {
+        let pinned = |holder| RefusalReason::Pinned { holder };
         if let Some(holder) = page.pinned_by {
-            return Err(RefusalReason::Pinned { holder });
+            return Err(pinned(holder));
         }
-        let (space, va) = page.mapping.ok_or(RefusalReason::Unmovable)?;
-        let found = self
-            .spaces
-            .space(space)
-            .expect(MAPPED)
-            .table
-            .find(&self.frames, va);
-        if found.entry.is_migration() {
+        if page.place.is_none() {
+            return Err(RefusalReason::Unmovable);
+        }
+        let descriptor = self.migrating_page(page.pfn);
+        if !descriptor.try_lock() {
             return Err(RefusalReason::Busy);
         }
-        let huge = found.level == Level::HUGE;
-        assert!(
-            found.entry.is_present()
-                && found.entry.pfn() == page.pfn
-                && huge == (page.order == Order::PAGEBLOCK),
-            "{} is said to be mapped at {va:#x} of space {}, where {:?} is",
-            page.pfn,
-            space.number(),
-            found.entry
-        );
-        Ok((space, va, found))
+        // It may have been pinned since it was found; nobody pins it any more now.
+        if descriptor.flags().has(PageFlags::PINNED) {
+            self.unlock_page(page.pfn, descriptor);
+            let holder = self.phys.pins.lock().holder(page.pfn);
+            return Err(holder.map_or(RefusalReason::Busy, pinned));
+        }
+        Ok(descriptor)
     }
 
-    /// No pageblock is free outside: the huge page goes in small pieces, if those have somewhere to go.
-    fn split_for_migration(&mut self, cpu: &Cpu, space: SpaceId, va: u64, found: &Found) -> Setback {
+    /// No frame of its size is free outside: a huge page goes in small pieces, if those have somewhere to go.
+    fn split_for_migration(&self, cpu: &Cpu, page: InUse) -> Setback {
         // One that cannot move at all is better left huge.
-        let Ok(probe) = self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO) else {
+        let probe = match page.order {
+            Order::ZERO => None,
+            _ => self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO).ok(),
+        };
+        let Some(probe) = probe else {
+            self.phys.release(cpu, page);
             return Setback::NoMemory;
         };
         self.phys.put_page(cpu, probe);
-        match self.split_huge(cpu, space, found.slot, va) {
+        match self.split_page(cpu, ToSplit::from_held(page)) {
             Ok(()) => {
                 self.phys.counts.thp_migration_split.add(1);
                 Setback::Split
             }
-            Err(MmapError::Pinned { holder }) => Setback::Refused(RefusalReason::Pinned { holder }),
-            Err(_) => Setback::NoMemory,
+            Err(SplitError::Pinned { holder }) => Setback::Refused(RefusalReason::Pinned { holder }),
+            Err(SplitError::Busy(_)) => Setback::Refused(RefusalReason::Busy),
+            Err(SplitError::NoMemory) => Setback::NoMemory,
         }
     }
 
-    /// Puts a mapping in the place of the migration entry.
-    fn remap(&mut self, cpu: &Cpu, moving: &Move, entry: Entry) {
-        let old = self.tables(cpu).set(moving.slot, entry);
-        debug_assert!(old.is_migration() && old.pfn() == moving.from);
-        self.spaces.space_mut(moving.space).expect(MAPPED).migrating -= 1;
+    /// Steps 5 and 6: the copy takes the place of the original, which is freed.
+    fn arrive(&self, cpu: &Cpu, moving: &Move, entries: &[Unmapped]) {
+        let (from, to) = (
+            self.migrating_page(moving.page.pfn),
+            self.migrating_page(moving.to),
+        );
+        if let Some(place) = moving.page.place {
+            self.set_anon(moving.to, place);
+        }
+        for _ in 1..moving.nr_entries {
+            // Each entry has a reference; the first one's came with the frame.
+            to.try_reference();
+            to.add_mapping();
+        }
+        for entry in entries {
+            self.map_again(cpu, entry, entry.entry.with_pfn(moving.to));
+        }
+        from.clear();
+        for _ in 0..moving.nr_entries {
+            from.drop_reference();
+        }
+        self.phys.put_page(cpu, moving.page.pfn);
+        self.wake_waiters(moving.page.pfn);
+    }
+
+    /// The page stays where it is, and is mapped again.
+    fn stay(&self, cpu: &Cpu, moving: Move, entries: &[Unmapped]) {
+        for entry in entries {
+            self.map_again(cpu, entry, entry.entry);
+        }
+        self.unlock_page(moving.page.pfn, self.migrating_page(moving.page.pfn));
+        self.phys.put_page(cpu, moving.to);
+        self.phys.release(cpu, moving.page);
     }
 
     fn migrating_page(&self, pfn: Pfn) -> &Page {
-        self.phys
-            .page(pfn)
-            .expect("an isolated block stays online while pages are on it")
+        self.phys.page(pfn).expect("a page in use stays online")
     }
 }
-
-const MAPPED: &str = "a space with a mapped or migrating page is not destroyed";

@@ -1,16 +1,17 @@
-//! Demand paging: a page comes when it is first touched.
+//! Demand paging: a page comes when it is first touched, and is copied when it is first written to.
 
 use core::fmt;
 
 use guest_sync::Cpu;
 
-use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
+use crate::frames::{Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
-use crate::mm::{Backing, HugeAdvice, Mm, Prot, Vma};
+use crate::mm::huge::{SplitError, ToSplit};
+use crate::mm::{AnonPlace, Backing, HugeAdvice, Locked, Mm, PageWait, Vma};
 use crate::pagetable::{Access, Entry, Found, Level, Slot, VaRange};
 use crate::pfn::{Order, PAGE_BYTES, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 
-/// What a fault led to. The access can be tried again, but for `Migrating`.
+/// What a fault led to. The access can be tried again, but for `Locked`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultOutcome {
     /// A 2 MiB page was mapped.
@@ -20,10 +21,20 @@ pub enum FaultOutcome {
         /// 1 to 512.
         nr_pages: u32,
     },
+    /// The zero page was mapped at so many places, the one asked for among them.
+    MappedZero {
+        /// 1 to 512.
+        nr_pages: u32,
+    },
+    /// A page that others see too, or the zero page, was replaced by a page of the program's own.
+    Copied,
+    /// A page was shared and is not any more: it can be written to.
+    Reused,
     /// The page was there with the rights asked for: a stale translation.
     AlreadyMapped,
-    /// The page is being moved: try again when the batch of migration is finished.
-    Migrating,
+    /// Somebody has the page lock, to move the page or change where it is mapped: try again after
+    /// [`Mm::until_unlocked`].
+    Locked(PageWait),
 }
 
 /// Why a fault cannot be served.
@@ -60,164 +71,243 @@ impl fmt::Display for FaultError {
 
 impl core::error::Error for FaultError {}
 
+/// What a look at an entry led to, with the address space locked.
+pub(crate) enum Step {
+    /// Done, or there is something to wait for.
+    Done(FaultOutcome),
+    /// This huge page must be split first, without the lock.
+    Split(ToSplit),
+}
+
+/// What the page is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Want {
+    /// Its contents.
+    Look,
+    /// A page of the program's own, whose contents will change.
+    Own,
+}
+
 impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// Serves a page fault of a program.
     ///
     /// Anonymous memory: a zeroed 2 MiB page where the area permits it, nothing is mapped in those 2 MiB yet and a
-    /// pageblock is to spare; otherwise zeroed 4 KiB pages for the neighbourhood ([`Mm::set_fault_around`]).
+    /// pageblock is to spare; otherwise zeroed 4 KiB pages for the neighbourhood ([`Mm::set_fault_around`]), or the zero page
+    /// ([`Mm::set_zero_page`]) when it was a load. A store to what is shared since a fork gets a copy. An address below a stack lets it
+    /// grow.
     ///
     /// # Errors
     /// When the program had no right to the access, or memory is out. Nothing was changed then.
-    pub fn fault(
-        &mut self,
-        cpu: &Cpu,
-        id: SpaceId,
-        va: u64,
-        access: Access,
-    ) -> Result<FaultOutcome, FaultError> {
-        let space = self.spaces.space(id).ok_or(FaultError::UnknownSpace(id))?;
-        let vma = *space.vma_at(va).ok_or(FaultError::NoArea { va })?;
-        if !vma.prot.permits(access) {
-            return Err(FaultError::Protection { va, access });
+    pub fn fault(&self, cpu: &Cpu, id: SpaceId, va: u64, access: Access) -> Result<FaultOutcome, FaultError> {
+        let found = self.spaces.find(id).ok_or(FaultError::UnknownSpace(id))?;
+        let want = match access {
+            Access::Write => Want::Own,
+            Access::Read | Access::Execute => Want::Look,
+        };
+        let mut is_counted = false;
+        loop {
+            let mut space = found.lock();
+            let vma = area_for(&mut space, va)?;
+            if !vma.prot.permits(access) {
+                return Err(FaultError::Protection { va, access });
+            }
+            if !is_counted {
+                self.phys.counts.pgfault.add(1);
+                is_counted = true;
+            }
+            match self.fault_in(cpu, &mut space, va, &vma, want)? {
+                Step::Done(outcome) => return Ok(outcome),
+                Step::Split(page) => {
+                    drop(space);
+                    if let Some(wait) = self.split_for_fault(cpu, page)? {
+                        return Ok(FaultOutcome::Locked(wait));
+                    }
+                }
+            }
         }
-        self.phys.counts.pgfault.add(1);
-        self.fault_in(cpu, id, va, &vma)
+    }
+
+    /// Splits a huge page that stands in the way of a fault; `Some` when that has to wait.
+    pub(crate) fn split_for_fault(&self, cpu: &Cpu, page: ToSplit) -> Result<Option<PageWait>, FaultError> {
+        match self.split_page(cpu, page) {
+            Ok(()) => Ok(None),
+            Err(SplitError::Busy(wait)) => Ok(Some(wait)),
+            // A pinned page that is shared can only be copied whole.
+            Err(SplitError::NoMemory | SplitError::Pinned { .. }) => Err(FaultError::OutOfMemory),
+        }
     }
 
     /// Maps what belongs at an address of an area, whatever its rights.
     pub(crate) fn fault_in(
-        &mut self,
+        &self,
         cpu: &Cpu,
-        id: SpaceId,
+        space: &mut Locked<'_>,
         va: u64,
         vma: &Vma,
-    ) -> Result<FaultOutcome, FaultError> {
-        let table = self.spaces.space(id).ok_or(FaultError::UnknownSpace(id))?.table;
+        want: Want,
+    ) -> Result<Step, FaultError> {
         let va = va / PAGE_SIZE * PAGE_SIZE;
-        let found = table.find(&self.frames, va);
+        let found = space.table.find(&self.frames, va);
         if found.entry.is_migration() {
-            return Ok(FaultOutcome::Migrating);
+            return Ok(Step::Done(FaultOutcome::Locked(PageWait(found.entry.pfn()))));
+        }
+        if found.entry.is_present() && want == Want::Own {
+            return self.make_own(cpu, space, vma, va, &found);
         }
         if found.entry.is_present() {
-            let mut flush = FlushBatch::new();
-            flush.add(Flush {
-                space: id,
-                root: table.root,
-                va,
-                nr_pages: 1,
-            });
-            self.mmu.flush(&flush);
-            return Ok(FaultOutcome::AlreadyMapped);
+            self.flush_one(space.table, va, Order::ZERO);
+            return Ok(Step::Done(FaultOutcome::AlreadyMapped));
         }
         if huge_possible(vma, va, &found) {
-            if self.map_huge(cpu, id, va, vma.prot) {
+            if self.map_huge(cpu, space, va, vma) {
                 self.phys.counts.thp_fault_alloc.add(1);
-                return Ok(FaultOutcome::MappedHuge);
+                return Ok(Step::Done(FaultOutcome::MappedHuge));
             }
             self.phys.counts.thp_fault_fallback.add(1);
         }
-        let nr_pages = self.map_around(cpu, id, va, vma)?;
-        Ok(FaultOutcome::Mapped { nr_pages })
+        if want == Want::Look
+            && vma.backing.is_anonymous()
+            && let Some(zero_page) = self.zero_page
+        {
+            let nr_pages = self.map_zero_around(cpu, space, va, vma, zero_page)?;
+            return Ok(Step::Done(FaultOutcome::MappedZero { nr_pages }));
+        }
+        let nr_pages = self.map_around(cpu, space, va, vma)?;
+        Ok(Step::Done(FaultOutcome::Mapped { nr_pages }))
     }
 
     /// Maps a zeroed 2 MiB page; false when there is no frame for it or for a table.
-    fn map_huge(&mut self, cpu: &Cpu, id: SpaceId, va: u64, prot: Prot) -> bool {
+    fn map_huge(&self, cpu: &Cpu, space: &mut Locked<'_>, va: u64, vma: &Vma) -> bool {
         let va = va / PAGEBLOCK_SIZE * PAGEBLOCK_SIZE;
-        let Some(table) = self.spaces.space(id).map(|space| space.table) else {
-            return false;
-        };
         let Ok(pfn) = self.phys.alloc_pages(cpu, Gfp::SPARE, Order::PAGEBLOCK) else {
             return false;
         };
-        let Ok(slot) = self.tables(cpu).ensure(table, va, Level::HUGE) else {
+        let Ok(slot) = self.tables(cpu).ensure(space.table, va, Level::HUGE) else {
             self.phys.put_page(cpu, pfn);
             return false;
         };
         self.frames.zero(pfn, Order::PAGEBLOCK);
-        self.set_anon(pfn, id, va);
+        let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
+        self.set_anon(pfn, AnonPlace { anon_vma, va });
         self.tables(cpu)
-            .set(slot, Entry::new(pfn, prot.leaf_bits() | Entry::HUGE));
-        self.phys.counts.nr_anon_transparent_hugepages.add(1);
-        self.count_anon(id, Order::PAGEBLOCK);
+            .set(slot, Entry::new(pfn, vma.prot.leaf_bits() | Entry::HUGE));
+        self.count_new(Order::PAGEBLOCK);
+        space.rss_pages += u64::from(Order::PAGEBLOCK.nr_pages());
         true
     }
 
     /// Maps the page and those of its neighbours that are missing and for which there is memory to spare.
-    fn map_around(&mut self, cpu: &Cpu, id: SpaceId, va: u64, vma: &Vma) -> Result<u32, FaultError> {
-        let table = self.spaces.space(id).ok_or(FaultError::UnknownSpace(id))?.table;
+    fn map_around(&self, cpu: &Cpu, space: &mut Locked<'_>, va: u64, vma: &Vma) -> Result<u32, FaultError> {
         let frame = match vma.backing {
             Backing::Physical(_) => None,
-            Backing::Anonymous(_) => {
+            Backing::Anonymous(_) | Backing::Stack { .. } => {
                 let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
                 Some(frame.map_err(|_| FaultError::OutOfMemory)?)
             }
         };
-        let Ok(wanted) = self.tables(cpu).ensure(table, va, Level::PAGE) else {
+        let Ok(wanted) = self.tables(cpu).ensure(space.table, va, Level::PAGE) else {
             if let Some(pfn) = frame {
                 self.phys.put_page(cpu, pfn);
             }
             return Err(FaultError::OutOfMemory);
         };
-        self.map_one(cpu, id, (wanted, va), vma, frame);
+        self.map_one(cpu, space, (wanted, va), vma, frame);
         let mut mapped = 1;
-        for page in self.window(va, vma) {
-            let slot = Slot {
-                index: Level::PAGE.index(page),
-                ..wanted
-            };
-            if self.frames.read(slot.table, slot.index) != 0 {
-                continue;
-            }
-            let frame = match vma.backing {
-                Backing::Physical(_) => None,
-                Backing::Anonymous(_) => match self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO) {
+        for (slot, page) in self.missing_around(wanted, va, vma) {
+            let frame = match frame {
+                None => None,
+                Some(_) => match self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO) {
                     Ok(pfn) => Some(pfn),
                     Err(_) => break,
                 },
             };
-            self.map_one(cpu, id, (slot, page), vma, frame);
+            self.map_one(cpu, space, (slot, page), vma, frame);
+            mapped += 1;
+        }
+        Ok(mapped)
+    }
+
+    /// Maps the zero page at the address and at those of its neighbours where nothing is yet.
+    fn map_zero_around(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        va: u64,
+        vma: &Vma,
+        zero_page: Pfn,
+    ) -> Result<u32, FaultError> {
+        let wanted = self.tables(cpu).ensure(space.table, va, Level::PAGE);
+        let wanted = wanted.map_err(|_| FaultError::OutOfMemory)?;
+        let bits = vma.prot.leaf_bits() & !(Entry::WRITABLE | Entry::DIRTY);
+        let entry = Entry::new(zero_page, bits | Entry::FIXED);
+        self.tables(cpu).set(wanted, entry);
+        let mut mapped = 1;
+        for (slot, _) in self.missing_around(wanted, va, vma) {
+            self.tables(cpu).set(slot, entry);
             mapped += 1;
         }
         Ok(mapped)
     }
 
     /// Fills an empty entry: with the frame, or with the physical page that the area stands for.
-    fn map_one(&mut self, cpu: &Cpu, id: SpaceId, (slot, va): (Slot, u64), vma: &Vma, frame: Option<Pfn>) {
-        let entry = match (frame, vma.backing) {
+    fn map_one(&self, cpu: &Cpu, space: &mut Locked<'_>, place: (Slot, u64), vma: &Vma, frame: Option<Pfn>) {
+        let (slot, va) = place;
+        match (frame, vma.backing) {
             (None, Backing::Physical(base)) => {
-                Entry::new(base + vma.page_offset(va), vma.prot.leaf_bits() | Entry::FIXED)
+                let entry = Entry::new(base + vma.page_offset(va), vma.prot.leaf_bits() | Entry::FIXED);
+                self.tables(cpu).set(slot, entry);
             }
-            (Some(pfn), _) => {
-                self.frames.zero(pfn, Order::ZERO);
-                self.set_anon(pfn, id, va);
-                self.count_anon(id, Order::ZERO);
-                Entry::new(pfn, vma.prot.leaf_bits())
-            }
-            (None, Backing::Anonymous(_)) => unreachable!("anonymous pages come with their frame"),
-        };
-        self.tables(cpu).set(slot, entry);
+            (Some(pfn), _) => self.map_new(cpu, space, place, vma, pfn),
+            (None, _) => unreachable!("anonymous pages come with their frame"),
+        }
     }
 
-    /// Pages around an address that may be mapped with it: aligned, within the area and within one page table.
-    fn window(&self, va: u64, vma: &Vma) -> impl Iterator<Item = u64> + use<'m, F, M> {
+    /// Maps a frame that was just allocated as a page of zeroes.
+    pub(crate) fn map_new(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        (slot, va): (Slot, u64),
+        vma: &Vma,
+        pfn: Pfn,
+    ) {
+        self.frames.zero(pfn, Order::ZERO);
+        let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
+        self.set_anon(pfn, AnonPlace { anon_vma, va });
+        self.count_new(Order::ZERO);
+        space.rss_pages += 1;
+        self.tables(cpu).set(slot, Entry::new(pfn, vma.prot.leaf_bits()));
+    }
+
+    /// The empty entries around the one in `wanted`, which is at `va`, that may be filled with it: in an aligned window, in the area, and in the
+    /// same page table.
+    fn missing_around(
+        &self,
+        wanted: Slot,
+        va: u64,
+        vma: &Vma,
+    ) -> impl Iterator<Item = (Slot, u64)> + use<'_, 'm, F, M> {
         let bytes = self.fault_around.bytes();
         let start = va / bytes * bytes;
         let window = vma
             .range
             .intersection(VaRange::between(start, start + bytes))
             .unwrap_or_default();
-        (window.start()..window.end())
-            .step_by(PAGE_BYTES)
-            .filter(move |&page| page != va)
+        let pages = (window.start()..window.end()).step_by(PAGE_BYTES);
+        let slots = pages.map(move |page| {
+            let index = Level::PAGE.index(page);
+            (Slot { index, ..wanted }, page)
+        });
+        slots.filter(|(slot, _)| self.frames.read(slot.table, slot.index) == 0)
     }
+}
 
-    fn count_anon(&mut self, id: SpaceId, order: Order) {
-        let nr_pages = u64::from(order.nr_pages());
-        self.phys.counts.nr_anon_pages.add(nr_pages);
-        if let Some(space) = self.spaces.space_mut(id) {
-            space.rss_pages += nr_pages;
-        }
+/// The area at an address; a stack above it grows.
+pub(crate) fn area_for(space: &mut Locked<'_>, va: u64) -> Result<Vma, FaultError> {
+    if space.vma_at(va).is_none() && !space.expand_stack(va) {
+        return Err(FaultError::NoArea { va });
     }
+    space.vma_at(va).copied().ok_or(FaultError::NoArea { va })
 }
 
 /// Whether a huge page may be mapped at the address: permitted, wholly inside the area, and no page table there yet.

@@ -36,7 +36,7 @@ impl Gather {
     }
 
     /// Flushes, then frees.
-    pub(crate) fn finish(&mut self, mut tables: Tables<'_, impl Frames>, mmu: &mut impl Mmu) {
+    pub(crate) fn finish(&mut self, mut tables: Tables<'_, impl Frames>, mmu: &impl Mmu) {
         if !self.flush.is_empty() {
             mmu.flush(&self.flush);
             self.flush = FlushBatch::new();

@@ -5,7 +5,8 @@ use core::fmt;
 use guest_sync::Cpu;
 
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
-use crate::mm::{Backing, HugeAdvice, Mm, Prot, Vma};
+use crate::mm::huge::{SplitError, ToSplit};
+use crate::mm::{AddressSpace, Backing, HugeAdvice, Locked, Mm, Prot, Vma};
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
 
@@ -61,8 +62,17 @@ pub enum MmapError {
         /// Who pinned it.
         holder: &'static str,
     },
-    /// Pages of the space are being migrated: try again when the batch is finished.
+    /// Pages of the space are being migrated: try again after [`Mm::until_settled`].
     Migrating(SpaceId),
+}
+
+/// What a program says about its use of a range (`madvise`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Advice {
+    /// `MADV_DONTNEED`: its pages may go; what is read there next is zero.
+    DontNeed,
+    /// `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`: what faults map from now on.
+    Huge(HugeAdvice),
 }
 
 impl fmt::Display for MmapError {
@@ -87,8 +97,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ///
     /// # Errors
     /// When the request names no possible range, or there is no room for it.
-    pub fn mmap(&mut self, id: SpaceId, request: &MapRequest) -> Result<u64, MmapError> {
-        let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
+    pub fn mmap(&self, id: SpaceId, request: &MapRequest) -> Result<u64, MmapError> {
+        let found = self.spaces.find(id).ok_or(MmapError::UnknownSpace(id))?;
+        let mut space = found.lock();
+        if space.has_ended {
+            return Err(MmapError::UnknownSpace(id));
+        }
         let bad = |va| MmapError::BadRange { va, len: request.len };
         let size = VaRange::new(0, request.len).ok_or(bad(0))?.bytes();
         if let Backing::Physical(base) = request.backing {
@@ -114,6 +128,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             range,
             prot: request.prot,
             backing: request.backing,
+            anon_vma: None,
         });
         Ok(range.start())
     }
@@ -122,12 +137,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ///
     /// # Errors
     /// When the range is none of user pages, a huge page at a border cannot be split, or a migration is under way.
-    pub fn munmap(&mut self, cpu: &Cpu, id: SpaceId, va: u64, len: u64) -> Result<(), MmapError> {
-        let range = self.begin_change(cpu, id, va, len)?;
-        let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
+    pub fn munmap(&self, cpu: &Cpu, id: SpaceId, va: u64, len: u64) -> Result<(), MmapError> {
+        let found = self.spaces.find(id).ok_or(MmapError::UnknownSpace(id))?;
+        let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
+        let mut space = self.begin_change(cpu, &found, range)?;
         for part in space.cut(range) {
-            self.zap(cpu, id, part.range);
+            self.zap(cpu, &mut space, part.range);
         }
+        space.leave_anon_vmas(&self.anon_vmas);
         Ok(())
     }
 
@@ -135,23 +152,18 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ///
     /// # Errors
     /// As [`Mm::munmap`].
-    pub fn mprotect(
-        &mut self,
-        cpu: &Cpu,
-        id: SpaceId,
-        va: u64,
-        len: u64,
-        prot: Prot,
-    ) -> Result<(), MmapError> {
-        let range = self.begin_change(cpu, id, va, len)?;
-        let space = self.spaces.space_mut(id).ok_or(MmapError::UnknownSpace(id))?;
+    pub fn mprotect(&self, cpu: &Cpu, id: SpaceId, va: u64, len: u64, prot: Prot) -> Result<(), MmapError> {
+        let found = self.spaces.find(id).ok_or(MmapError::UnknownSpace(id))?;
+        let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
+        let mut space = self.begin_change(cpu, &found, range)?;
         let parts = space.cut(range);
         for part in &parts {
             space.insert(Vma { prot, ..*part });
         }
+        space.leave_anon_vmas(&self.anon_vmas);
         let mut flush = FlushBatch::new();
         for part in parts {
-            self.protect_range(cpu, id, part.range, prot, &mut flush);
+            self.protect_range(cpu, &space, part.range, prot, &mut flush);
         }
         if !flush.is_empty() {
             self.mmu.flush(&flush);
@@ -159,25 +171,88 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         Ok(())
     }
 
-    /// Everything about a change of a range that can fail.
-    fn begin_change(&mut self, cpu: &Cpu, id: SpaceId, va: u64, len: u64) -> Result<VaRange, MmapError> {
+    /// Takes advice on the anonymous memory in a range; whatever else is in it stays as it is.
+    ///
+    /// # Errors
+    /// As [`Mm::munmap`].
+    pub fn madvise(
+        &self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        len: u64,
+        advice: Advice,
+    ) -> Result<(), MmapError> {
+        let found = self.spaces.find(id).ok_or(MmapError::UnknownSpace(id))?;
         let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
-        let space = self.spaces.space(id).ok_or(MmapError::UnknownSpace(id))?;
-        if space.migrating > 0 {
-            return Err(MmapError::Migrating(id));
+        let mut space = self.begin_change(cpu, &found, range)?;
+        let parts = space.cut(range);
+        for part in &parts {
+            let backing = match (advice, part.backing) {
+                (Advice::Huge(advice), Backing::Anonymous(_)) => Backing::Anonymous(advice),
+                (_, backing) => backing,
+            };
+            space.insert(Vma { backing, ..*part });
         }
-        self.split_across(cpu, id, range.start())?;
-        self.split_across(cpu, id, range.end())?;
-        Ok(range)
+        space.leave_anon_vmas(&self.anon_vmas);
+        for part in parts {
+            if advice == Advice::DontNeed && part.backing.is_anonymous() {
+                self.zap(cpu, &mut space, part.range);
+            }
+        }
+        Ok(())
     }
 
-    fn protect_range(&mut self, cpu: &Cpu, id: SpaceId, range: VaRange, prot: Prot, flush: &mut FlushBatch) {
-        let Some(table) = self.spaces.space(id).map(|space| space.table) else {
-            return;
-        };
+    /// Everything about a change of a range that can fail; the address space is locked then, and no huge page crosses the
+    /// range's borders.
+    pub(crate) fn begin_change<'a>(
+        &self,
+        cpu: &Cpu,
+        found: &'a AddressSpace,
+        range: VaRange,
+    ) -> Result<Locked<'a>, MmapError> {
+        loop {
+            let space = found.lock();
+            if space.has_ended {
+                return Err(MmapError::UnknownSpace(space.id()));
+            }
+            if space.migrating > 0 {
+                return Err(MmapError::Migrating(space.id()));
+            }
+            let ends = [range.start(), range.end()];
+            let Some(page) = ends.into_iter().find_map(|va| self.huge_across(&space, va)) else {
+                return Ok(space);
+            };
+            drop(space);
+            self.split_page(cpu, page).map_err(|error| match error {
+                SplitError::NoMemory => MmapError::NoMemory,
+                SplitError::Pinned { holder } => MmapError::Pinned { holder },
+                SplitError::Busy(_) => MmapError::Migrating(found.id()),
+            })?;
+        }
+    }
+
+    /// The huge page that an address lies inside of, unless the address is its first.
+    fn huge_across(&self, space: &Locked<'_>, va: u64) -> Option<ToSplit> {
+        if va.is_multiple_of(PAGEBLOCK_SIZE) {
+            return None;
+        }
+        let found = space.table.find(&self.frames, va);
+        let crosses = found.level == Level::HUGE && found.is_owned_leaf();
+        crosses.then(|| self.to_split(found.entry.pfn()))
+    }
+
+    fn protect_range(
+        &self,
+        cpu: &Cpu,
+        space: &Locked<'_>,
+        range: VaRange,
+        prot: Prot,
+        flush: &mut FlushBatch,
+    ) {
         let mut va = range.start();
         while va < range.end() {
-            let found = table.find(&self.frames, va);
+            let found = space.table.find(&self.frames, va);
             let end = if found.level == Level::PAGE {
                 (va / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE
             } else {
@@ -191,27 +266,37 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     index: found.level.index(page),
                     ..found.slot
                 };
-                let old = Entry::from_bits(self.frames.read(slot.table, slot.index));
-                if old.is_present() {
-                    let kept = Prot::LEAF_RIGHTS;
-                    let rights = old.without(kept).with(prot.leaf_bits() & kept);
-                    let now = self.tables(cpu).set(slot, rights);
-                    // A dirty bit that hardware set after the read must survive.
-                    let late = now.bits() & (Entry::ACCESSED | Entry::DIRTY) & !rights.bits();
-                    if late != 0 {
-                        self.tables(cpu).set(slot, rights.with(late));
-                    }
-                    let nr_pages = leaf_bytes / PAGE_SIZE;
+                if self.protect_leaf(cpu, slot, prot) {
                     flush.add(Flush {
-                        space: id,
-                        root: table.root,
+                        space: space.id(),
+                        root: space.table.root,
                         va: page,
-                        nr_pages,
+                        nr_pages: leaf_bytes / PAGE_SIZE,
                     });
                 }
                 page += leaf_bytes;
             }
             va = end;
         }
+    }
+
+    /// Gives an entry the rights of its area, but for the right to write to what others see too. False where nothing is.
+    fn protect_leaf(&self, cpu: &Cpu, slot: Slot, prot: Prot) -> bool {
+        let old = Entry::from_bits(self.frames.read(slot.table, slot.index));
+        if !old.is_present() {
+            return false;
+        }
+        let kept = Prot::LEAF_RIGHTS;
+        let is_shared =
+            self.is_zero_page(old) || !old.has(Entry::FIXED) && self.mapped_page(old.pfn()).mapcount() > 1;
+        let withheld = if is_shared { Entry::WRITABLE } else { 0 };
+        let rights = old.without(kept).with(prot.leaf_bits() & kept & !withheld);
+        let now = self.tables(cpu).set(slot, rights);
+        // A dirty bit that hardware set after the read must survive.
+        let late = now.bits() & (Entry::ACCESSED | Entry::DIRTY) & !rights.bits();
+        if late != 0 {
+            self.tables(cpu).set(slot, rights.with(late));
+        }
+        true
     }
 }

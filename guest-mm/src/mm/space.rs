@@ -1,14 +1,17 @@
-//! An address space (Linux `mm_struct`): its areas and its page tables.
+//! An address space (Linux `mm_struct`): its areas and its page tables, behind one lock.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::num::NonZeroU32;
+use core::ops::{Deref, DerefMut, Range};
+
+use guest_sync::{SpinGuard, SpinLock};
 
 use crate::frames::SpaceId;
-use crate::mm::Vma;
+use crate::mm::anon::{AnonVmaId, AnonVmas};
+use crate::mm::{Backing, Vma};
 use crate::pagetable::{PageTable, VaRange};
-use crate::pfn::PAGE_SIZE;
+use crate::pfn::{PAGE_SIZE, Pfn};
+use crate::wait::WaitQueue;
 
 /// Lowest address of user memory: the first 64 KiB stay unmapped, so that a null pointer with an offset faults.
 pub const USER_START: u64 = 0x1_0000;
@@ -19,7 +22,15 @@ const MMAP_BASE: u64 = 1 << 32;
 /// Areas and tables of one program.
 #[derive(Debug)]
 pub struct AddressSpace {
-    pub(crate) table: PageTable,
+    table: PageTable,
+    state: SpinLock<SpaceState>,
+    /// Those who wait until there are no migration entries.
+    pub(crate) settling: WaitQueue,
+}
+
+/// What the lock of an address space guards.
+#[derive(Debug)]
+pub(crate) struct SpaceState {
     /// Areas by their first address; they do not overlap, and neighbours that could be one are one.
     pub(crate) vmas: BTreeMap<u64, Vma>,
     /// Addresses in user memory that belong to the kernel.
@@ -28,34 +39,140 @@ pub struct AddressSpace {
     pub(crate) rss_pages: u64,
     /// Migration entries in the tables.
     pub(crate) migrating: u32,
+    /// The heap that `brk` moves the end of; empty at first.
+    pub(crate) heap: Range<u64>,
+    /// Areas with each `anon_vma`.
+    pub(crate) anon_vmas: BTreeMap<AnonVmaId, u32>,
     /// Where the search for room goes on.
     next_place: u64,
+    /// It is being taken down: nothing may be added.
+    pub(crate) has_ended: bool,
+}
+
+/// An address space with its lock taken.
+pub(crate) struct Locked<'a> {
+    pub(crate) table: PageTable,
+    pub(crate) settling: &'a WaitQueue,
+    state: SpinGuard<'a, SpaceState>,
 }
 
 impl AddressSpace {
     pub(crate) fn new(table: PageTable) -> Self {
         Self {
             table,
-            vmas: BTreeMap::new(),
-            fixed: Vec::new(),
-            rss_pages: 0,
-            migrating: 0,
-            next_place: MMAP_BASE,
+            state: SpinLock::new(SpaceState {
+                vmas: BTreeMap::new(),
+                fixed: Vec::new(),
+                rss_pages: 0,
+                migrating: 0,
+                heap: 0..0,
+                anon_vmas: BTreeMap::new(),
+                next_place: MMAP_BASE,
+                has_ended: false,
+            }),
+            settling: WaitQueue::new(),
         }
     }
 
+    /// Its number.
+    pub const fn id(&self) -> SpaceId {
+        self.table.space
+    }
+
     /// The frame of the root table, for CR3.
-    pub const fn root(&self) -> crate::Pfn {
+    pub const fn root(&self) -> Pfn {
         self.table.root
     }
 
-    /// Anonymous frames mapped; a huge page counts 512.
-    pub const fn rss_pages(&self) -> u64 {
-        self.rss_pages
+    /// Anonymous frames mapped; a huge page counts 512, a shared page in each address space that maps it.
+    pub fn rss_pages(&self) -> u64 {
+        self.state.lock().rss_pages
     }
 
+    /// The areas, lowest address first.
+    pub fn vmas(&self) -> impl Iterator<Item = Vma> {
+        let vmas: Vec<Vma> = self.state.lock().vmas.values().copied().collect();
+        vmas.into_iter()
+    }
+
+    /// The area that contains the address.
+    pub fn vma_at(&self, va: u64) -> Option<Vma> {
+        self.state.lock().vma_at(va).copied()
+    }
+
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked {
+            table: self.table,
+            settling: &self.settling,
+            state: self.state.lock(),
+        }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = SpaceState;
+
+    fn deref(&self) -> &SpaceState {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut SpaceState {
+        &mut self.state
+    }
+}
+
+impl Locked<'_> {
+    /// Its number.
+    pub(crate) const fn id(&self) -> SpaceId {
+        self.table.space
+    }
+
+    /// One migration entry less.
+    pub(crate) fn settle_one(&mut self) {
+        self.migrating -= 1;
+        if self.migrating == 0 {
+            self.settling.wake_all();
+        }
+    }
+
+    /// The `anon_vma` of the area at an address: the one it has, or that of a neighbour it could be joined with later
+    /// (Linux `find_mergeable_anon_vma`), or a new one.
+    pub(crate) fn anon_vma_at(&mut self, va: u64, all: &AnonVmas) -> AnonVmaId {
+        let id = self.id();
+        let vma = *self.vma_at(va).expect("a page is mapped inside an area");
+        if let Some(anon_vma) = vma.anon_vma {
+            return anon_vma;
+        }
+        let below = self.vmas.range(..vma.range.start()).next_back();
+        let below = below.filter(|(_, below)| below.range.end() == vma.range.start());
+        let above = self.vmas.get(&vma.range.end());
+        let neighbours = [below.map(|(_, below)| below), above].into_iter().flatten();
+        let known = neighbours.filter_map(|neighbour| neighbour.anon_vma).next();
+        let anon_vma = known.unwrap_or_else(|| all.create(id));
+        *self.anon_vmas.entry(anon_vma).or_insert(0) += 1;
+        if let Some(vma) = self.vmas.get_mut(&vma.range.start()) {
+            vma.anon_vma = Some(anon_vma);
+        }
+        anon_vma
+    }
+
+    /// Leaves each `anon_vma` that no area has any more; at the end of whatever takes areas away.
+    pub(crate) fn leave_anon_vmas(&mut self, all: &AnonVmas) {
+        let id = self.id();
+        self.anon_vmas.retain(|&anon_vma, nr_areas| {
+            if *nr_areas == 0 {
+                all.leave(anon_vma, id);
+            }
+            *nr_areas > 0
+        });
+    }
+}
+
+impl SpaceState {
     /// The area that contains the address, or the first one after it (Linux `find_vma`).
-    pub fn find_vma(&self, va: u64) -> Option<&Vma> {
+    pub(crate) fn find_vma(&self, va: u64) -> Option<&Vma> {
         let below = self.vmas.range(..=va).next_back().map(|(_, vma)| vma);
         below
             .filter(|vma| vma.range.contains(va))
@@ -63,13 +180,8 @@ impl AddressSpace {
     }
 
     /// The area that contains the address.
-    pub fn vma_at(&self, va: u64) -> Option<&Vma> {
+    pub(crate) fn vma_at(&self, va: u64) -> Option<&Vma> {
         self.find_vma(va).filter(|vma| vma.range.contains(va))
-    }
-
-    /// The areas, lowest address first.
-    pub fn vmas(&self) -> impl Iterator<Item = &Vma> {
-        self.vmas.values()
     }
 
     /// Whether nothing is in the range.
@@ -79,6 +191,29 @@ impl AddressSpace {
             && self
                 .find_vma(range.start())
                 .is_none_or(|vma| vma.range.start() >= range.end())
+    }
+
+    /// Lets the stack above an address grow down to it (Linux `expand_stack`). False when what is above is no stack, or
+    /// it would become too large or come too near to what is below.
+    pub(crate) fn expand_stack(&mut self, va: u64) -> bool {
+        let Some(stack) = self.find_vma(va).copied() else {
+            return false;
+        };
+        let Backing::Stack { most_bytes } = stack.backing else {
+            return false;
+        };
+        let start = va / PAGE_SIZE * PAGE_SIZE;
+        let Some(guard) = start.checked_sub(STACK_GUARD) else {
+            return false;
+        };
+        let is_free = self.is_free(VaRange::between(guard, stack.range.start()));
+        if !is_free || stack.range.end() - start > most_bytes {
+            return false;
+        }
+        self.vmas.remove(&stack.range.start());
+        let range = VaRange::between(start, stack.range.end());
+        self.vmas.insert(start, Vma { range, ..stack });
+        true
     }
 
     /// A free place for `bytes`, aligned to `align`: after the last one, or else from the bottom.
@@ -109,20 +244,24 @@ impl AddressSpace {
         }
     }
 
-    /// Adds an area where nothing is, joined with its neighbours where possible.
+    /// Adds an area where nothing is, joined with its neighbours where possible. An `anon_vma` that it has is one that
+    /// the address space is a member of.
     pub(crate) fn insert(&mut self, mut vma: Vma) {
-        if let Some((&start, below)) = self.vmas.range(..vma.range.start()).next_back()
+        if let Some((_, below)) = self.vmas.range(..vma.range.start()).next_back()
             && let Some(joined) = below.joined(&vma)
         {
-            self.vmas.remove(&start);
+            let below = *below;
+            self.remove(&below);
             vma = joined;
         }
         if let Some(above) = self.vmas.get(&vma.range.end())
             && let Some(joined) = vma.joined(above)
         {
-            self.vmas.remove(&vma.range.end());
+            let above = *above;
+            self.remove(&above);
             vma = joined;
         }
+        self.count_area(vma.anon_vma, 1);
         self.vmas.insert(vma.range.start(), vma);
     }
 
@@ -133,13 +272,14 @@ impl AddressSpace {
             .find_vma(range.start())
             .filter(|vma| vma.range.start() < range.end())
         {
-            self.vmas.remove(&vma.range.start());
+            self.remove(&vma);
             for rest in [
                 VaRange::between(vma.range.start(), range.start()),
                 VaRange::between(range.end(), vma.range.end()),
             ] {
                 if rest.start() < rest.end() {
                     let part = vma.part(rest);
+                    self.count_area(part.anon_vma, 1);
                     self.vmas.insert(part.range.start(), part);
                 }
             }
@@ -147,55 +287,24 @@ impl AddressSpace {
         }
         parts
     }
-}
 
-/// All address spaces by number.
-#[derive(Debug, Default)]
-pub(crate) struct Spaces {
-    places: Vec<Option<Box<AddressSpace>>>,
-}
-
-impl Spaces {
-    /// The address space, if it exists.
-    pub(crate) fn space(&self, id: SpaceId) -> Option<&AddressSpace> {
-        self.places.get(place(id))?.as_deref()
+    fn remove(&mut self, vma: &Vma) {
+        self.vmas.remove(&vma.range.start());
+        self.count_area(vma.anon_vma, -1);
     }
 
-    pub(crate) fn space_mut(&mut self, id: SpaceId) -> Option<&mut AddressSpace> {
-        self.places.get_mut(place(id))?.as_deref_mut()
-    }
-
-    /// The number that the next space gets.
-    pub(crate) fn vacant(&mut self) -> SpaceId {
-        let free = self.places.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
-        });
-        let number = u32::try_from(free + 1).ok().and_then(NonZeroU32::new);
-        SpaceId(number.expect("every space holds a frame of its own, and frames are counted in 32 bits"))
-    }
-
-    pub(crate) fn insert(&mut self, space: AddressSpace) {
-        let id = space.table.space;
-        self.places[place(id)] = Some(Box::new(space));
-    }
-
-    pub(crate) fn remove(&mut self, id: SpaceId) -> Option<Box<AddressSpace>> {
-        self.places.get_mut(place(id))?.take()
-    }
-
-    /// Numbers of all address spaces.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = SpaceId> {
-        self.places.iter().flatten().map(|space| space.table.space)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &AddressSpace> {
-        self.places.iter().flatten().map(|space| &**space)
+    /// One area more or less with an `anon_vma`. At 0 the membership stays until [`Locked::leave_anon_vmas`]: an area that
+    /// changes its rights is taken out and put back.
+    fn count_area(&mut self, anon_vma: Option<AnonVmaId>, change: i32) {
+        let Some(anon_vma) = anon_vma else {
+            return;
+        };
+        let nr_areas = self.anon_vmas.entry(anon_vma).or_insert(0);
+        *nr_areas = nr_areas.saturating_add_signed(change);
     }
 }
 
-const fn place(id: SpaceId) -> usize {
-    id.number() as usize - 1
-}
+/// Kept free below a stack that grows, so that running over its end is noticed (Linux `stack_guard_gap`, 256 pages).
+const STACK_GUARD: u64 = 256 * PAGE_SIZE;
 
 const _: () = assert!(USER_START.is_multiple_of(PAGE_SIZE));

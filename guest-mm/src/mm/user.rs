@@ -5,9 +5,11 @@ use core::fmt;
 use guest_sync::Cpu;
 
 use crate::frames::{Frames, Mmu, SpaceId};
-use crate::mm::{Backing, FaultError, FaultOutcome, Mm};
-use crate::pagetable::{Access, VaRange};
+use crate::mm::fault::{Step, Want, area_for};
+use crate::mm::{Backing, FaultError, FaultOutcome, Mm, PageWait, Vma};
+use crate::pagetable::{Access, Found, VaRange};
 use crate::pfn::{PAGE_SIZE, Pfn};
+use crate::phys::{Pin, PinError};
 
 /// Why a copy stopped. What came before the address was copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,10 +21,12 @@ pub enum CopyError {
         /// As a fault at that address would report.
         error: FaultError,
     },
-    /// The page is being migrated: go on when the batch is finished.
-    Migrating {
+    /// Somebody has the page lock: go on after [`Mm::until_unlocked`].
+    Locked {
         /// Address of the page.
         va: u64,
+        /// What to wait for.
+        page: PageWait,
     },
 }
 
@@ -30,7 +34,7 @@ impl fmt::Display for CopyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault { va, error } => write!(f, "copy stopped at {va:#x}: {error}"),
-            Self::Migrating { va } => write!(f, "copy stopped at {va:#x}: the page is being migrated"),
+            Self::Locked { va, .. } => write!(f, "copy stopped at {va:#x}: the page is being moved"),
         }
     }
 }
@@ -48,18 +52,31 @@ enum Rights {
     Map,
 }
 
+impl Rights {
+    /// What of the program's is changed.
+    const fn want(self) -> Want {
+        match self {
+            Self::Program(Access::Read | Access::Execute) => Want::Look,
+            Self::Program(Access::Write) | Self::Kernel | Self::Map => Want::Own,
+        }
+    }
+}
+
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Copies out of a program's memory what the program itself could read.
     ///
     /// # Errors
     /// Where the program's own access would fail.
-    pub fn read_user(&mut self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &mut [u8]) -> Result<(), CopyError> {
+    pub fn read_user(&self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &mut [u8]) -> Result<(), CopyError> {
+        let rights = Rights::Program(Access::Read);
         let mut done = 0;
         while done < bytes.len() {
-            let (pfn, offset, len) =
-                self.chunk(cpu, id, (va, done, bytes.len()), Rights::Program(Access::Read))?;
-            self.frames.read_bytes(pfn, offset, &mut bytes[done..done + len]);
-            done += len;
+            let piece = piece(va, done, bytes.len());
+            let part = &mut bytes[done..done + piece.len];
+            self.with_page(cpu, id, piece.va, rights, |frames, pfn| {
+                frames.read_bytes(pfn, piece.offset, part);
+            })?;
+            done += piece.len;
         }
         Ok(())
     }
@@ -68,7 +85,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ///
     /// # Errors
     /// Where the program's own access would fail.
-    pub fn write_user(&mut self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
+    pub fn write_user(&self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
         self.write_with(cpu, id, va, bytes, Rights::Program(Access::Write))
     }
 
@@ -76,26 +93,50 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ///
     /// # Errors
     /// Where there is no area, or no memory.
-    pub fn load(&mut self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
+    pub fn load(&self, cpu: &Cpu, id: SpaceId, va: u64, bytes: &[u8]) -> Result<(), CopyError> {
         self.write_with(cpu, id, va, bytes, Rights::Kernel)
     }
 
-    /// Maps all pages of a range ahead of their use (`MAP_POPULATE`).
+    /// Maps all pages of a range ahead of their use (`MAP_POPULATE`), each one of the program's own.
     ///
     /// # Errors
     /// Where there is no area, or no memory. Pages before that remain mapped.
-    pub fn populate(&mut self, cpu: &Cpu, id: SpaceId, range: VaRange) -> Result<(), CopyError> {
+    pub fn populate(&self, cpu: &Cpu, id: SpaceId, range: VaRange) -> Result<(), CopyError> {
         let mut va = range.start();
         while va < range.end() {
-            self.page_at(cpu, id, va, Rights::Map)?;
-            let table = self.spaces.space(id).map(|space| space.table);
-            va = table.map_or(range.end(), |table| table.find(&self.frames, va).end_of(va));
+            let mut next = range.end();
+            self.with_entry(cpu, id, va, Rights::Map, |_, found| next = found.end_of(va))?;
+            va = next;
         }
         Ok(())
     }
 
+    /// Pins the page at an address, which becomes the program's own first: what its holder puts there the program sees,
+    /// whatever forks come.
+    ///
+    /// # Errors
+    /// Where the program's own store would fail, or the page is just being moved.
+    pub fn pin_user(&self, cpu: &Cpu, id: SpaceId, va: u64, holder: &'static str) -> Result<Pin, CopyError> {
+        let mut pin = None;
+        self.with_page(cpu, id, va, Rights::Program(Access::Write), |_, pfn| {
+            pin = Some(self.phys.pin(pfn, holder));
+        })?;
+        match pin {
+            Some(Ok(pin)) => Ok(pin),
+            Some(Err(PinError::Migrating(pfn))) => {
+                let head = self.phys.table.head_of(pfn).unwrap_or(pfn);
+                let page = PageWait(head);
+                Err(CopyError::Locked { va, page })
+            }
+            Some(Err(PinError::NotAnonymous(_))) | None => {
+                let error = FaultError::NoArea { va };
+                Err(CopyError::Fault { va, error })
+            }
+        }
+    }
+
     fn write_with(
-        &mut self,
+        &self,
         cpu: &Cpu,
         id: SpaceId,
         va: u64,
@@ -104,60 +145,105 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Result<(), CopyError> {
         let mut done = 0;
         while done < bytes.len() {
-            let (pfn, offset, len) = self.chunk(cpu, id, (va, done, bytes.len()), rights)?;
-            self.frames.write_bytes(pfn, offset, &bytes[done..done + len]);
-            done += len;
+            let piece = piece(va, done, bytes.len());
+            let part = &bytes[done..done + piece.len];
+            self.with_page(cpu, id, piece.va, rights, |frames, pfn| {
+                frames.write_bytes(pfn, piece.offset, part);
+            })?;
+            done += piece.len;
         }
         Ok(())
     }
 
-    /// Frame, offset in it and length of the piece of a copy that starts `done` bytes after `va`.
-    fn chunk(
-        &mut self,
+    /// Does something with the frame behind an address, brought in if it is missing.
+    fn with_page(
+        &self,
         cpu: &Cpu,
         id: SpaceId,
-        (va, done, total): (u64, usize, usize),
+        va: u64,
         rights: Rights,
-    ) -> Result<(Pfn, usize, usize), CopyError> {
-        // Wrapping leads to an address without an area, like any other that is out of bounds.
-        let va = va.wrapping_add(done as u64);
-        let pfn = self.page_at(cpu, id, va, rights)?;
-        #[expect(clippy::cast_possible_truncation, reason = "below the size of a page")]
-        let (offset, room) = ((va % PAGE_SIZE) as usize, (PAGE_SIZE - va % PAGE_SIZE) as usize);
-        Ok((pfn, offset, room.min(total - done)))
+        mut work: impl FnMut(&F, Pfn),
+    ) -> Result<(), CopyError> {
+        self.with_entry(cpu, id, va, rights, |frames, found| {
+            let page = (va - found.start_of(va)) / PAGE_SIZE;
+            let page = u32::try_from(page).expect("a leaf maps at most 512 pages");
+            work(frames, found.entry.pfn() + page);
+        })
     }
 
-    /// The frame behind an address, brought in if it is missing.
-    fn page_at(&mut self, cpu: &Cpu, id: SpaceId, va: u64, rights: Rights) -> Result<Pfn, CopyError> {
+    /// Does something with the entry for an address, which maps a page by then, while the address space is locked.
+    fn with_entry(
+        &self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        rights: Rights,
+        mut work: impl FnMut(&F, &Found),
+    ) -> Result<(), CopyError> {
         let fault = |error| CopyError::Fault { va, error };
-        let space = self.spaces.space(id).ok_or(fault(FaultError::UnknownSpace(id)))?;
-        let vma = *space.vma_at(va).ok_or(fault(FaultError::NoArea { va }))?;
-        let table = space.table;
-        let permitted = match (rights, vma.backing) {
-            (Rights::Map, _) => true,
-            // There need not be memory behind a physical area, and the kernel must not touch what is not there.
-            (_, Backing::Physical(_)) => false,
-            (Rights::Program(access), _) => vma.prot.permits(access),
-            (Rights::Kernel, _) => true,
-        };
-        if !permitted {
-            let access = if let Rights::Program(access) = rights {
-                access
-            } else {
-                Access::Write
+        let unknown = fault(FaultError::UnknownSpace(id));
+        let space = self.spaces.find(id).ok_or(unknown)?;
+        loop {
+            let mut space = space.lock();
+            let vma = area_for(&mut space, va).map_err(fault)?;
+            permit(rights, &vma, va).map_err(fault)?;
+            let found = space.table.find(&self.frames, va);
+            let is_there = found.entry.is_present() && rights.want() == Want::Look;
+            let step = match is_there {
+                true => Step::Done(FaultOutcome::AlreadyMapped),
+                false => self
+                    .fault_in(cpu, &mut space, va, &vma, rights.want())
+                    .map_err(fault)?,
             };
-            return Err(fault(FaultError::Protection { va, access }));
+            match step {
+                Step::Done(FaultOutcome::Locked(page)) => return Err(CopyError::Locked { va, page }),
+                Step::Done(_) => {
+                    work(&self.frames, &space.table.find(&self.frames, va));
+                    return Ok(());
+                }
+                Step::Split(page) => {
+                    drop(space);
+                    if let Some(page) = self.split_for_fault(cpu, page).map_err(fault)? {
+                        return Err(CopyError::Locked { va, page });
+                    }
+                }
+            }
         }
-        let mut found = table.find(&self.frames, va);
-        if found.entry.is_empty() {
-            let outcome = self.fault_in(cpu, id, va, &vma).map_err(fault)?;
-            debug_assert_ne!(outcome, FaultOutcome::AlreadyMapped);
-            found = table.find(&self.frames, va);
-        }
-        if found.entry.is_migration() {
-            return Err(CopyError::Migrating { va });
-        }
-        let page = (va - found.start_of(va)) / PAGE_SIZE;
-        Ok(found.entry.pfn() + u32::try_from(page).expect("a leaf maps at most 512 pages"))
     }
+}
+
+fn permit(rights: Rights, vma: &Vma, va: u64) -> Result<(), FaultError> {
+    let permitted = match (rights, vma.backing) {
+        (Rights::Map, _) => true,
+        // There need not be memory behind a physical area, and the kernel must not touch what is not there.
+        (_, Backing::Physical(_)) => false,
+        (Rights::Program(access), _) => vma.prot.permits(access),
+        (Rights::Kernel, _) => true,
+    };
+    if permitted {
+        return Ok(());
+    }
+    let access = match rights {
+        Rights::Program(access) => access,
+        Rights::Kernel | Rights::Map => Access::Write,
+    };
+    Err(FaultError::Protection { va, access })
+}
+
+/// A piece of a copy within one frame.
+struct Piece {
+    va: u64,
+    /// In the frame.
+    offset: usize,
+    len: usize,
+}
+
+/// The piece that starts `done` bytes after `va` of `total`.
+fn piece(va: u64, done: usize, total: usize) -> Piece {
+    // Wrapping leads to an address without an area, like any other that is out of bounds.
+    let va = va.wrapping_add(done as u64);
+    #[expect(clippy::cast_possible_truncation, reason = "below the size of a page")]
+    let (offset, room) = ((va % PAGE_SIZE) as usize, (PAGE_SIZE - va % PAGE_SIZE) as usize);
+    let len = room.min(total - done);
+    Piece { va, offset, len }
 }

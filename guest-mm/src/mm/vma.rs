@@ -1,5 +1,6 @@
 //! Areas of an address space (Linux `vm_area_struct`): what may be there, before anything is.
 
+use crate::mm::AnonVmaId;
 use crate::pagetable::{Access, Entry, VaRange};
 use crate::pfn::{PAGE_SHIFT, Pfn};
 
@@ -74,8 +75,20 @@ pub enum HugeAdvice {
 pub enum Backing {
     /// Zeroes at first, in memory of its own.
     Anonymous(HugeAdvice),
+    /// The same, growing down when something below it is touched, to so many bytes in all.
+    Stack {
+        /// Most bytes.
+        most_bytes: u64,
+    },
     /// Physical memory from a frame on, as `/dev/mem`: neither counted nor owned, and there need not be any.
     Physical(Pfn),
+}
+
+impl Backing {
+    /// Whether pages of it are the program's own.
+    pub const fn is_anonymous(self) -> bool {
+        matches!(self, Self::Anonymous(_) | Self::Stack { .. })
+    }
 }
 
 /// One area: addresses with the same rights and backing.
@@ -87,6 +100,8 @@ pub struct Vma {
     pub prot: Prot,
     /// What is there.
     pub backing: Backing,
+    /// Leads from its anonymous pages to all who map them; it has none before it has such a page.
+    pub anon_vma: Option<AnonVmaId>,
 }
 
 impl Vma {
@@ -95,7 +110,7 @@ impl Vma {
         let range = self.range.intersection(range).unwrap_or(self.range);
         let backing = match self.backing {
             Backing::Physical(base) => Backing::Physical(base + self.page_offset(range.start())),
-            anonymous @ Backing::Anonymous(_) => anonymous,
+            anonymous => anonymous,
         };
         Self {
             range,
@@ -112,8 +127,14 @@ impl Vma {
             }
             (mine, other) => mine == other,
         };
-        (self.range.end() == next.range.start() && self.prot == next.prot && continues).then(|| Self {
+        let kin = match (self.anon_vma, next.anon_vma) {
+            (Some(mine), Some(other)) => mine == other,
+            _ => true,
+        };
+        let alike = self.prot == next.prot && continues && kin;
+        (self.range.end() == next.range.start() && alike).then(|| Self {
             range: VaRange::between(self.range.start(), next.range.end()),
+            anon_vma: self.anon_vma.or(next.anon_vma),
             ..*self
         })
     }

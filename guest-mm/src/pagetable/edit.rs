@@ -136,25 +136,17 @@ impl<'a, F: Frames> Tables<'a, F> {
         emptied
     }
 
-    /// Replaces a huge leaf, or a migration entry for one, by a table of 512 leaves with the same rights.
-    /// `table` is a frame from [`Tables::new_table`]. The caller flushes.
-    pub(crate) fn split_leaf(&mut self, slot: Slot, table: Pfn) {
-        let huge = Entry::from_bits(self.frames.read(slot.table, slot.index));
+    /// Replaces the migration entry for a huge leaf by a table of 512 leaves with the same rights. `table` is a frame from
+    /// [`Tables::new_table`].
+    pub(crate) fn split_leaf(&mut self, slot: Slot, huge: Entry, table: Pfn) {
         let leaf = huge.without(Entry::HUGE);
         for page in 0..PAGEBLOCK_NR_PAGES {
             self.frames
                 .write(table, page as usize, leaf.with_pfn(huge.pfn() + page).bits());
         }
         self.page(table).set_private(PAGEBLOCK_NR_PAGES);
-        // Hardware may have set the dirty bit since the read above.
-        let last = self.set(slot, table_entry(table));
-        if last.has(Entry::DIRTY) && !huge.has(Entry::DIRTY) {
-            for page in 0..PAGEBLOCK_NR_PAGES {
-                let entry = Entry::from_bits(self.frames.read(table, page as usize));
-                self.frames
-                    .write(table, page as usize, entry.with(Entry::DIRTY).bits());
-            }
-        }
+        let old = self.set(slot, table_entry(table));
+        debug_assert!(old.is_migration());
     }
 
     /// The entry that leads to `child` on the way to an address.

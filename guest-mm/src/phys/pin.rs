@@ -84,6 +84,11 @@ impl PhysicalMemory<'_> {
         if !page.try_reference() {
             return Err(not_anonymous);
         }
+        // Whoever took the lock meanwhile may not have seen the reference.
+        if page.flags().has(PageFlags::LOCKED) {
+            page.drop_reference();
+            return Err(PinError::Migrating(pfn));
+        }
         if !flags.has(PageFlags::PINNED) {
             page.add_flags(PageFlags::PINNED);
             self.count_pinned(tag, |pinned_chunks| pinned_chunks + 1);

@@ -28,8 +28,8 @@ fn a_failed_allocation_anywhere_in_a_fault_changes_nothing() {
                 assert_eq!(error, FaultError::OutOfMemory);
                 assert_eq!(mm.phys.memory_stats().free_pages, free, "request {pass} leaked");
             }
-            store(&mut mm, &cpu, id, va, 9).unwrap();
-            assert_eq!(load(&mut mm, &cpu, id, va), Ok(9));
+            store(&mm, &cpu, id, va, 9).unwrap();
+            assert_eq!(load(&mm, &cpu, id, va), Ok(9));
             mm.destroy_space(&cpu, id).unwrap();
             mm.validate().unwrap();
             assert_eq!(
@@ -66,7 +66,7 @@ fn migrate_with_failure(pass: u32, then: Then) -> bool {
         .chain((0..512).map(|p| huge + p * 4096));
     let words: Vec<u64> = pages.collect();
     for &va in &words {
-        store(&mut mm, &cpu, id, va, va).unwrap();
+        store(&mm, &cpu, id, va, va).unwrap();
     }
     let used = mm.phys.rank_blocks().last().unwrap().block;
     let mut token = mm.phys.isolate(used).unwrap();
@@ -81,7 +81,7 @@ fn migrate_with_failure(pass: u32, then: Then) -> bool {
     }
     remove(&mut mm, token);
     for &va in &words {
-        assert_eq!(load(&mut mm, &cpu, id, va), Ok(va), "request {pass}");
+        assert_eq!(load(&mm, &cpu, id, va), Ok(va), "request {pass}");
     }
     mm.validate().unwrap();
     mm.destroy_space(&cpu, id).unwrap();

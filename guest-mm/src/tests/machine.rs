@@ -61,32 +61,26 @@ pub(crate) fn anonymous(len: u64, advice: HugeAdvice) -> MapRequest {
 }
 
 /// A store by a program, with the faults it takes.
-pub(crate) fn store(
-    mm: &mut TestMm<'_>,
-    cpu: &Cpu,
-    id: SpaceId,
-    va: u64,
-    value: u64,
-) -> Result<(), FaultError> {
+pub(crate) fn store(mm: &TestMm<'_>, cpu: &Cpu, id: SpaceId, va: u64, value: u64) -> Result<(), FaultError> {
     while mm.cpu_store(id, va, value).is_err() {
         let outcome = mm.fault(cpu, id, va, Access::Write)?;
-        assert_ne!(outcome, FaultOutcome::Migrating);
+        assert!(!matches!(outcome, FaultOutcome::Locked(_)), "{outcome:?}");
     }
     Ok(())
 }
 
-pub(crate) fn load(mm: &mut TestMm<'_>, cpu: &Cpu, id: SpaceId, va: u64) -> Result<u64, FaultError> {
+pub(crate) fn load(mm: &TestMm<'_>, cpu: &Cpu, id: SpaceId, va: u64) -> Result<u64, FaultError> {
     loop {
         if let Ok(value) = mm.cpu_load(id, va) {
             return Ok(value);
         }
         let outcome = mm.fault(cpu, id, va, Access::Read)?;
-        assert_ne!(outcome, FaultOutcome::Migrating);
+        assert!(!matches!(outcome, FaultOutcome::Locked(_)), "{outcome:?}");
     }
 }
 
 /// Isolates a block and moves everything off it.
-pub(crate) fn empty_block(mm: &mut TestMm<'_>, cpu: &Cpu, block: u32) -> (IsolatedBlock, MigrateReport) {
+pub(crate) fn empty_block(mm: &TestMm<'_>, cpu: &Cpu, block: u32) -> (IsolatedBlock, MigrateReport) {
     let mut token = mm.phys.isolate(BlockIndex(block)).unwrap();
     let report = mm.migrate_batch(cpu, &mut token, u32::MAX);
     (token, report)

@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use crate::blocks::BlockIndex;
 use crate::migrate::{BatchEnd, RefusalReason};
-use crate::mm::{FaultOutcome, MmapError};
+use crate::mm::{FaultOutcome, MmapError, PageWait};
 use crate::pagetable::{PageFault, translate};
 use crate::phys::PinError;
 use crate::tests::machine::{MIB, RW, TestMm, anonymous, empty_block, load, machine, remove, store};
@@ -17,13 +17,13 @@ fn a_huge_page_moves_whole_when_a_pageblock_is_free_elsewhere() {
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(2 * MIB, HugeAdvice::Huge)).unwrap();
     for page in 0..512 {
-        store(&mut mm, &cpu, id, va + page * 4096, !page).unwrap();
+        store(&mm, &cpu, id, va + page * 4096, !page).unwrap();
     }
     let block = (0..3)
         .find(|&b| mm.phys.block_usage(BlockIndex(b)).unwrap().used_pages > 0)
         .unwrap();
     let flushes = mm.mmu.flushes();
-    let (token, report) = empty_block(&mut mm, &cpu, block);
+    let (token, report) = empty_block(&mm, &cpu, block);
     assert_eq!(
         (report.moved_huge, report.moved_small, report.end),
         (1, 0, BatchEnd::PassDone)
@@ -31,7 +31,7 @@ fn a_huge_page_moves_whole_when_a_pageblock_is_free_elsewhere() {
     assert_eq!(mm.mmu.flushes(), flushes + 1);
     remove(&mut mm, token);
     for page in 0..512 {
-        assert_eq!(load(&mut mm, &cpu, id, va + page * 4096), Ok(!page));
+        assert_eq!(load(&mm, &cpu, id, va + page * 4096), Ok(!page));
     }
     mm.validate().unwrap();
     assert_eq!(mm.phys.stats().thp_migration_success, 1);
@@ -43,7 +43,7 @@ fn a_huge_page_is_split_when_only_small_frames_are_free_elsewhere() {
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(2 * MIB, HugeAdvice::Huge)).unwrap();
     for page in 0..512 {
-        store(&mut mm, &cpu, id, va + page * 4096, page).unwrap();
+        store(&mm, &cpu, id, va + page * 4096, page).unwrap();
     }
     let victim = mm.phys.rank_blocks().last().unwrap().block;
     // Each of the other three blocks loses a piece, and boot memory all its pageblocks.
@@ -55,13 +55,13 @@ fn a_huge_page_is_split_when_only_small_frames_are_free_elsewhere() {
     mm.phys.free_pages(&cpu, halves[2]).unwrap();
     while mm.phys.alloc_pages(&cpu, Gfp::ATOMIC, order(9)).is_ok() {}
     assert_eq!(mm.phys.free_chunks(NodeId::ZERO, ZoneKind::Movable)[9..], [0, 0]);
-    let (token, report) = empty_block(&mut mm, &cpu, victim.0);
+    let (token, report) = empty_block(&mm, &cpu, victim.0);
     assert_eq!((report.moved_huge, report.moved_small), (0, 512), "{report:?}");
     assert_eq!(mm.phys.stats().thp_migration_split, 1);
     remove(&mut mm, token);
     mm.validate().unwrap();
     for page in 0..512 {
-        assert_eq!(load(&mut mm, &cpu, id, va + page * 4096), Ok(page));
+        assert_eq!(load(&mm, &cpu, id, va + page * 4096), Ok(page));
     }
 }
 
@@ -70,7 +70,7 @@ fn a_pinned_page_is_refused_by_name_and_moves_once_unpinned() {
     machine!(mm, cpu, 512, 2);
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
-    store(&mut mm, &cpu, id, va, 42).unwrap();
+    store(&mm, &cpu, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
     let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
@@ -92,7 +92,7 @@ fn a_pinned_page_is_refused_by_name_and_moves_once_unpinned() {
     token.rewind();
     assert_eq!(mm.migrate_batch(&cpu, &mut token, u32::MAX).moved_small, 1);
     remove(&mut mm, token);
-    assert_eq!(load(&mut mm, &cpu, id, va), Ok(42));
+    assert_eq!(load(&mm, &cpu, id, va), Ok(42));
     mm.validate().unwrap();
 }
 
@@ -101,7 +101,7 @@ fn pinned_blocks_are_neither_ranked_nor_isolated() {
     machine!(mm, cpu, 512, 2);
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(4096, HugeAdvice::NoHuge)).unwrap();
-    store(&mut mm, &cpu, id, va, 42).unwrap();
+    store(&mm, &cpu, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
     let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
@@ -130,7 +130,7 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
     machine!(mm, cpu, 512, 2);
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
-    store(&mut mm, &cpu, id, va, 42).unwrap();
+    store(&mm, &cpu, id, va, 42).unwrap();
     let root = mm.space(id).unwrap().root();
     let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
@@ -146,7 +146,10 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
             Err(PageFault::NotPresent),
             "the cache was flushed"
         );
-        assert_eq!(mm.fault(&cpu, id, va, Access::Read), Ok(FaultOutcome::Migrating));
+        assert_eq!(
+            mm.fault(&cpu, id, va, Access::Read),
+            Ok(FaultOutcome::Locked(PageWait(pfn)))
+        );
         assert_eq!(mm.munmap(&cpu, id, va, 4096), Err(MmapError::Migrating(id)));
         assert!(mm.destroy_space(&cpu, id).is_err());
         assert_eq!(mm.phys.pin(pfn, "too late"), Err(PinError::Migrating(pfn)));
@@ -157,7 +160,7 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
             mm.abort_migration(&cpu, batch);
         }
         mm.validate().unwrap();
-        assert_eq!(load(&mut mm, &cpu, id, va), Ok(42));
+        assert_eq!(load(&mm, &cpu, id, va), Ok(42));
     }
     mm.phys.undo(token);
     mm.validate().unwrap();
@@ -168,7 +171,7 @@ fn a_page_on_the_move_is_busy_for_a_second_batch() {
     machine!(mm, cpu, 512, 2);
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
-    store(&mut mm, &cpu, id, va, 42).unwrap();
+    store(&mm, &cpu, id, va, 42).unwrap();
     let used = mm.phys.rank_blocks().last().unwrap().block;
     let mut token = mm.phys.isolate(used).unwrap();
     let first = mm.begin_migration(&cpu, &mut token, 100);
@@ -184,7 +187,7 @@ fn a_page_on_the_move_is_busy_for_a_second_batch() {
     assert_eq!(mm.finish_migration(&cpu, &mut token, first).moved_small, 16);
     assert_eq!(token.moved_pages(), 16);
     remove(&mut mm, token);
-    assert_eq!(load(&mut mm, &cpu, id, va), Ok(42));
+    assert_eq!(load(&mm, &cpu, id, va), Ok(42));
     mm.validate().unwrap();
 }
 
@@ -202,13 +205,13 @@ fn rights_and_dirty_bits_survive_a_move() {
             ..anonymous(4096, HugeAdvice::NoHuge)
         };
         let va = mm.mmap(id, &request).unwrap();
-        load(&mut mm, &cpu, id, va).unwrap();
+        load(&mm, &cpu, id, va).unwrap();
         let root = mm.space(id).unwrap().root();
         let leaf = |mm: &mut TestMm<'_>| translate(&mm.frames, root, va, Access::Read).unwrap();
         let before = leaf(&mut mm);
         assert!(before.entry.has(Entry::ACCESSED | stored));
         let block = mm.phys.rank_blocks().last().unwrap().block;
-        let (token, _) = empty_block(&mut mm, &cpu, block.0);
+        let (token, _) = empty_block(&mm, &cpu, block.0);
         let after = leaf(&mut mm);
         assert_ne!(before.gpa, after.gpa);
         assert_eq!(before.entry.with_pfn(after.entry.pfn()), after.entry);
@@ -222,16 +225,16 @@ fn without_memory_elsewhere_the_batch_stops_and_undo_restores_the_block() {
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(64 * MIB, HugeAdvice::NoHuge)).unwrap();
     let mut pages = 0;
-    while store(&mut mm, &cpu, id, va + pages * 4096, pages).is_ok() {
+    while store(&mm, &cpu, id, va + pages * 4096, pages).is_ok() {
         pages += 1;
     }
     assert!(pages > 1024, "{pages}");
-    let (token, report) = empty_block(&mut mm, &cpu, 1);
+    let (token, report) = empty_block(&mm, &cpu, 1);
     assert_eq!(report.end, BatchEnd::NoMemory);
     mm.phys.undo(token);
     mm.validate().unwrap();
     for page in 0..pages {
-        assert_eq!(load(&mut mm, &cpu, id, va + page * 4096), Ok(page));
+        assert_eq!(load(&mm, &cpu, id, va + page * 4096), Ok(page));
     }
     assert!(
         mm.phys.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).is_ok(),

@@ -1,6 +1,7 @@
 //! Tests over several layers: each against a plain model, with `validate()` after every step.
 
 mod failures;
+mod fork;
 pub(crate) mod inject;
 pub(crate) mod kernel_cpus;
 pub(crate) mod kernel_frames;
@@ -12,5 +13,6 @@ mod migration;
 mod nodes;
 mod paging;
 pub(crate) mod phys_model;
+mod sim;
 mod vmemmap;
 mod world;

@@ -19,7 +19,7 @@ fn a_touch_of_a_large_area_maps_a_huge_page_of_zeroes() {
         mm.fault(&cpu, id, va + 5000, Access::Write),
         Ok(FaultOutcome::MappedHuge)
     );
-    assert_eq!(load(&mut mm, &cpu, id, va + 2 * MIB - 8), Ok(0));
+    assert_eq!(load(&mm, &cpu, id, va + 2 * MIB - 8), Ok(0));
     assert_eq!(mm.space(id).unwrap().rss_pages(), 512);
     assert_eq!(mm.phys.stats().pgfault, 1);
     mm.validate().unwrap();
@@ -69,10 +69,10 @@ fn accesses_without_a_right_are_refused_with_the_reason() {
         mm.fault(&cpu, id, va + 4096, Access::Read),
         Err(FaultError::NoArea { va: va + 4096 })
     );
-    load(&mut mm, &cpu, id, va).unwrap();
+    load(&mm, &cpu, id, va).unwrap();
     assert_eq!(mm.cpu_store(id, va, 1), Err(PageFault::Protection));
     mm.mprotect(&cpu, id, va, 4096, RW).unwrap();
-    store(&mut mm, &cpu, id, va, 1).unwrap();
+    store(&mm, &cpu, id, va, 1).unwrap();
     mm.mprotect(&cpu, id, va, 4096, Prot::NONE).unwrap();
     assert_eq!(
         mm.cpu_load(id, va),
@@ -80,7 +80,7 @@ fn accesses_without_a_right_are_refused_with_the_reason() {
         "the cached translation is gone too"
     );
     mm.mprotect(&cpu, id, va, 4096, RW).unwrap();
-    assert_eq!(load(&mut mm, &cpu, id, va), Ok(1));
+    assert_eq!(load(&mm, &cpu, id, va), Ok(1));
     mm.validate().unwrap();
 }
 
@@ -140,7 +140,7 @@ fn fixed_mappings_are_there_and_belong_to_nobody() {
         ..anonymous(8192, HugeAdvice::NoHuge)
     };
     let va = mm.mmap(id, &beside).unwrap();
-    store(&mut mm, &cpu, id, va, 3).unwrap();
+    store(&mm, &cpu, id, va, 3).unwrap();
     mm.validate().unwrap();
     mm.munmap(&cpu, id, va, 8192).unwrap();
     mm.validate().unwrap();
@@ -193,16 +193,16 @@ fn unmapping_part_of_a_huge_page_keeps_the_rest() {
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(2 * MIB, HugeAdvice::Huge)).unwrap();
     for page in 0..512 {
-        store(&mut mm, &cpu, id, va + page * 4096, page).unwrap();
+        store(&mm, &cpu, id, va + page * 4096, page).unwrap();
     }
     mm.munmap(&cpu, id, va + 100 * 4096, 300 * 4096).unwrap();
     mm.validate().unwrap();
     assert_eq!(mm.phys.stats().thp_split_page, 1);
     assert_eq!(mm.space(id).unwrap().rss_pages(), 212);
     for page in (0..100).chain(400..512) {
-        assert_eq!(load(&mut mm, &cpu, id, va + page * 4096), Ok(page));
+        assert_eq!(load(&mm, &cpu, id, va + page * 4096), Ok(page));
     }
-    assert!(load(&mut mm, &cpu, id, va + 100 * 4096).is_err());
+    assert!(load(&mm, &cpu, id, va + 100 * 4096).is_err());
 }
 
 #[test]
@@ -217,8 +217,8 @@ fn pages_come_zeroed_whoever_had_them_before_and_leave_no_translation_behind() {
         for round in 0..3 {
             let va = mm.mmap(id, &request).unwrap();
             for page in (va..va + bytes).step_by(4096) {
-                assert_eq!(load(&mut mm, &cpu, id, page), Ok(0), "round {round}");
-                store(&mut mm, &cpu, id, page, !page).unwrap();
+                assert_eq!(load(&mm, &cpu, id, page), Ok(0), "round {round}");
+                store(&mm, &cpu, id, page, !page).unwrap();
             }
             mm.munmap(&cpu, id, va, bytes).unwrap();
             assert_eq!(mm.cpu_load(id, va), Err(PageFault::NotPresent));

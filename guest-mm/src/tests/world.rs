@@ -110,7 +110,7 @@ struct World<'m> {
 
 impl<'m> World<'m> {
     fn new(memory: &'m PhysicalMemory<'m>) -> Self {
-        let mut mm = machine_of(memory);
+        let mm = machine_of(memory);
         let cpu = one_cpu();
         let ids = [(); 2].map(|()| mm.create_space(&cpu, &[]).unwrap());
         Self {
@@ -208,7 +208,7 @@ impl<'m> World<'m> {
             let gone = va / 4096..va / 4096 + pages;
             self.programs[space].pages.retain(|page, _| !gone.contains(page));
             let id = self.ids[space];
-            let mm = &mut self.mm;
+            let mm = &self.mm;
             self.programs[space].words.retain(|&va, _| {
                 let unmapped = gone.contains(&(va / 4096));
                 assert!(
@@ -226,7 +226,7 @@ impl<'m> World<'m> {
         };
         self.stamp += 1;
         let va = va + self.stamp % STAMPED_WORDS * 8;
-        match store(&mut self.mm, &self.cpu, self.ids[space], va, self.stamp) {
+        match store(&self.mm, &self.cpu, self.ids[space], va, self.stamp) {
             Ok(()) => {
                 assert!(self.programs[space].pages[&(va / 4096)].permits(Access::Write));
                 self.programs[space].words.insert(va, self.stamp);
@@ -319,14 +319,14 @@ impl<'m> World<'m> {
                     continue;
                 }
                 assert_eq!(
-                    load(&mut self.mm, &self.cpu, self.ids[space], va),
+                    load(&self.mm, &self.cpu, self.ids[space], va),
                     Ok(word),
                     "{va:#x}"
                 );
                 for beside in (0..STAMPED_WORDS).map(|word| va / 4096 * 4096 + word * 8) {
                     let expected = program.words.get(&beside).copied().unwrap_or(0);
                     assert_eq!(
-                        load(&mut self.mm, &self.cpu, self.ids[space], beside),
+                        load(&self.mm, &self.cpu, self.ids[space], beside),
                         Ok(expected),
                         "{beside:#x}"
                     );

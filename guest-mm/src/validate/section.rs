@@ -189,7 +189,7 @@ fn validate_page(page: &Page) -> Result<(), Invalid> {
     ensure!(flags.is_legal(), "illegal flags {flags:?}");
     ensure!(head.count() > 0, "allocated without a reference");
     ensure!(
-        head.count() >= page.mapcount() && page.mapcount() <= 1,
+        head.count() >= page.mapcount(),
         "mapped {} times with {} references",
         page.mapcount(),
         head.count()
@@ -197,8 +197,9 @@ fn validate_page(page: &Page) -> Result<(), Invalid> {
     if flags.has(PageFlags::SLAB) {
         return Ok(());
     }
+    let is_mapped = anon && page.mapcount() > 0;
     ensure!(
-        (page.mapping() != 0) == (anon || table),
+        (page.mapping() != 0) == (is_mapped || table),
         "mapping {} with {flags:?}",
         page.mapping()
     );

@@ -1,8 +1,11 @@
 //! Address spaces: every table and every mapping agrees with the descriptors, in both directions.
 
-use crate::frames::{Frames, Mmu};
-use crate::mm::{AddressSpace, Mm, Vma};
-use crate::page::{PageFlags, PageState};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::frames::{Frames, Mmu, SpaceId};
+use crate::mm::{AnonVmaId, Locked, Mm, Vma};
+use crate::page::{Page, PageFlags, PageState};
 use crate::pagetable::{Entry, Level};
 use crate::pfn::{Order, Pfn};
 use crate::validate::{Invalid, ensure};
@@ -11,48 +14,60 @@ use crate::validate::{Invalid, ensure};
 #[derive(Default)]
 struct Tally {
     tables: u64,
-    small: u64,
-    huge: u64,
+    rss: u64,
     migrating: u32,
+    /// Entries that map each page, over all address spaces.
+    entries: BTreeMap<Pfn, u32>,
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// Checks physical memory and all address spaces.
+    /// Checks physical memory and all address spaces. Nobody else may use them meanwhile.
     ///
     /// # Errors
     /// The first broken invariant found.
-    pub fn validate(&mut self) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), Invalid> {
         self.phys.validate()?;
         let mut all = Tally::default();
-        for space in self.spaces.iter() {
-            validate_areas(space)?;
-            let mut tally = Tally {
-                tables: 1,
-                ..Tally::default()
-            };
-            self.validate_table(space, space.table.root, Level::ROOT, 0, &mut tally)?;
-            let id = space.table.space.number();
-            let rss = tally.small + tally.huge * u64::from(Order::PAGEBLOCK.nr_pages());
+        let mut members = Vec::new();
+        for space in self.spaces.all() {
+            let space = space.lock();
+            validate_areas(&space)?;
+            members.extend(space.anon_vmas.keys().map(|&anon_vma| (anon_vma, space.id())));
+            let (rss, migrating) = (all.rss, all.migrating);
+            all.tables += 1;
+            self.validate_table(&space, space.table.root, Level::ROOT, 0, &mut all)?;
+            let id = space.id().number();
             ensure!(
-                space.rss_pages == rss,
-                "space {id}: rss {} is {rss}",
-                space.rss_pages
+                space.rss_pages == all.rss - rss,
+                "space {id}: rss {} is {}",
+                space.rss_pages,
+                all.rss - rss
             );
             ensure!(
-                space.migrating == tally.migrating,
+                space.migrating == all.migrating - migrating,
                 "space {id}: {} migrating",
-                tally.migrating
+                all.migrating - migrating
             );
-            all.tables += tally.tables;
-            all.small += tally.small;
-            all.huge += tally.huge;
         }
+        self.validate_members(members)?;
         self.validate_totals(&all)
+    }
+
+    /// The table of `anon_vma`s lists exactly the address spaces whose areas have them.
+    fn validate_members(&self, mut members: Vec<(AnonVmaId, SpaceId)>) -> Result<(), Invalid> {
+        let mut listed = self.anon_vmas.pairs();
+        members.sort_unstable();
+        listed.sort_unstable();
+        ensure!(
+            listed == members,
+            "anon_vmas: {listed:?} are listed, {members:?} are there"
+        );
+        Ok(())
     }
 
     fn validate_table(
         &self,
-        space: &AddressSpace,
+        space: &Locked<'_>,
         table: Pfn,
         level: Level,
         va: u64,
@@ -74,17 +89,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 self.validate_table(space, entry.pfn(), Level(level.0 - 1), va, tally)?;
             }
         }
-        let page = self
-            .phys
-            .page(table)
-            .ok_or_else(|| Invalid(alloc::format!("{table}: no memory")))?;
+        let page = self.online_page(table, va)?;
         ensure!(
             page.flags() == PageFlags::TABLE,
             "{table} is a table with {:?}",
             page.flags()
         );
         ensure!(
-            page.mapping() == space.table.space.number(),
+            page.mapping() == space.id().number(),
             "{table} belongs to space {}",
             page.mapping()
         );
@@ -99,7 +111,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     fn validate_leaf(
         &self,
-        space: &AddressSpace,
+        space: &Locked<'_>,
         entry: Entry,
         level: Level,
         va: u64,
@@ -108,93 +120,75 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if entry.has(Entry::FIXED) {
             let known = space.fixed.iter().any(|fixed| fixed.contains(va)) || space.vma_at(va).is_some();
             ensure!(known, "{va:#x}: a fixed mapping nobody asked for");
+            let writable = self.is_zero_page(entry) && entry.has(Entry::WRITABLE);
+            ensure!(!writable, "{va:#x}: the zero page can be written to");
             return Ok(());
         }
         let pfn = entry.pfn();
         let vma = space
             .vma_at(va)
             .ok_or_else(|| Invalid(alloc::format!("{va:#x}: mapped without an area")))?;
-        let rights = Entry::USER | Entry::WRITABLE | Entry::NO_EXECUTE;
-        ensure!(
-            entry.bits() & rights == vma.prot.leaf_bits() & rights,
-            "{va:#x}: {entry:?} with {:?}",
-            vma.prot
-        );
-        let page = self
-            .phys
-            .page(pfn)
-            .ok_or_else(|| Invalid(alloc::format!("{va:#x}: {pfn} is offline")))?;
+        let page = self.online_page(pfn, va)?;
+        validate_rights(entry, vma, page, va)?;
         let order = if level == Level::HUGE {
             Order::PAGEBLOCK
         } else {
             Order::ZERO
         };
         ensure!(
-            page.state() == PageState::Allocated,
-            "{va:#x}: {pfn} is {:?}",
-            page.state()
-        );
-        ensure!(
-            page.order() == order && page.mapcount() == 1,
+            page.state() == PageState::Allocated && page.order() == order,
             "{va:#x}: {pfn} is {page:?}"
         );
+        let found = page.anon_place().map(|place| (Some(place.anon_vma), place.va));
         ensure!(
-            page.anon_mapping() == Some((space.table.space, va)),
-            "{va:#x}: {pfn} says {:?}",
-            page.anon_mapping()
+            found == Some((vma.anon_vma, va)),
+            "{va:#x} of {vma:?}: {pfn} says {found:?}"
         );
         ensure!(
             page.flags().has(PageFlags::LOCKED) == entry.is_migration(),
             "{va:#x}: {pfn} is {page:?}"
         );
         tally.migrating += u32::from(entry.is_migration());
-        if order == Order::ZERO {
-            tally.small += 1;
-        } else {
-            tally.huge += 1;
-        }
+        tally.rss += u64::from(order.nr_pages());
+        *tally.entries.entry(pfn).or_insert(0) += 1;
         Ok(())
     }
 
-    /// Every page that claims to be mapped or to be a table was met on the walk: nothing leaked.
+    fn online_page(&self, pfn: Pfn, va: u64) -> Result<&Page, Invalid> {
+        let page = self.phys.page(pfn);
+        page.ok_or_else(|| Invalid(alloc::format!("{va:#x}: {pfn} is offline")))
+    }
+
+    /// Every page that claims to be mapped or to be a table was met on the walk, as often as it counts: nothing leaked.
     fn validate_totals(&self, all: &Tally) -> Result<(), Invalid> {
-        let mut found = Tally::default();
+        let (mut tables, mut mapped) = (0, 0);
         let (mut anon, mut anon_huge) = (0, 0);
         for zone in self.phys.zones() {
             let areas = zone.areas.lock();
-            let frames = areas.iter().flat_map(|(_, section)| section.range.iter());
-            for page in frames.filter_map(|pfn| self.phys.page(pfn)) {
-                if page.state() != PageState::Allocated {
+            for pfn in areas.iter().flat_map(|(_, section)| section.range.iter()) {
+                let Some(page) = self
+                    .phys
+                    .page(pfn)
+                    .filter(|page| page.state() == PageState::Allocated)
+                else {
                     continue;
-                }
-                found.tables += u64::from(page.flags().has(PageFlags::TABLE));
+                };
+                tables += u64::from(page.flags().has(PageFlags::TABLE));
                 if !page.flags().has(PageFlags::ANON) {
                     continue;
                 }
-                let huge = page.order() == Order::PAGEBLOCK;
                 anon += u64::from(page.order().nr_pages());
-                anon_huge += u64::from(huge);
-                found.huge += u64::from(huge && page.mapcount() == 1);
-                found.small += u64::from(!huge && page.mapcount() == 1);
+                anon_huge += u64::from(page.order() == Order::PAGEBLOCK);
+                mapped += usize::from(page.mapcount() > 0);
+                let entries = all.entries.get(&pfn).copied().unwrap_or(0);
+                validate_references(pfn, page, entries)?;
             }
         }
+        ensure!(tables == all.tables, "{tables} tables, {} in use", all.tables);
         ensure!(
-            found.tables == all.tables,
-            "{} tables, {} in use",
-            found.tables,
-            all.tables
-        );
-        ensure!(
-            found.small == all.small,
-            "{} small pages, {} mapped",
-            found.small,
-            all.small
-        );
-        ensure!(
-            found.huge == all.huge,
-            "{} huge pages, {} mapped",
-            found.huge,
-            all.huge
+            mapped == all.entries.len(),
+            "{mapped} pages say they are mapped, {} are",
+            all.entries.len()
         );
         let stats = self.phys.stats();
         ensure!(
@@ -216,8 +210,37 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 }
 
-fn validate_areas(space: &AddressSpace) -> Result<(), Invalid> {
+/// An entry never permits more than its area, and permits writing only where it is the page's only entry.
+fn validate_rights(entry: Entry, vma: &Vma, page: &Page, va: u64) -> Result<(), Invalid> {
+    let rights = Entry::USER | Entry::NO_EXECUTE;
+    let asked = vma.prot.leaf_bits();
+    ensure!(
+        entry.bits() & rights == asked & rights
+            && (!entry.has(Entry::WRITABLE) || asked & Entry::WRITABLE != 0),
+        "{va:#x}: {entry:?} with {:?}",
+        vma.prot
+    );
+    ensure!(
+        !entry.has(Entry::WRITABLE) || page.mapcount() == 1,
+        "{va:#x}: {entry:?} is writable and {page:?} is shared"
+    );
+    Ok(())
+}
+
+/// A page has a reference for each entry, one for who has its lock, and those of its pins, which are checked with the pins.
+fn validate_references(pfn: Pfn, page: &Page, entries: u32) -> Result<(), Invalid> {
+    let flags = page.flags();
+    let known = entries + u32::from(flags.has(PageFlags::LOCKED));
+    ensure!(
+        page.mapcount() == entries && (page.count() == known || flags.has(PageFlags::PINNED)),
+        "{pfn} with {entries} entries is {page:?}"
+    );
+    Ok(())
+}
+
+fn validate_areas(space: &Locked<'_>) -> Result<(), Invalid> {
     let mut previous: Option<&Vma> = None;
+    let mut anon_vmas = BTreeMap::new();
     for (&start, vma) in &space.vmas {
         ensure!(
             start == vma.range.start() && vma.range.bytes() > 0,
@@ -231,7 +254,16 @@ fn validate_areas(space: &AddressSpace) -> Result<(), Invalid> {
             .iter()
             .any(|fixed| fixed.intersection(vma.range).is_some());
         ensure!(!kernel, "area {} overlaps the kernel's", vma.range);
+        if let Some(anon_vma) = vma.anon_vma {
+            *anon_vmas.entry(anon_vma).or_insert(0) += 1;
+        }
         previous = Some(vma);
     }
+    ensure!(
+        anon_vmas == space.anon_vmas,
+        "space {}: counts {:?} areas with anon_vmas, has {anon_vmas:?}",
+        space.id().number(),
+        space.anon_vmas
+    );
     Ok(())
 }

@@ -107,7 +107,7 @@ impl Frames for Flat {
 struct NoMmu;
 
 impl Mmu for NoMmu {
-    fn flush(&mut self, _: &FlushBatch) {}
+    fn flush(&self, _: &FlushBatch) {}
 }
 
 /// A machine with a program whose pages move from block to block.
@@ -123,7 +123,7 @@ impl Machine {
         let cpu = CpuSet::new(1)
             .and_then(|cpus| cpus.claim(CpuId::ZERO))
             .expect("the only CPU");
-        let mut mm = Mm::new(memory, Flat::new(nr_frames), NoMmu);
+        let mm = Mm::new(memory, Flat::new(nr_frames), NoMmu);
         let program = mm.create_space(&cpu, &[]).expect("there is memory for a table");
         let area = MapRequest {
             len: u64::from(PROGRAM) * PAGE as u64,

@@ -111,7 +111,7 @@ pub(crate) struct AllCpus;
 impl Mmu for AllCpus {
     /// No CPU runs in one of these address spaces when this returns. Entering one again loads CR3, which drops every
     /// cached translation (no page is global, and PCIDs are off).
-    fn flush(&mut self, batch: &FlushBatch) {
+    fn flush(&self, batch: &FlushBatch) {
         let is_concerned = |root| batch.iter().any(|flush| flush.root.gpa() == root);
         CPUS.leave_spaces(this(), is_concerned, &Machine);
     }

@@ -111,6 +111,15 @@ impl Context {
 }
 
 impl Context {
+    /// The same process in another address space, with 0 for the result of the call that it is in.
+    pub(crate) fn for_child(&self, root: u64) -> Self {
+        Self {
+            rax: 0,
+            cr3: root,
+            ..self.clone()
+        }
+    }
+
     /// The root table of its address space.
     pub(crate) fn root(&self) -> u64 {
         self.cr3

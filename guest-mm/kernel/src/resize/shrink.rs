@@ -204,7 +204,6 @@ impl Worker {
                     }
                 }
             }
-            self.kernel.migrated.raise();
             yield_now().await;
             if let Err(why) = self.interrupted().await {
                 return Emptied::Interrupted(block, why);
@@ -214,11 +213,10 @@ impl Worker {
 
     /// Moves the next pages. While they are copied programs on other CPUs run on; one that touches such a page waits.
     fn migrate_batch(&self, block: &mut IsolatedBlock) -> MigrateReport {
-        let (mm, cpu) = (&self.kernel.mm, this_cpu());
-        let mut batch = mm.lock().begin_migration(cpu, block, BATCH_PAGES);
-        batch.copy(&AllFrames(self.kernel.high));
-        let report = mm.lock().finish_migration(cpu, block, batch);
-        self.kernel.migrated.raise();
+        let (kernel, cpu) = (self.kernel, this_cpu());
+        let mut batch = kernel.mm().begin_migration(cpu, block, BATCH_PAGES);
+        batch.copy(&AllFrames(kernel.high));
+        let report = kernel.mm().finish_migration(cpu, block, batch);
         activity::answer();
         report
     }
@@ -229,7 +227,6 @@ impl Worker {
             self.planner.stuck(DeviceBlock::new(block.block().0), reason);
         }
         self.kernel.phys.undo(block);
-        self.kernel.migrated.raise();
     }
 
     /// Gives offline blocks to the device, neighbours together. What it does not take goes back in use.

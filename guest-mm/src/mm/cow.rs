@@ -1,0 +1,102 @@
+//! Copy-on-write: a store to a page that others see too, or to the zero page.
+
+use guest_sync::Cpu;
+
+use crate::frames::{Frames, Mmu};
+use crate::gfp::Gfp;
+use crate::mm::fault::Step;
+use crate::mm::zap::order_of;
+use crate::mm::{AnonPlace, FaultError, FaultOutcome, Locked, Mm, Vma};
+use crate::pagetable::{Entry, Found, Slot};
+use crate::pfn::{Order, PAGE_SIZE, Pfn};
+
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
+    /// Makes the page behind a present entry this address space's alone, and gives the entry all rights of its area.
+    pub(crate) fn make_own(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        vma: &Vma,
+        va: u64,
+        found: &Found,
+    ) -> Result<Step, FaultError> {
+        let order = order_of(found.entry);
+        if self.is_zero_page(found.entry) {
+            return self.replace_zero_page(cpu, space, (found.slot, va), vma);
+        }
+        if found.entry.has(Entry::FIXED) {
+            return Ok(Step::Done(FaultOutcome::AlreadyMapped));
+        }
+        if self.mapped_page(found.entry.pfn()).mapcount() == 1 {
+            let rights = found.entry.with(vma.prot.leaf_bits());
+            if rights == found.entry {
+                self.flush_one(space.table, va, order);
+                return Ok(Step::Done(FaultOutcome::AlreadyMapped));
+            }
+            // More rights need no flush: who still has the old ones faults and comes here again.
+            self.tables(cpu).set(found.slot, rights);
+            self.phys.counts.pgreuse.add(1);
+            return Ok(Step::Done(FaultOutcome::Reused));
+        }
+        let gfp = if order == Order::ZERO {
+            Gfp::USER
+        } else {
+            Gfp::SPARE
+        };
+        let Ok(copy) = self.phys.alloc_pages(cpu, gfp, order) else {
+            if order == Order::ZERO {
+                return Err(FaultError::OutOfMemory);
+            }
+            return Ok(Step::Split(self.to_split(found.entry.pfn())));
+        };
+        self.copy_shared(cpu, space, (found, va), vma, copy);
+        Ok(Step::Done(FaultOutcome::Copied))
+    }
+
+    /// Takes a copy in the place of the page that an entry shares with others.
+    fn copy_shared(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        (found, va): (&Found, u64),
+        vma: &Vma,
+        copy: Pfn,
+    ) {
+        let (shared, order) = (found.entry.pfn(), order_of(found.entry));
+        self.frames.copy(shared, copy, order);
+        let va = va / order.bytes() * order.bytes();
+        let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
+        self.set_anon(copy, AnonPlace { anon_vma, va });
+        self.count_new(order);
+        let huge = found.entry.bits() & Entry::HUGE;
+        self.tables(cpu)
+            .set(found.slot, Entry::new(copy, vma.prot.leaf_bits() | huge));
+        self.flush_one(space.table, va, order);
+        self.mapped_page(shared).drop_mapping();
+        self.phys.put_page(cpu, shared);
+        self.phys.counts.pgcow.add(1);
+    }
+
+    fn replace_zero_page(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        (slot, va): (Slot, u64),
+        vma: &Vma,
+    ) -> Result<Step, FaultError> {
+        let page = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
+        let page = page.map_err(|_| FaultError::OutOfMemory)?;
+        let va = va / PAGE_SIZE * PAGE_SIZE;
+        self.map_new(cpu, space, (slot, va), vma, page);
+        self.flush_one(space.table, va, Order::ZERO);
+        Ok(Step::Done(FaultOutcome::Copied))
+    }
+
+    /// Counts an anonymous page that did not exist before.
+    pub(crate) fn count_new(&self, order: Order) {
+        self.phys.counts.nr_anon_pages.add(u64::from(order.nr_pages()));
+        if order == Order::PAGEBLOCK {
+            self.phys.counts.nr_anon_transparent_hugepages.add(1);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Fork: a second address space with the same contents, which costs page tables now and a copy for each page that
+//! one of the two writes to later.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+use guest_sync::Cpu;
+
+use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
+use crate::gfp::Gfp;
+use crate::mm::gather::Gather;
+use crate::mm::zap::{flush_of, order_of};
+use crate::mm::{AnonPlace, Locked, Mm};
+use crate::page::PageFlags;
+use crate::pagetable::{Entry, Level, Slot, VaRange};
+use crate::pfn::{Order, PAGE_BYTES, PAGEBLOCK_SIZE, Pfn};
+
+/// Why an address space cannot be doubled; nothing was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ForkError {
+    /// No address space has that number.
+    UnknownSpace(SpaceId),
+    /// No frame for a page table, or for the copy of a pinned page.
+    NoMemory,
+    /// Pages of it are being migrated: try again after [`Mm::until_settled`].
+    Migrating(SpaceId),
+}
+
+impl fmt::Display for ForkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownSpace(id) => write!(f, "no address space {}", id.number()),
+            Self::NoMemory => write!(f, "no frame for a page table"),
+            Self::Migrating(id) => write!(f, "pages of address space {} are being migrated", id.number()),
+        }
+    }
+}
+
+impl core::error::Error for ForkError {}
+
+/// Parent and child, both locked.
+struct Pair<'a> {
+    parent: Locked<'a>,
+    child: Locked<'a>,
+    flush: FlushBatch,
+}
+
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
+    /// A new address space with the areas and contents of another one. What both have is write-protected in both until one
+    /// of them writes to it; a pinned page is copied for the child at once, so that its holder goes on with the parent's.
+    ///
+    /// # Errors
+    /// When there is no such space, no memory for the child's tables, or a migration is under way.
+    pub fn fork(&self, cpu: &Cpu, id: SpaceId) -> Result<SpaceId, ForkError> {
+        let parent = self.spaces.find(id).ok_or(ForkError::UnknownSpace(id))?;
+        let parent = parent.lock();
+        if parent.migrating > 0 {
+            return Err(ForkError::Migrating(id));
+        }
+        let child = Arc::new(self.empty_space(cpu).map_err(|_| ForkError::NoMemory)?);
+        // Found by walks from now on, which wait for the lock.
+        let mut pair = Pair {
+            parent,
+            child: child.lock(),
+            flush: FlushBatch::new(),
+        };
+        self.spaces.insert(child.clone());
+        let outcome = self.double(cpu, &mut pair);
+        if !pair.flush.is_empty() {
+            self.mmu.flush(&pair.flush);
+        }
+        match outcome {
+            Ok(()) => Ok(child.id()),
+            Err(error) => {
+                self.discard_space(cpu, &mut pair.child);
+                Err(error)
+            }
+        }
+    }
+
+    fn double(&self, cpu: &Cpu, pair: &mut Pair<'_>) -> Result<(), ForkError> {
+        let fixed = self.copy_fixed(cpu, &pair.parent, &mut pair.child);
+        fixed.map_err(|_| ForkError::NoMemory)?;
+        pair.child.heap = pair.parent.heap.clone();
+        let areas: alloc::vec::Vec<_> = pair.parent.vmas.values().copied().collect();
+        for vma in areas {
+            let id = pair.child.id();
+            if let Some(anon_vma) = vma.anon_vma
+                && !pair.child.anon_vmas.contains_key(&anon_vma)
+            {
+                self.anon_vmas.join(anon_vma, id);
+            }
+            pair.child.insert(vma);
+            if vma.backing.is_anonymous() {
+                self.share_range(cpu, pair, vma.range)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the child have what the parent has in a range.
+    fn share_range(&self, cpu: &Cpu, pair: &mut Pair<'_>, range: VaRange) -> Result<(), ForkError> {
+        let mut va = range.start();
+        while va < range.end() {
+            let found = pair.parent.table.find(&self.frames, va);
+            if found.level > Level::HUGE || found.entry.is_empty() && found.level == Level::HUGE {
+                va = found.end_of(va);
+                continue;
+            }
+            if found.level == Level::HUGE {
+                let slot = self.tables(cpu).ensure(pair.child.table, va, Level::HUGE);
+                let slot = slot.map_err(|_| ForkError::NoMemory)?;
+                if let Err(error) = self.share_leaf(cpu, pair, va, found.slot, slot) {
+                    let mut gather = Gather::default();
+                    self.prune_later(cpu, pair.child.table, va, &mut gather);
+                    gather.finish(self.tables(cpu), &self.mmu);
+                    return Err(error);
+                }
+                va = found.end_of(va);
+                continue;
+            }
+            let end = ((va / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE).min(range.end());
+            self.share_table(cpu, pair, VaRange::between(va, end), found.slot)?;
+            va = end;
+        }
+        Ok(())
+    }
+
+    /// The same for a range within one page table, of which `slot` is an entry.
+    fn share_table(
+        &self,
+        cpu: &Cpu,
+        pair: &mut Pair<'_>,
+        range: VaRange,
+        slot: Slot,
+    ) -> Result<(), ForkError> {
+        let mut table = None;
+        for va in (range.start()..range.end()).step_by(PAGE_BYTES) {
+            let index = Level::PAGE.index(va);
+            let from = Slot { index, ..slot };
+            if self.frames.read(from.table, index) == 0 {
+                continue;
+            }
+            let to = match table {
+                Some(table) => Slot { table, index },
+                None => self
+                    .tables(cpu)
+                    .ensure(pair.child.table, va, Level::PAGE)
+                    .map_err(|_| ForkError::NoMemory)?,
+            };
+            table = Some(to.table);
+            self.share_leaf(cpu, pair, va, from, to)?;
+        }
+        Ok(())
+    }
+
+    fn share_leaf(
+        &self,
+        cpu: &Cpu,
+        pair: &mut Pair<'_>,
+        va: u64,
+        from: Slot,
+        to: Slot,
+    ) -> Result<(), ForkError> {
+        let entry = Entry::from_bits(self.frames.read(from.table, from.index));
+        let shared = entry.without(Entry::WRITABLE | Entry::DIRTY);
+        if entry.has(Entry::FIXED) {
+            self.tables(cpu).set(to, shared);
+            return Ok(());
+        }
+        let (order, page) = (order_of(entry), self.mapped_page(entry.pfn()));
+        if page.flags().has(PageFlags::PINNED) {
+            let copy = self.copy_for_child(cpu, pair, va, entry.pfn(), order)?;
+            self.tables(cpu).set(to, entry.with_pfn(copy));
+        } else {
+            if entry.has(Entry::WRITABLE) {
+                self.tables(cpu).set(from, shared);
+                pair.flush.add(flush_of(pair.parent.table, va, order));
+            }
+            let held = page.try_reference();
+            assert!(held, "{} is mapped without a reference", entry.pfn());
+            page.add_mapping();
+            self.tables(cpu).set(to, shared);
+        }
+        pair.child.rss_pages += u64::from(order.nr_pages());
+        Ok(())
+    }
+
+    fn copy_for_child(
+        &self,
+        cpu: &Cpu,
+        pair: &mut Pair<'_>,
+        va: u64,
+        from: Pfn,
+        order: Order,
+    ) -> Result<Pfn, ForkError> {
+        let copy = self.phys.alloc_pages(cpu, Gfp::USER, order);
+        let copy = copy.map_err(|_| ForkError::NoMemory)?;
+        self.frames.copy(from, copy, order);
+        let anon_vma = pair.child.anon_vma_at(va, &self.anon_vmas);
+        self.set_anon(copy, AnonPlace { anon_vma, va });
+        self.count_new(order);
+        Ok(copy)
+    }
+}

@@ -1,0 +1,114 @@
+//! Reverse mapping: from a page to the entries that map it (Linux `rmap_walk`), and those entries taken away for a while.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use guest_sync::Cpu;
+
+use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
+use crate::mm::zap::{flush_of, order_of};
+use crate::mm::{AddressSpace, Locked, Mm};
+use crate::page::Page;
+use crate::pagetable::{Entry, Slot};
+use crate::pfn::Pfn;
+
+/// What a walk needs; kept over the pages of a batch, most of which belong to the same address space.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    members: Vec<SpaceId>,
+    last: Option<Arc<AddressSpace>>,
+}
+
+/// An entry replaced by a migration entry.
+#[derive(Debug)]
+pub(crate) struct Unmapped {
+    pub(crate) space: Arc<AddressSpace>,
+    /// Stays where it is: tables with an entry are not freed, and areas of a space do not change while it has
+    /// migration entries.
+    pub(crate) slot: Slot,
+    /// The mapping as hardware left it.
+    pub(crate) entry: Entry,
+}
+
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
+    /// Replaces every entry of a page by a migration entry, adds what was replaced to `unmapped`, and returns how many that
+    /// were. The caller has the page lock and a reference, and flushes. When not all of the entries are found, which the page counts,
+    /// because a fork is just adding one, nothing is replaced, and it returns 0.
+    pub(crate) fn unmap_page(
+        &self,
+        cpu: &Cpu,
+        (pfn, page): (Pfn, &Page),
+        walk: &mut Walk,
+        flush: &mut FlushBatch,
+        unmapped: &mut Vec<Unmapped>,
+    ) -> usize {
+        let first = unmapped.len();
+        self.for_each_entry(pfn, page, walk, |space, locked, (slot, va, entry)| {
+            // Looked at again: hardware sets bits at any time.
+            let entry = self.tables(cpu).set(slot, entry.to_migration());
+            locked.migrating += 1;
+            flush.add(flush_of(locked.table, va, order_of(entry)));
+            unmapped.push(Unmapped {
+                space: space.clone(),
+                slot,
+                entry,
+            });
+        });
+        let replaced = unmapped.len() - first;
+        if replaced == page.mapcount() as usize {
+            return replaced;
+        }
+        for entry in unmapped.drain(first..) {
+            self.map_again(cpu, &entry, entry.entry);
+        }
+        0
+    }
+
+    /// Puts a mapping in the place of a migration entry.
+    pub(crate) fn map_again(&self, cpu: &Cpu, unmapped: &Unmapped, entry: Entry) {
+        let mut space = unmapped.space.lock();
+        let old = self.tables(cpu).set(unmapped.slot, entry);
+        debug_assert!(old.is_migration());
+        space.settle_one();
+    }
+
+    /// Calls `visit` for every entry that maps the page, with its address space locked.
+    fn for_each_entry(
+        &self,
+        pfn: Pfn,
+        page: &Page,
+        walk: &mut Walk,
+        mut visit: impl FnMut(&Arc<AddressSpace>, &mut Locked<'_>, (Slot, u64, Entry)),
+    ) {
+        let Some(place) = page.anon_place() else {
+            return;
+        };
+        self.anon_vmas.members_into(place.anon_vma, &mut walk.members);
+        for at in 0..walk.members.len() {
+            let Some(space) = self.member(walk, at) else {
+                continue;
+            };
+            let mut locked = space.lock();
+            if locked.has_ended {
+                continue;
+            }
+            let found = locked.table.find(&self.frames, place.va);
+            let maps = found.entry.is_present() && !found.entry.has(Entry::FIXED);
+            if maps && found.entry.pfn() == pfn {
+                visit(&space, &mut locked, (found.slot, place.va, found.entry));
+            }
+        }
+    }
+
+    fn member(&self, walk: &mut Walk, at: usize) -> Option<Arc<AddressSpace>> {
+        let id = walk.members[at];
+        // One that has ended and whose number is another's is looked up again by its owner's walk: this one's has no such page.
+        if let Some(last) = walk.last.as_ref().filter(|last| last.id() == id)
+            && !last.lock().has_ended
+        {
+            return Some(last.clone());
+        }
+        walk.last = self.spaces.find(id);
+        walk.last.clone()
+    }
+}

@@ -1,0 +1,92 @@
+//! Waiting for a page, and for an address space: what other methods return when they could not go on.
+
+use core::array;
+
+use guest_sync::atomic::{AtomicU32, Ordering};
+
+use crate::frames::{Frames, Mmu, SpaceId};
+use crate::mm::Mm;
+use crate::page::{Page, PageFlags};
+use crate::pfn::Pfn;
+use crate::wait::WaitQueue;
+
+/// A page whose lock somebody else has.
+#[must_use = "whoever does not wait for it looks again at once"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageWait(pub(crate) Pfn);
+
+/// Queues of those who wait for page locks, by a hash of the frame number (Linux `page_waitqueue`). Who shares a queue with
+/// another page's waiters is woken in vain now and then.
+#[derive(Debug)]
+pub(crate) struct PageWaits {
+    queues: [WaitQueue; NR_QUEUES],
+    /// Waiters in all of them: nobody has to look into the queues while there are none.
+    nr_waiting: AtomicU32,
+}
+
+const NR_QUEUES: usize = 64;
+
+impl Default for PageWaits {
+    fn default() -> Self {
+        Self {
+            queues: array::from_fn(|_| WaitQueue::new()),
+            nr_waiting: AtomicU32::new(0),
+        }
+    }
+}
+
+impl PageWaits {
+    fn queue(&self, pfn: Pfn) -> &WaitQueue {
+        // Knuth's multiplicative hash; neighbours go to different queues.
+        let hash = pfn.number().wrapping_mul(0x9e37_79b1) >> 26;
+        &self.queues[hash as usize]
+    }
+}
+
+/// One who waits, counted as long as this exists.
+struct Counted<'a>(&'a AtomicU32);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
+    /// Sleeps until nobody has the page lock; somebody else may take it again before the caller does.
+    pub async fn until_unlocked(&self, wait: PageWait) {
+        let PageWait(pfn) = wait;
+        self.page_waits.nr_waiting.fetch_add(1, Ordering::SeqCst);
+        let _counted = Counted(&self.page_waits.nr_waiting);
+        let is_free = || {
+            let page = self.phys.page(pfn);
+            let is_locked = page.is_some_and(|page| page.flags().has(PageFlags::LOCKED));
+            (!is_locked).then_some(())
+        };
+        self.page_waits.queue(pfn).until(is_free).await;
+    }
+
+    /// Sleeps until there is no migration entry in an address space, or no such space.
+    pub async fn until_settled(&self, id: SpaceId) {
+        let Some(space) = self.spaces.find(id) else {
+            return;
+        };
+        let is_settled = || (space.lock().migrating == 0).then_some(());
+        space.settling.until(is_settled).await;
+    }
+
+    /// Lets go of the page lock and wakes who waits for it.
+    pub(crate) fn unlock_page(&self, pfn: Pfn, page: &Page) {
+        page.unlock();
+        self.wake_waiters(pfn);
+    }
+
+    /// Wakes who waits for a page whose lock is free, or which is not in use any more.
+    pub(crate) fn wake_waiters(&self, pfn: Pfn) {
+        // Sequentially consistent, after an atomic change of the descriptor: either this sees the one who is about to wait, or
+        // that one sees the change.
+        if self.page_waits.nr_waiting.load(Ordering::SeqCst) > 0 {
+            self.page_waits.queue(pfn).wake_all();
+        }
+    }
+}

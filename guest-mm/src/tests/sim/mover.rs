@@ -1,0 +1,97 @@
+//! Blocks that are emptied, taken away and brought back under the programs; now and then it thinks better of it.
+
+use super::executor::pause;
+use super::{BLOCK, BLOCKS, Sim, count};
+use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
+use crate::migrate::{BatchEnd, RefusalReason};
+use crate::tests::phys_model::plug;
+use crate::{Frames, ZoneKind};
+
+/// What is in frames that are away: nobody may meet it.
+const GONE: u64 = 0xdead_beef_dead_beef;
+const WORDS: usize = 512;
+
+pub(super) async fn live(sim: &Sim<'_>) {
+    while !sim.is_ending.get() {
+        for _ in 0..sim.below(20) {
+            pause().await;
+        }
+        let block = BlockIndex(u32::try_from(sim.below(BLOCKS.into())).unwrap());
+        match sim.mm.phys.hotplug_region().state(block) {
+            Some(BlockState::Unplugged) => plug(sim.mm.phys, block, ZoneKind::Movable),
+            Some(BlockState::Online) => {
+                if let Ok(isolated) = sim.mm.phys.isolate(block) {
+                    remove(sim, isolated).await;
+                }
+            }
+            state => panic!("{block:?} is {state:?}"),
+        }
+    }
+    for block in (0..BLOCKS).map(BlockIndex) {
+        if sim.mm.phys.hotplug_region().state(block) == Some(BlockState::Unplugged) {
+            plug(sim.mm.phys, block, ZoneKind::Movable);
+        }
+    }
+}
+
+/// Moves everything off a block and takes it away, or puts it back.
+async fn remove(sim: &Sim<'_>, mut block: IsolatedBlock) {
+    let index = block.block();
+    for _ in 0..200 {
+        pause().await;
+        if sim.one_in(40) {
+            break;
+        }
+        match move_some(sim, &mut block).await {
+            BatchEnd::Budget => {}
+            BatchEnd::NoMemory if sim.one_in(2) => break,
+            BatchEnd::NoMemory => {}
+            BatchEnd::PassDone => match sim.mm.phys.offline(block) {
+                Ok(()) => {
+                    let range = sim.mm.phys.hotplug_region().block_range(index).unwrap();
+                    for pfn in range.iter() {
+                        (0..WORDS).for_each(|word| sim.mm.frames.write(pfn, word, GONE));
+                    }
+                    sim.mm.phys.unplugged(index).unwrap();
+                    count(&sim.seen.blocks_removed, 1);
+                    return;
+                }
+                Err(used) => {
+                    block = used.block;
+                    block.rewind();
+                }
+            },
+        }
+    }
+    sim.mm.phys.undo(block);
+}
+
+/// One batch, with programs running between its steps.
+async fn move_some(sim: &Sim<'_>, block: &mut IsolatedBlock) -> BatchEnd {
+    let budget = u32::try_from(1 + sim.below(u64::from(BLOCK) / 4)).unwrap();
+    let mut batch = sim.with_failures(|| sim.mm.begin_migration(&sim.cpu, block, budget));
+    for _ in 0..sim.below(4) {
+        pause().await;
+    }
+    if sim.one_in(8) {
+        sim.mm.abort_migration(&sim.cpu, batch);
+        return BatchEnd::Budget;
+    }
+    batch.copy(&sim.mm.frames);
+    for _ in 0..sim.below(2) {
+        pause().await;
+    }
+    let report = sim.mm.finish_migration(&sim.cpu, block, batch);
+    for refusal in &report.refused {
+        assert_eq!(
+            refusal.reason,
+            RefusalReason::Pinned { holder: "device" },
+            "{refusal}"
+        );
+    }
+    count(
+        &sim.seen.moved_pages,
+        report.moved_small + 512 * report.moved_huge,
+    );
+    report.end
+}

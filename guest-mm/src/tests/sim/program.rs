@@ -1,0 +1,349 @@
+//! A program and its model: what it has mapped, and the last word it stored at each address.
+
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use super::executor::pause;
+use super::{MOST_PROGRAMS, Sim, count};
+use crate::mm::{Advice, BrkError, CopyError, FaultError, FaultOutcome, ForkError, MmapError, SpaceError};
+use crate::phys::Pin;
+use crate::tests::machine::{RW, anonymous};
+use crate::{Access, Backing, Frames, HugeAdvice, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
+
+/// Words of a page that are used: few, so that a page that was not zeroed shows.
+const WORDS: u64 = 4;
+/// Where heaps and stacks are.
+const HEAP: u64 = 0x1000_0000;
+const STACK_TOP: u64 = 0x8000_0000;
+const STACK_PAGES: u64 = 64;
+/// Most pages of the heap.
+const HEAP_PAGES: u64 = 80;
+
+/// See the module.
+pub(super) struct Program {
+    space: SpaceId,
+    /// Rights of every page that is mapped or that the stack may grow to, by number.
+    pages: BTreeMap<u64, Prot>,
+    /// What was stored, by address; everything else is zero.
+    words: BTreeMap<u64, u64>,
+    pins: Vec<(Pin, u64)>,
+    stamp: u64,
+}
+
+/// It has nothing to go on with.
+struct OutOfMemory;
+
+impl Program {
+    pub(super) fn new(sim: &Sim<'_>) -> Self {
+        let space = sim.mm.create_space(&sim.cpu, &[]).expect("nobody else is there");
+        let stack = MapRequest {
+            len: PAGE_SIZE,
+            place: Place::Fixed(STACK_TOP - PAGE_SIZE),
+            prot: RW,
+            backing: Backing::Stack {
+                most_bytes: STACK_PAGES * PAGE_SIZE,
+            },
+        };
+        sim.mm.mmap(space, &stack).unwrap();
+        sim.mm.set_heap(space, HEAP);
+        sim.nr_programs.set(sim.nr_programs.get() + 1);
+        let top = STACK_TOP / PAGE_SIZE;
+        Self {
+            space,
+            pages: (top - STACK_PAGES..top).map(|page| (page, RW)).collect(),
+            words: BTreeMap::new(),
+            pins: Vec::new(),
+            stamp: 0,
+        }
+    }
+
+    pub(super) async fn live(mut self, sim: &Sim<'_>) {
+        while !sim.is_ending.get() && !sim.one_in(150) {
+            pause().await;
+            match sim.below(24) {
+                0 | 1 => self.map(sim),
+                2 => self.unmap(sim).await,
+                3 => self.protect(sim).await,
+                4 => self.forget(sim).await,
+                5 => self.move_heap(sim).await,
+                6 if self.fork(sim).await.is_err() => break,
+                7 => self.pin(sim),
+                8 => self.unpin(sim),
+                9..12 => self.check(sim, 20).await,
+                _ => self.store(sim).await,
+            }
+        }
+        self.check(sim, usize::MAX).await;
+        self.end(sim).await;
+    }
+
+    fn map(&mut self, sim: &Sim<'_>) {
+        let (pages, advice) = match sim.below(3) {
+            0 => (512 + sim.below(600), HugeAdvice::Huge),
+            _ => (1 + sim.below(60), HugeAdvice::NoHuge),
+        };
+        let request = anonymous(pages * PAGE_SIZE, advice);
+        let va = sim.mm.mmap(self.space, &request).unwrap();
+        for page in va / PAGE_SIZE..va / PAGE_SIZE + pages {
+            assert_eq!(self.pages.insert(page, RW), None, "{page:#x} was in use");
+        }
+    }
+
+    /// Some range, most of it mapped; not of the stack, whose pages that are not there yet cannot be told apart.
+    fn some_range(&self, sim: &Sim<'_>) -> Option<(u64, u64)> {
+        let stack = (STACK_TOP - STACK_PAGES * PAGE_SIZE) / PAGE_SIZE..STACK_TOP / PAGE_SIZE;
+        let page = self.some_page(sim).filter(|page| !stack.contains(page))?;
+        let pages = match sim.below(3) {
+            0 => 1 + sim.below(700),
+            _ => 1 + sim.below(20),
+        };
+        Some((page, pages.min(stack.start.saturating_sub(page)).max(1)))
+    }
+
+    fn some_page(&self, sim: &Sim<'_>) -> Option<u64> {
+        let nr_pages = self.pages.len().max(1) as u64;
+        let at = usize::try_from(sim.below(nr_pages)).unwrap();
+        self.pages.keys().nth(at).copied()
+    }
+
+    async fn unmap(&mut self, sim: &Sim<'_>) {
+        let Some((page, pages)) = self.some_range(sim) else {
+            return;
+        };
+        // What the model takes for the heap must stay the heap's.
+        let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
+        if va < HEAP + HEAP_PAGES * PAGE_SIZE {
+            return;
+        }
+        let unmap = || sim.with_failures(|| sim.mm.munmap(&sim.cpu, self.space, va, len));
+        if !settled(sim, self.space, unmap).await {
+            return;
+        }
+        let gone = page..page + pages;
+        self.pages.retain(|page, _| !gone.contains(page));
+        self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
+    }
+
+    async fn protect(&mut self, sim: &Sim<'_>) {
+        let Some((page, pages)) = self.some_range(sim) else {
+            return;
+        };
+        let prot = [Prot::READ, RW, RW, Prot::NONE][usize::try_from(sim.below(4)).unwrap()];
+        let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
+        let protect = || sim.with_failures(|| sim.mm.mprotect(&sim.cpu, self.space, va, len, prot));
+        if !settled(sim, self.space, protect).await {
+            return;
+        }
+        for (_, rights) in self.pages.range_mut(page..page + pages) {
+            *rights = prot;
+        }
+    }
+
+    async fn forget(&mut self, sim: &Sim<'_>) {
+        let Some((page, pages)) = self.some_range(sim) else {
+            return;
+        };
+        let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
+        let forget = || {
+            let forget = || sim.mm.madvise(&sim.cpu, self.space, va, len, Advice::DontNeed);
+            sim.with_failures(forget)
+        };
+        if settled(sim, self.space, forget).await {
+            let gone = page..page + pages;
+            self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
+        }
+    }
+
+    async fn move_heap(&mut self, sim: &Sim<'_>) {
+        let end = HEAP + sim.below(HEAP_PAGES * PAGE_SIZE);
+        loop {
+            match sim.with_failures(|| sim.mm.brk(&sim.cpu, self.space, end)) {
+                Ok(_) => break,
+                Err(BrkError::Unmap(MmapError::Migrating(id))) => sim.mm.until_settled(id).await,
+                Err(BrkError::Unmap(MmapError::Pinned { .. } | MmapError::NoMemory)) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let heap = HEAP / PAGE_SIZE..HEAP / PAGE_SIZE + HEAP_PAGES;
+        let kept = heap.start..end.div_ceil(PAGE_SIZE);
+        for page in kept.clone() {
+            self.pages.entry(page).or_insert(RW);
+        }
+        let is_gone = |page: u64| heap.contains(&page) && !kept.contains(&page);
+        self.pages.retain(|&page, _| !is_gone(page));
+        self.words.retain(|&va, _| !is_gone(va / PAGE_SIZE));
+    }
+
+    async fn fork(&mut self, sim: &Sim<'_>) -> Result<(), OutOfMemory> {
+        if sim.nr_programs.get() >= MOST_PROGRAMS {
+            return Err(OutOfMemory);
+        }
+        let child = loop {
+            match sim.with_failures(|| sim.mm.fork(&sim.cpu, self.space)) {
+                Ok(child) => break child,
+                Err(ForkError::Migrating(id)) => {
+                    count(&sim.seen.waits, 1);
+                    sim.mm.until_settled(id).await;
+                }
+                Err(ForkError::NoMemory) => return Ok(()),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        count(&sim.seen.forks, 1);
+        sim.nr_programs.set(sim.nr_programs.get() + 1);
+        let child = Self {
+            space: child,
+            pages: self.pages.clone(),
+            words: self.words.clone(),
+            pins: Vec::new(),
+            stamp: self.stamp << 8,
+        };
+        sim.newborn.borrow_mut().push(child);
+        Ok(())
+    }
+
+    /// A device gets the page, and writes to it later.
+    fn pin(&mut self, sim: &Sim<'_>) {
+        let Some(page) = self.some_page(sim) else {
+            return;
+        };
+        let va = page * PAGE_SIZE;
+        match sim.with_failures(|| sim.mm.pin_user(&sim.cpu, self.space, va, "device")) {
+            Ok(pin) => self.pins.push((pin, va)),
+            Err(CopyError::Locked { .. }) => {}
+            Err(CopyError::Fault { error, .. }) => self.check_refusal(sim, va, error),
+        }
+    }
+
+    fn unpin(&mut self, sim: &Sim<'_>) {
+        let Some((pin, va)) = self.pins.pop() else {
+            return;
+        };
+        let root = sim.mm.space(self.space).unwrap().root();
+        let found = crate::pagetable::translate(&sim.mm.frames, root, va, Access::Read);
+        // As long as the program has not given the page up, it sees what the device writes.
+        if found.is_ok_and(|found| found.gpa == pin.pfn().gpa()) {
+            self.stamp += 1;
+            sim.mm.frames.write(pin.pfn(), 0, self.stamp);
+            self.words.insert(va, self.stamp);
+        }
+        sim.mm.phys.unpin(&sim.cpu, pin);
+    }
+
+    async fn store(&mut self, sim: &Sim<'_>) {
+        let Some(page) = self.some_page(sim) else {
+            return;
+        };
+        for page in page..page + 1 + sim.below(12) {
+            if !self.pages.contains_key(&page) {
+                continue;
+            }
+            self.stamp += 1;
+            let va = page * PAGE_SIZE + sim.below(WORDS) * 8;
+            match touch(sim, self.space, va, Access::Write, || {
+                sim.mm.cpu_store(self.space, va, self.stamp)
+            })
+            .await
+            {
+                Ok(()) => {
+                    assert!(
+                        self.pages[&page].permits(Access::Write),
+                        "{va:#x} can be written to"
+                    );
+                    self.words.insert(va, self.stamp);
+                }
+                Err(error) => self.check_refusal(sim, va, error),
+            }
+        }
+    }
+
+    fn check_refusal(&self, sim: &Sim<'_>, va: u64, error: FaultError) {
+        match error {
+            FaultError::OutOfMemory => count(&sim.seen.no_memory, 1),
+            FaultError::Protection { access, .. } => {
+                assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
+            }
+            FaultError::NoArea { .. } | FaultError::UnknownSpace(_) => panic!("{error}"),
+        }
+    }
+
+    /// Reads some of the pages that it has written to and may read, and a few others, and compares.
+    async fn check(&mut self, sim: &Sim<'_>, pages: usize) {
+        let written = self.words.keys().map(|va| va / PAGE_SIZE);
+        let others = (0..4).filter_map(|_| self.some_page(sim));
+        let mut readable: Vec<u64> = written.chain(others).collect();
+        readable.retain(|page| self.pages[page].permits(Access::Read));
+        readable.sort_unstable();
+        readable.dedup();
+        while readable.len() > pages {
+            let at = usize::try_from(sim.below(readable.len() as u64)).unwrap();
+            readable.swap_remove(at);
+        }
+        for page in readable {
+            for word in 0..WORDS {
+                let va = page * PAGE_SIZE + word * 8;
+                let expected = self.words.get(&va).copied().unwrap_or(0);
+                match touch(sim, self.space, va, Access::Read, || {
+                    sim.mm.cpu_load(self.space, va)
+                })
+                .await
+                {
+                    Ok(found) => assert_eq!(found, expected, "{va:#x} of space {}", self.space.number()),
+                    // Nothing was there, and there is no memory to say so with.
+                    Err(FaultError::OutOfMemory) => assert_eq!(expected, 0, "{va:#x} is lost"),
+                    Err(error) => panic!("{error}"),
+                }
+                count(&sim.seen.words_checked, 1);
+            }
+        }
+    }
+
+    async fn end(mut self, sim: &Sim<'_>) {
+        while let Err(error) = sim.mm.destroy_space(&sim.cpu, self.space) {
+            assert_eq!(error, SpaceError::Migrating(self.space));
+            sim.mm.until_settled(self.space).await;
+        }
+        for (pin, _) in self.pins.drain(..) {
+            sim.mm.phys.unpin(&sim.cpu, pin);
+        }
+        sim.nr_programs.set(sim.nr_programs.get() - 1);
+    }
+}
+
+/// Repeats an access, with the faults it takes.
+async fn touch<T, E>(
+    sim: &Sim<'_>,
+    space: SpaceId,
+    va: u64,
+    access: Access,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, FaultError> {
+    loop {
+        if let Ok(value) = attempt() {
+            return Ok(value);
+        }
+        match sim.with_failures(|| sim.mm.fault(&sim.cpu, space, va, access))? {
+            FaultOutcome::Locked(page) => {
+                count(&sim.seen.waits, 1);
+                sim.mm.until_unlocked(page).await;
+            }
+            _ if sim.one_in(8) => pause().await,
+            _ => {}
+        }
+    }
+}
+
+/// Repeats a change of areas until no page of the address space is on the move; whether it was made.
+async fn settled(sim: &Sim<'_>, space: SpaceId, mut change: impl FnMut() -> Result<(), MmapError>) -> bool {
+    loop {
+        match change() {
+            Ok(()) => return true,
+            Err(MmapError::Migrating(_)) => {
+                count(&sim.seen.waits, 1);
+                sim.mm.until_settled(space).await;
+            }
+            Err(MmapError::NoMemory | MmapError::Pinned { .. }) => return false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
