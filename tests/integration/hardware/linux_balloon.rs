@@ -46,11 +46,11 @@ fn linux_gives_pages_takes_them_back_and_says_how_it_is() {
             guest.vm.resize_to(BOOT - 240 * MIB);
             let stats = guest.vm.stats();
             assert_eq!(balloon(&stats, "held_bytes"), 240 * MIB);
-            assert_eq!(before - guest.mem_total_kib(), 240 * MIB / 1024);
+            guest.mem_total_becomes(before - 240 * MIB / 1024);
             let given = full - stats.number("host_resident_bytes");
             assert!(given >= 150 * MIB, "{given} bytes less are resident");
             guest.vm.resize_to(BOOT);
-            assert_eq!(guest.mem_total_kib(), before);
+            guest.mem_total_becomes(before);
             assert_eq!(balloon(&guest.vm.stats(), "held_bytes"), 0);
         });
 
@@ -80,7 +80,7 @@ fn linux_gives_pages_takes_them_back_and_says_how_it_is() {
             guest.shell(UNBIND);
             let stats = guest.vm.stats();
             assert_eq!(balloon(&stats, "held_bytes"), 0);
-            assert_eq!(guest.mem_total_kib(), before);
+            guest.mem_total_becomes(before);
             guest.shell(BIND);
             guest
                 .vm
@@ -131,15 +131,19 @@ fn one_target_takes_blocks_first_and_pages_for_the_rest() {
     needs_hardware_kvm(|| {
         let home = Home::new();
         let mut guest = boot(&home, "floor=128M", &["--hotplug", "512M"]);
+        guest.vm.wait_for_driver();
+        let before = guest.mem_total_kib();
 
         guest.case("down through the blocks into boot memory", |guest| {
             guest.vm.resize_to(BOOT + 256 * MIB);
             assert_eq!(guest.vm.stats().number("plugged_size"), 256 * MIB);
+            guest.mem_total_becomes(before + 256 * 1024);
             guest.vm.resize_to(BOOT - 64 * MIB);
             // A guest that is slow for two seconds is helped by the balloon, which then gives the blocks back.
             guest.vm.wait_until("all blocks gone", |stats| {
                 stats.number("plugged_size") == 0 && balloon(stats, "held_bytes") == 64 * MIB
             });
+            guest.mem_total_becomes(before - 64 * 1024);
         });
 
         guest.case("up again, without the balloon", |guest| {
@@ -147,6 +151,7 @@ fn one_target_takes_blocks_first_and_pages_for_the_rest() {
             let stats = guest.vm.stats();
             assert_eq!(stats.number("plugged_size"), 128 * MIB);
             assert_eq!(balloon(&stats, "held_bytes"), 0);
+            guest.mem_total_becomes(before + 128 * 1024);
         });
     });
 }

@@ -1,9 +1,7 @@
 //! A stock Debian kernel's balloon without deflate-on-oom: what is in it is gone from the guest until the host says
 //! otherwise, even if the guest runs out of memory; the host has all of it, and says how the guest is.
 
-use integration_tests::{
-    Home, LinuxGuest, Parts, Release, eventually, needs_hardware_kvm, needs_hardware_kvm_and,
-};
+use integration_tests::{Home, LinuxGuest, Parts, Release, needs_hardware_kvm, needs_hardware_kvm_and};
 
 const MIB: u64 = 1 << 20;
 
@@ -54,7 +52,7 @@ fn takes_and_gives(release: Release) {
         );
         let stats = guest.vm.stats();
         assert_eq!(stats.number("balloon.held_bytes"), IN_BALLOON);
-        assert_eq!(guest.mem_total_kib(), whole - IN_BALLOON / 1024);
+        guest.mem_total_becomes(whole - IN_BALLOON / 1024);
     });
     guest.case("deflated, and all of it is the guest's again", |guest| {
         to(guest, BOOT, whole);
@@ -114,10 +112,7 @@ fn bound_again(guest: &mut LinuxGuest, whole_kib: u64) {
     guest.vm.wait_until("the balloon being full again", |stats| {
         stats.number("balloon.held_bytes") == IN_BALLOON
     });
-    // The driver takes pages from its total after it has told the device of them.
-    eventually("MemTotal without the balloon", || {
-        (guest.mem_total_kib() == whole_kib - IN_BALLOON / 1024).then_some(())
-    });
+    guest.mem_total_becomes(whole_kib - IN_BALLOON / 1024);
 }
 
 fn hinted(guest: &mut LinuxGuest) {
@@ -143,10 +138,9 @@ fn to(guest: &mut LinuxGuest, bytes: u64, whole_kib: u64) {
     guest.vm.resize_to(bytes);
     let stats = guest.vm.stats();
     assert_eq!(stats.number("balloon.held_bytes"), BOOT - bytes);
-    let expected = whole_kib - (BOOT - bytes) / 1024;
-    eventually("both accounts agreeing", || {
-        let actual = guest.vm.stats().number("balloon.actual_bytes");
-        (guest.mem_total_kib() == expected && actual == BOOT - bytes).then_some(())
+    guest.mem_total_becomes(whole_kib - (BOOT - bytes) / 1024);
+    guest.vm.wait_until("the driver saying as much", |stats| {
+        stats.number("balloon.actual_bytes") == BOOT - bytes
     });
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 
 use integration_tests::{
-    Home, LinuxGuest, LinuxImage, Parts, Release, eventually, needs_hardware_kvm, needs_hardware_kvm_and,
+    Home, LinuxGuest, LinuxImage, Parts, Release, needs_hardware_kvm, needs_hardware_kvm_and,
 };
 
 const MIB: u64 = 1 << 20;
@@ -126,9 +126,7 @@ fn given(guest: &mut LinuxGuest, bytes: u64) {
         .vm
         .wait_until("what is requested", |stats| stats.number("plugged_size") == bytes);
     assert_eq!(stats.number("requested_size"), bytes);
-    eventually("MemTotal with what is plugged", || {
-        (guest.mem_total_kib() == boot_kib + bytes / 1024).then_some(())
-    });
+    guest.mem_total_becomes(boot_kib + bytes / 1024);
 }
 
 /// Looks for what was written before.

@@ -14,9 +14,8 @@ const REGION: u64 = 512 * MIB;
 /// A region whose blocks are smaller than Linux's.
 const ARGUMENTS: [&str; 4] = ["--memory", "448M", "--hotplug", "512M"];
 
-/// What is pinned, in MiB, and what the programs hold that check their memory.
+/// What is pinned, in MiB.
 const PINNED: u64 = 48;
-const CHECKED: u64 = 192;
 
 #[test]
 fn memory_in_use_by_the_kernel_stays_and_the_rest_goes_on_6_1() {
@@ -40,7 +39,7 @@ fn stays(release: Release) {
     let left = guest.case("what cannot be moved stays, under load", |guest| {
         guest.vm.resize_to(BOOT + REGION);
         guest.pin(PINNED);
-        guest.start_memcheck(CHECKED);
+        guest.start_memchecks(3, 64);
         let outcome = guest.vm.order("resize", &["448M", "--wait", "30"]);
         let left = guest.vm.stats().number("plugged_size");
         assert!(

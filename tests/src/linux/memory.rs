@@ -21,6 +21,17 @@ impl LinuxGuest {
         self.meminfo("MemTotal")
     }
 
+    /// Waits until `MemTotal` of the guest is `kib` KiB. A device is done before the guest's kernel is: blocks go online
+    /// after they were plugged.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    pub fn mem_total_becomes(&mut self, kib: u64) {
+        eventually(&format!("MemTotal of {kib} kB"), || {
+            (self.mem_total_kib() == kib).then_some(())
+        });
+    }
+
     /// A line of the guest's `/proc/meminfo`, in KiB.
     pub fn meminfo(&mut self, name: &str) -> u64 {
         let text = self.shell(&format!("grep '^{name}:' /proc/meminfo"));
@@ -99,42 +110,72 @@ impl LinuxGuest {
     /// # Panics
     /// When it does not get there.
     pub fn start_memcheck(&mut self, mebibytes: u64) {
+        self.start_memchecks(1, mebibytes);
+    }
+
+    /// Starts several processes of `memcheck run` on `mebibytes` of memory each, and waits until all have verified theirs
+    /// once.
+    ///
+    /// # Panics
+    /// When they do not get there.
+    pub fn start_memchecks(&mut self, processes: u64, mebibytes: u64) {
         self.shell(&format!(
-            "rm -f /tmp/memcheck; memcheck run {mebibytes} /tmp/memcheck >/tmp/memcheck.log 2>&1 & echo $! >/tmp/memcheck.pid"
+            "rm -rf /tmp/checks; mkdir /tmp/checks; for n in $(seq {processes}); do \
+             memcheck run {mebibytes} /tmp/checks/$n.rounds >/tmp/checks/$n.log 2>&1 & echo $! >>/tmp/checks/pids; done"
         ));
         self.wait_for_memcheck(1);
     }
 
-    /// Waits until `memcheck run` has finished `rounds` more rounds, none of which may have found a wrong word.
+    /// Waits until each `memcheck run` has finished `rounds` more rounds, none of which may have found a wrong word.
     ///
     /// # Panics
-    /// When a word was wrong, memcheck has died, or the deadline passes.
+    /// When a word was wrong, one has died, or the deadline passes.
     pub fn wait_for_memcheck(&mut self, rounds: u64) {
-        let begun = self.memcheck_rounds().unwrap_or(0);
+        let begun = self.memcheck_rounds();
+        let done = |now: &[u64]| {
+            let before = begun.iter().chain(std::iter::repeat(&0));
+            !now.is_empty()
+                && now
+                    .iter()
+                    .zip(before)
+                    .all(|(now, before)| *now >= before + rounds)
+        };
         eventually("memcheck going round", || {
-            self.memcheck_rounds().filter(|now| *now >= begun + rounds)
+            done(&self.memcheck_rounds()).then_some(())
         });
     }
 
-    /// Ends `memcheck run`, and waits until its memory is free.
+    /// Ends every `memcheck run`, and waits until their memory is free.
     pub fn stop_memcheck(&mut self) {
-        // A process that is gone, or has only its exit status left, has no `RSS` line.
+        // That is when only an exit status is left of a process: it is without a memory of its own before that, and still
+        // busy giving back what that had (kernel/exit.c, `exit_mm`).
         self.shell(
-            "pid=$(cat /tmp/memcheck.pid); kill $pid; while grep -qs VmRSS /proc/$pid/status; do usleep 20000; done",
+            "for pid in $(cat /tmp/checks/pids); do kill $pid; \
+             while grep -qs '^State:[[:space:]]*[^Z[:space:]]' /proc/$pid/status; do usleep 20000; done; done",
         );
     }
 
-    fn memcheck_rounds(&mut self) -> Option<u64> {
+    /// The rounds of each process, or nothing as long as one has finished none.
+    fn memcheck_rounds(&mut self) -> Vec<u64> {
         let text = self.shell(
-            "kill -0 $(cat /tmp/memcheck.pid) 2>/dev/null || echo dead; cat /tmp/memcheck /tmp/memcheck.log 2>/dev/null; true",
+            "cd /tmp/checks; n=0; for pid in $(cat pids); do n=$((n + 1)); kill -0 $pid 2>/dev/null || echo dead; \
+             cat $n.log 2>/dev/null; cat $n.rounds 2>/dev/null || echo none; done; cd /",
         );
-        assert!(!text.contains("dead"), "memcheck has died:\n{text}");
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let ["rounds", rounds, "checked", _, "failed", failed] = words[..] else {
-            return None;
-        };
-        assert_eq!(failed, "0", "memcheck found wrong words:\n{text}");
-        rounds.parse().ok()
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        assert!(!lines.contains(&"dead"), "memcheck has died:\n{text}");
+        if lines.contains(&"none") {
+            return Vec::new();
+        }
+        let rounds = lines.iter().map(|line| {
+            let [rounds, _, failed] = numbers(line, ["rounds", "checked", "failed"]);
+            assert_eq!(failed, 0, "memcheck found wrong words:\n{text}");
+            rounds
+        });
+        rounds.collect()
     }
 }
 
