@@ -6,6 +6,7 @@ mod driver;
 mod guest;
 mod input;
 mod registers;
+mod restart;
 mod run;
 mod step;
 pub mod subjects;

@@ -52,6 +52,18 @@ pub fn run_with<S: Subject>(
         world.process_notified();
         good(world, Stage::Started, when)?;
     }
+    world.initialise(Initialise {
+        features: u64::MAX,
+        order: 3,
+    });
+    world.process_notified();
+    world.restart_queues();
+    world.process_notified();
+    good(
+        world,
+        Stage::Started,
+        "with queues that were stopped and started again",
+    )?;
     world
         .guest
         .changed_unseen()

@@ -30,7 +30,7 @@ pub struct World<S: Subject> {
     pub transport: MmioTransport<S::Device>,
     /// The host's side.
     pub subject: S,
-    driver: Driver,
+    pub(crate) driver: Driver,
     registers: Registers,
     notified: QueueSet,
     nr_queues: u16,

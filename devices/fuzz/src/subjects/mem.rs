@@ -197,21 +197,21 @@ impl Subject for MemSubject {
             addr: BLOCKS,
             nb_blocks: 1,
         };
-        for request in [
-            Request::UnplugAll,
-            Request::Plug(first),
-            Request::State(first),
-            Request::Unplug(first),
+        use ResponseType::{Ack, Error};
+        for (request, expected) in [
+            (Request::UnplugAll, Ack),
+            (Request::Plug(first), Ack),
+            (Request::State(first), Ack),
+            (Request::Plug(first), Error),
+            (Request::Unplug(first), Ack),
+            (Request::Unplug(first), Error),
         ] {
             let bytes = world.exchange(QUEUE_REQUEST, &request.encode(), Response::SIZE)?;
             let answer = <[u8; Response::SIZE]>::try_from(bytes)
                 .map_err(|bytes| format!("{request:?} is answered with {} bytes", bytes.len()))?;
             let response = Response::decode(&answer).map_err(|error| format!("{request:?}: {error}"))?;
-            expect(
-                &format!("{request:?}"),
-                &response.response_type(),
-                &ResponseType::Ack,
-            )?;
+            world.subject.check(&world.transport)?;
+            expect(&format!("{request:?}"), &response.response_type(), &expected)?;
         }
         Ok(())
     }

@@ -42,6 +42,21 @@ fn drain(world: &mut World<PortsSubject>, port: usize) -> Vec<u8> {
     }
 }
 
+/// The guest hears what the host says through an open port, behind what was said before.
+fn listen(world: &mut World<PortsSubject>, port: usize, queue: u16) -> Result<(), String> {
+    const BUFFER: usize = 0x400;
+    for _ in 0..=TO_GUEST_LIMIT / BUFFER {
+        let waiting = world.transport.device().port(port).map(|port| port.to_guest_len);
+        if waiting == Some(0) {
+            break;
+        }
+        world.exchange(queue, &[], BUFFER)?;
+    }
+    world.with_host(|_, transport, _| Ok(transport.push_to_port(port, b"said by the host").1));
+    let heard = world.exchange(queue, &[], BUFFER)?;
+    expect("what the guest hears", &heard[..], b"said by the host")
+}
+
 impl Subject for PortsSubject {
     type Device = Console;
     const NAME: &'static str = "ports";
@@ -139,6 +154,11 @@ impl Subject for PortsSubject {
                     &control(number, event::PORT_ADD, 1),
                 )?;
             }
+            world.exchange(QUEUE_CONTROL_TRANSMIT, &control(1, event::PORT_READY, 1), 0)?;
+            let told = world.exchange(QUEUE_CONTROL_RECEIVE, &[], 0x100)?;
+            let name = [&control(1, event::PORT_NAME, 1)[..], b"one"].concat();
+            expect("the port's name", &told, &name)?;
+            world.exchange(QUEUE_CONTROL_TRANSMIT, &control(1, event::PORT_OPEN, 1), 0)?;
             (1, QUEUE_FIRST_PORT + 1)
         } else {
             (0, QUEUE_TRANSMIT)
@@ -149,6 +169,7 @@ impl Subject for PortsSubject {
             "what the host hears",
             &drain(world, port)[..],
             b"said by the guest",
-        )
+        )?;
+        listen(world, port, queue - 1)
     }
 }
