@@ -113,6 +113,8 @@ pub struct Options {
     pub kmap_slots: NonZeroU16,
     /// `load=`, in order.
     pub loads: Vec<Load>,
+    /// `scratch=`, in order: disks (`vda`) that are written full and read back. What was on them is lost.
+    pub scratch: Vec<String>,
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
@@ -140,6 +142,7 @@ impl Options {
             highmem: None,
             kmap_slots: MAX_KMAPS,
             loads: Vec::new(),
+            scratch: Vec::new(),
             validate: false,
             slab_debug: Debugging::Off,
             slab_test: false,
@@ -213,6 +216,11 @@ impl Options {
                 };
                 self.loads.extend(load);
                 load.is_some()
+            }
+            "scratch" => {
+                let is_disk = matches!(value.as_bytes(), [b'v', b'd', b'a'..=b'z']);
+                self.scratch.extend(is_disk.then(|| value.to_string()));
+                is_disk
             }
             "validate" => {
                 self.validate = true;

@@ -3,6 +3,7 @@
 mod mappings;
 
 use crate::devices::{Console, restart};
+use crate::disks;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::{activity, heap};
@@ -22,6 +23,7 @@ pagetypeinfo  the same by migrate type, and pageblocks, as /proc/pagetypeinfo
 slabinfo      objects and slabs of each cache, as /proc/slabinfo
 vmallocinfo   the manager's own areas of single frames, as /proc/vmallocinfo
 nodes         CPUs, memory and distances of nodes, as numactl --hardware, and requests served, as numastat
+disks         every disk: size, requests, and what a check of a scratch disk has found
 balloon       pages in the balloon, wanted in it, and moved since boot
 blocks        every block of the hot-plug region: state, zone, free and used pages
 ps            every program: state, memory, checks of its own data, faults, CPU
@@ -84,6 +86,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "slabinfo" => slabinfo(&mut text, kernel.slabs),
         "nodes" => report::nodes(&mut text, phys),
         "balloon" => balloon(&mut text, kernel),
+        "disks" => disks::report(&mut text, kernel),
         "blocks" => report::blocks(&mut text, phys),
         "ps" => ps(&mut text, kernel, &kernel.mm()),
         "vmstat" => report::vmstat(&mut text, phys)

@@ -2,6 +2,7 @@
 
 use crate::balloon;
 use crate::control;
+use crate::disks;
 use crate::kernel::{Kernel, spawn};
 use crate::log::log;
 use crate::machine::dma::KernelDma;
@@ -9,10 +10,12 @@ use crate::machine::registers::MmioRegisters;
 use crate::panic;
 use crate::resize;
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use guest_kernel::executor::Executor;
 use guest_virtio::StartError;
 use guest_virtio::balloon::BalloonDriver;
+use guest_virtio::block::BlockDriver;
 use guest_virtio::console::ConsoleDriver;
 use guest_virtio::mem::MemDriver;
 use guest_virtio::transport::TransportError;
@@ -25,16 +28,23 @@ const LONGEST_PAUSE_NS: u64 = 64_000_000_000;
 pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
 /// The balloon of this machine.
 pub(crate) type Balloon = BalloonDriver<MmioRegisters, KernelDma>;
+/// A disk of this machine; requests are known by number.
+pub(crate) type Disk = BlockDriver<MmioRegisters, KernelDma, usize>;
 /// The console of this machine.
 pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
 
-/// Starts a driver for every device that has one. Drivers, and the tasks that use them, belong to this CPU.
+/// Starts a driver for every device that has one. Drivers, and the tasks that use them, belong to this CPU. Disks that are
+/// called `scratch` are written full, and checked.
 ///
 /// The memory manager knows of one hot-plug region: the first memory device has it, and others are left alone.
-pub(crate) fn start(kernel: &'static Kernel, executor: &Executor, devices: Vec<(MmioRegisters, u32)>) {
+pub(crate) fn start(
+    kernel: &'static Kernel,
+    executor: &Executor,
+    devices: Vec<(MmioRegisters, u32)>,
+    scratch: &[String],
+) {
     let mut has_region = false;
     for (registers, gsi) in devices {
-        let memory = KernelDma(kernel);
         if has_region && Memory::is_behind(registers) {
             let base = registers.base();
             log!(
@@ -43,42 +53,99 @@ pub(crate) fn start(kernel: &'static Kernel, executor: &Executor, devices: Vec<(
             );
             continue;
         }
-        match Memory::start(registers, &memory) {
-            Ok(driver) => {
-                has_region = true;
-                let driver: &'static Memory = Box::leak(Box::new(driver));
-                connect(kernel, gsi, || driver.on_interrupt());
-                spawn(executor, resize::work(kernel, driver));
-                continue;
-            }
-            Err(StartError::Transport(TransportError::OtherDevice { .. })) => {}
-            Err(error) => {
-                log!(Error, "virtio device at {:#x}: {error}", registers.base());
-                continue;
-            }
+        let here = Place {
+            kernel,
+            executor,
+            registers,
+            gsi,
+        };
+        let found = here
+            .memory()
+            .or_else(|| here.balloon())
+            .or_else(|| here.disk(scratch))
+            .or_else(|| here.console());
+        has_region |= found == Some(Found::Region);
+        if found.is_none() {
+            log!(
+                Error,
+                "virtio device at {:#x}: no driver knows it",
+                registers.base()
+            );
         }
-        match Balloon::start(registers, &memory) {
-            Ok(driver) => {
-                let driver: &'static Balloon = Box::leak(Box::new(driver));
-                connect(kernel, gsi, || driver.on_interrupt());
-                spawn(executor, balloon::work(kernel, driver));
-                spawn(executor, balloon::tell(kernel, driver));
-                continue;
+    }
+}
+
+/// What was found behind some registers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// A hot-plug region, in use.
+    Region,
+    /// Something else, in use.
+    Other,
+    /// A device of the right type, which does not start; it was reported.
+    Broken,
+}
+
+/// Where a device may be.
+struct Place<'a> {
+    kernel: &'static Kernel,
+    executor: &'a Executor,
+    registers: MmioRegisters,
+    gsi: u32,
+}
+
+impl Place<'_> {
+    fn memory(&self) -> Option<Found> {
+        self.take_up(Memory::start, |driver| {
+            connect(self.kernel, self.gsi, || driver.on_interrupt());
+            spawn(self.executor, resize::work(self.kernel, driver));
+            Found::Region
+        })
+    }
+
+    fn balloon(&self) -> Option<Found> {
+        self.take_up(Balloon::start, |driver| {
+            connect(self.kernel, self.gsi, || driver.on_interrupt());
+            spawn(self.executor, balloon::work(self.kernel, driver));
+            spawn(self.executor, balloon::tell(self.kernel, driver));
+            Found::Other
+        })
+    }
+
+    fn disk(&self, scratch: &[String]) -> Option<Found> {
+        self.take_up(Disk::start, |driver| {
+            let index = disks::add(self.kernel, driver);
+            connect(self.kernel, self.gsi, || driver.on_interrupt());
+            spawn(self.executor, disks::keep(self.kernel, driver, index));
+            if scratch.contains(&disks::name(index)) {
+                spawn(self.executor, disks::check(self.kernel, driver, index));
             }
-            Err(StartError::Transport(TransportError::OtherDevice { .. })) => {}
+            Found::Other
+        })
+    }
+
+    fn console(&self) -> Option<Found> {
+        self.take_up(Console::start, |driver| {
+            panic::report_to_console(self.registers);
+            connect(self.kernel, self.gsi, || driver.on_interrupt());
+            spawn(self.executor, control::work(self.kernel, driver));
+            Found::Other
+        })
+    }
+
+    /// Starts a driver, and has it put to use; `None` if the device is not one for it.
+    fn take_up<D: 'static>(
+        &self,
+        start: impl FnOnce(MmioRegisters, &KernelDma) -> Result<D, StartError>,
+        put_to_use: impl FnOnce(&'static D) -> Found,
+    ) -> Option<Found> {
+        match start(self.registers, &KernelDma(self.kernel)) {
+            Ok(driver) => Some(put_to_use(Box::leak(Box::new(driver)))),
+            Err(StartError::Transport(TransportError::OtherDevice { .. })) => None,
             Err(error) => {
-                log!(Error, "virtio device at {:#x}: {error}", registers.base());
-                continue;
+                log!(Error, "virtio device at {:#x}: {error}", self.registers.base());
+                Some(Found::Broken)
             }
-        }
-        match Console::start(registers, &memory) {
-            Ok(driver) => {
-                panic::report_to_console(registers);
-                let driver: &'static Console = Box::leak(Box::new(driver));
-                connect(kernel, gsi, || driver.on_interrupt());
-                spawn(executor, control::work(kernel, driver));
-            }
-            Err(error) => log!(Error, "virtio device at {:#x}: {error}", registers.base()),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! does the compiler in a task that may come from another CPU.
 
 use crate::boot::Machine;
+use crate::disks::DiskStatus;
 use crate::log::log;
 use crate::machine::activity::{self, AllCpus, CpuBell};
 use crate::machine::apic::{CALL_VECTOR, GSI_VECTOR, LocalApics, TIMER_VECTOR};
@@ -80,7 +81,7 @@ struct Work {
 
 /// See the module.
 ///
-/// Lock order: `programs`, then a program's `status`, then `resize`, then `balloon`; then any one of those that guard a single
+/// Lock order: `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`; then any one of those that guard a single
 /// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
 /// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
@@ -113,6 +114,8 @@ pub(crate) struct Kernel {
     pub(crate) programs: SpinLock<Vec<&'static Program>>,
     pub(crate) resize: SpinLock<ResizeStatus>,
     pub(crate) balloon: SpinLock<BalloonStatus>,
+    /// The disks, in the order of the machine.
+    pub(crate) disks: SpinLock<Vec<DiskStatus>>,
     pub(crate) tick_ns: u64,
     validates: bool,
     acpi: Acpi,
@@ -185,6 +188,7 @@ impl Kernel {
             programs: SpinLock::new(Vec::new()),
             resize: SpinLock::default(),
             balloon: SpinLock::default(),
+            disks: SpinLock::default(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
             acpi: machine.acpi,

@@ -8,6 +8,7 @@ extern crate std;
 pub mod acpi;
 pub mod activity;
 pub mod cmdline;
+pub mod disk_pattern;
 pub mod elf;
 pub mod executor;
 pub mod heap;
