@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Parts;
+use super::machine::{QEMU, QEMU_PACKAGE};
 use crate::ballast::{binary, finish};
 use crate::cpio::Archive;
-use crate::debian::{KernelPackage, Release, busybox};
+use crate::debian::{KernelPackage, Release, busybox, require};
 use crate::linux::LinuxImage;
 
-/// Loads KVM, runs one test, reports its exit status on the second serial port, and switches the box off.
+/// Loads KVM, runs the program with its arguments, reports its exit status on the second serial port, and switches the box off.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /root
 /bin/busybox mount -t proc proc /proc
@@ -25,16 +26,26 @@ done
 export PATH=/bin HOME=/root RUST_BACKTRACE=1 VARIABLE=/guest
 DISK
 cd /
-/box/deps/integration --exact "$(cat /test)" --include-ignored --nocapture
+/box/deps/PROGRAM $(cat /arguments)
 echo "host box: exit status $?"
 poweroff -f
 "#;
 
-/// The ramdisk of a box that runs the test called `test`, with `parts`.
+/// Name of the program in the box.
+const PROGRAM: &str = "integration";
+
+/// What QEMU reads when it boots a kernel on an ordinary PC, from Debian's `qemu-system-data` and `seabios`.
+const QEMU_FILES: [&str; 3] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+];
+
+/// The ramdisk of a box that runs this very program with `arguments`, and has `parts`.
 ///
 /// # Panics
 /// When one of its parts is missing.
-pub(super) fn ramdisk(package: &KernelPackage, test: &str, parts: Parts) -> Vec<u8> {
+pub(super) fn ramdisk(package: &KernelPackage, arguments: &str, parts: Parts) -> Vec<u8> {
     let mut archive = Archive::default();
     let mut order = String::new();
     let disk_driver: &[&str] = if parts.root_disk { &["virtio_blk"] } else { &[] };
@@ -52,14 +63,21 @@ pub(super) fn ramdisk(package: &KernelPackage, test: &str, parts: Parts) -> Vec<
         "/init",
         INIT.replace("VARIABLE", super::IMAGE_VARIABLE)
             .replace("DISK", &disk)
+            .replace("PROGRAM", PROGRAM)
             .replace("ANSWER", super::pulse::ANSWER)
             .as_bytes(),
     );
-    archive.add("/test", test.as_bytes());
+    archive.add("/arguments", arguments.as_bytes());
     add_file(&mut archive, "/bin/busybox", &busybox());
-    let tests = std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"));
+    if parts.qemu {
+        add_program(&mut archive, QEMU, &require(QEMU, QEMU_PACKAGE));
+        for file in QEMU_FILES {
+            add_file(&mut archive, file, Path::new(file));
+        }
+    }
+    let program = std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"));
     // Laid out like a target directory, so that the test binary finds its neighbours in the same way.
-    add_program(&mut archive, "/box/deps/integration", &tests);
+    add_program(&mut archive, &format!("/box/deps/{PROGRAM}"), &program);
     add_program(&mut archive, "/box/ballast", &binary());
     let staging = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
     let kernels = if parts.kernels.is_empty() {

@@ -10,12 +10,11 @@ use super::{CASE, Parts};
 use crate::ballast::Reaper;
 use crate::debian::{KernelPackage, Release, require, root_image};
 
-/// Longest life of a box that works. It only bounds how long a test that goes round in circles is waited for.
-const LIFETIME: Duration = Duration::from_secs(500);
 /// How many boxes a test may use up that stop.
 const BOXES: u32 = 2;
 
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+pub(super) const QEMU_PACKAGE: &str = "qemu-system-x86";
 
 /// All that the emulation knows, but for two things.
 ///
@@ -25,15 +24,25 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// - Fast `rep stosb` and `rep movsb`: emulation takes them byte by byte, and kernels that do not see the flags use words.
 const CPU: &str = "max,-xsave,-erms,-fsrm";
 
-/// Runs the test called `test` of this very binary in a box with `parts`.
+/// What is run in a box: this very program, again.
+pub(super) struct Inner<'a> {
+    /// Its arguments, with spaces in between.
+    pub(super) arguments: &'a str,
+    /// What it says when it has done what it is run for, besides ending with exit status 0.
+    pub(super) proof: &'a str,
+    /// Longest life of a box that works. It only bounds how long one that goes round in circles is waited for.
+    pub(super) lifetime: Duration,
+}
+
+/// Runs `inner` in a box with `parts`, and answers what it printed.
 ///
 /// # Panics
-/// When the inner run fails, does not run exactly one test, or the box does not report.
-pub(super) fn run(test: &str, parts: Parts) {
+/// When the inner run fails, does not give its proof, or the box does not report.
+pub(super) fn run(inner: &Inner<'_>, parts: Parts) -> String {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
     let package = KernelPackage::fetch(Release::V6_12);
     let (ramdisk, report) = (dir.path().join("ramdisk"), dir.path().join("report"));
-    let written = fs::write(&ramdisk, super::image::ramdisk(&package, test, parts));
+    let written = fs::write(&ramdisk, super::image::ramdisk(&package, inner.arguments, parts));
     written.unwrap_or_else(|error| panic!("cannot write the box's ramdisk: {error}"));
     let disk = parts.root_disk.then(root_image);
     for number in 1..=BOXES {
@@ -41,6 +50,7 @@ pub(super) fn run(test: &str, parts: Parts) {
         let end = wait(
             boot(&package, &ramdisk, disk.as_deref(), (&report, &pulse)),
             &mut pulse,
+            inner.lifetime,
         );
         let (console, report) = (pulse.console(), read(&report));
         println!("---- in the host box\n{report}----");
@@ -50,13 +60,13 @@ pub(super) fn run(test: &str, parts: Parts) {
             );
             continue;
         }
-        if let Err(why) = judge(&report) {
+        if let Err(why) = judge(&report, inner.proof) {
             panic!(
                 "in the host box: {why}{} ({end:?})\n---- its console\n{console}----",
                 last_case(&report)
             );
         }
-        return;
+        return report;
     }
     panic!("{BOXES} host boxes have stopped in a row");
 }
@@ -79,7 +89,7 @@ fn boot(
     disk: Option<&Path>,
     (report, pulse): (&Path, &Pulse),
 ) -> Reaper {
-    let mut qemu = Command::new(require(QEMU, "qemu-system-x86"));
+    let mut qemu = Command::new(require(QEMU, QEMU_PACKAGE));
     // One processor: with two, the emulated kernel was seen to trip over its own patching of code (int3 in
     // `__schedule`) about once in ten boots, which QEMU's emulation of several does not get right.
     qemu.args(["-accel", "tcg", "-cpu", CPU, "-m", "4096", "-smp", "1"]);
@@ -116,9 +126,9 @@ fn boot(
 }
 
 /// Waits for the end of a box, which is then gone.
-fn wait(mut qemu: Reaper, pulse: &mut Pulse) -> End {
+fn wait(mut qemu: Reaper, pulse: &mut Pulse, lifetime: Duration) -> End {
     let begun = Instant::now();
-    while begun.elapsed() < LIFETIME {
+    while begun.elapsed() < lifetime {
         if matches!(qemu.0.try_wait(), Ok(Some(_))) {
             return End::SwitchedOff;
         }
@@ -134,17 +144,15 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).replace('\r', "")
 }
 
-/// A good report says that exactly one test ran and passed, and ends with exit status 0.
-fn judge(report: &str) -> Result<(), &'static str> {
+/// A good report has the proof that what was to be run was run, and ends with exit status 0.
+fn judge(report: &str, proof: &str) -> Result<(), &'static str> {
     let last = report
         .lines()
         .rfind(|line| line.starts_with("host box: exit status "));
     match last {
         None => Err("no exit status was reported"),
-        Some(line) if line != "host box: exit status 0" => Err("the test failed"),
-        Some(_) if !report.contains("test result: ok. 1 passed;") => {
-            Err("the inner run did not run the test")
-        }
+        Some(line) if line != "host box: exit status 0" => Err("the inner run failed"),
+        Some(_) if !report.contains(proof) => Err("the inner run did not do what it was to do"),
         Some(_) => Ok(()),
     }
 }
@@ -168,6 +176,7 @@ mod tests {
 
     #[test]
     fn only_one_passed_test_and_exit_status_0_count() {
+        let judge = |report: &str| judge(report, super::super::ONE_TEST_PASSED);
         let ran = "running 1 test\ntest result: ok. 1 passed; 0 failed\n";
         assert_eq!(judge(&format!("{ran}host box: exit status 0\n")), Ok(()));
         assert!(judge(&format!("{ran}host box: exit status 101\n")).is_err());

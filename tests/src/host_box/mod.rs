@@ -13,10 +13,14 @@ mod pulse;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 pub use image::{add_file, add_program};
 
+use crate::ballast::finish;
 use crate::debian::Release;
+use machine::Inner;
 
 /// Set inside the box: the folder that holds the stock guests' kernels and ramdisks.
 const IMAGE_VARIABLE: &str = "BALLAST_TEST_LINUX_IMAGE";
@@ -28,6 +32,8 @@ pub struct Parts {
     pub kernels: &'static [Release],
     /// Whether a disk with a Debian system is in the box.
     pub root_disk: bool,
+    /// Whether QEMU is in the box.
+    pub qemu: bool,
 }
 
 impl Parts {
@@ -71,8 +77,40 @@ pub fn needs_hardware_kvm_and<F: FnOnce()>(parts: Parts, body: F) {
     if processor_has_virtualization() {
         body();
     } else {
-        machine::run(&test_name(std::any::type_name::<F>()), parts);
+        let test = test_name(std::any::type_name::<F>());
+        let inner = Inner {
+            arguments: &format!("--exact {test} --include-ignored --nocapture"),
+            proof: ONE_TEST_PASSED,
+            lifetime: TEST_LIFETIME,
+        };
+        machine::run(&inner, parts);
     }
+}
+
+/// What a test binary says after exactly one test, which passed.
+const ONE_TEST_PASSED: &str = "test result: ok. 1 passed;";
+
+/// Longest life of a box that works for a test.
+const TEST_LIFETIME: Duration = Duration::from_secs(500);
+
+/// Runs this very program again, with `arguments` (no spaces in any), on a KVM like hardware's: here, or in a host box with
+/// `parts`, which may live for `lifetime`. Answers what it printed, in which `proof` must be.
+///
+/// # Panics
+/// When the inner run fails or does not give its proof, and when the box does not report.
+pub fn run_on_hardware_kvm(parts: Parts, arguments: &[&str], proof: &str, lifetime: Duration) -> String {
+    if processor_has_virtualization() {
+        let program = std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"));
+        let printed = finish(Command::new(program).args(arguments)).success();
+        assert!(printed.contains(proof), "without {proof:?}: {printed}");
+        return printed;
+    }
+    let inner = Inner {
+        arguments: &arguments.join(" "),
+        proof,
+        lifetime,
+    };
+    machine::run(&inner, parts)
 }
 
 /// Says that a test goes on to the case called `name`. When a test fails in the box, the last case is named.
