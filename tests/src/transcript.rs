@@ -54,6 +54,11 @@ impl Transcript {
         String::from_utf8_lossy(&self.lock().bytes).replace('\r', "")
     }
 
+    /// What has been written after byte `position`.
+    pub fn text_after(&self, position: usize) -> String {
+        String::from_utf8_lossy(&self.lock().bytes[position..]).replace('\r', "")
+    }
+
     /// Number of bytes so far: a position for [`Self::wait_for_after`].
     pub fn position(&self) -> usize {
         self.lock().bytes.len()

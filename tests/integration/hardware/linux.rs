@@ -85,6 +85,18 @@ fn a_reboot_ends_the_vm_where_that_is_wanted_and_says_so() {
     });
 }
 
+/// How `body` fails, in words.
+fn failure(body: &mut dyn FnMut()) -> String {
+    // A backtrace takes an emulated processor a quarter of a minute.
+    let hook = take_hook();
+    set_hook(Box::new(|_| {}));
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    set_hook(hook);
+    let panic = outcome.expect_err("it was heard by nobody");
+    let words = panic.downcast_ref::<String>();
+    words.expect("a message with values").clone()
+}
+
 /// What every other test with a stock guest relies on.
 #[test]
 fn a_complaint_in_the_log_fails_a_case_and_what_ends_a_guest_and_the_end_of_a_test() {
@@ -94,18 +106,6 @@ fn a_complaint_in_the_log_fails_a_case_and_what_ends_a_guest_and_the_end_of_a_te
         // Into the kernel's own log (`/dev/kmsg`), as it says these things itself.
         let say = |guest: &mut LinuxGuest, what: &str| {
             guest.shell(&format!("echo '<4>{what}' >/dev/kmsg"));
-        };
-        let failure = |body: &mut dyn FnMut()| {
-            // A backtrace takes an emulated processor a quarter of a minute.
-            let hook = take_hook();
-            set_hook(Box::new(|_| {}));
-            let outcome = catch_unwind(AssertUnwindSafe(body));
-            set_hook(hook);
-            let panic = outcome.expect_err("it was heard by nobody");
-            panic
-                .downcast_ref::<String>()
-                .expect("a message with values")
-                .clone()
         };
         for complaint in [
             "rcu: INFO: rcu_preempt self-detected stall on CPU",
@@ -123,6 +123,9 @@ fn a_complaint_in_the_log_fails_a_case_and_what_ends_a_guest_and_the_end_of_a_te
         say(&mut guest, "BUG: before the end");
         let said = failure(&mut || guest.last_words("poweroff -f"));
         assert!(said.contains("BUG: before the end"), "{said}");
+        guest.last_words("echo '<4>BUG: in the last words' >/dev/kmsg; reboot -f");
+        let said = failure(&mut || guest.wait_for_shell());
+        assert!(said.contains("BUG: in the last words"), "{said}");
         say(&mut guest, "BUG: at the very end");
         let mut guest = Some(guest);
         let said = failure(&mut || drop(guest.take()));
@@ -140,5 +143,9 @@ fn a_panic_of_the_kernel_is_exit_status_3() {
         let (messages, serial) = (guest.vm.messages.text(), guest.vm.serial.text());
         assert!(messages.contains("panic"), "{messages}");
         assert!(serial.contains("sysrq triggered crash"), "{serial}");
+        // It is a complaint, which a test that does not expect it would not overlook.
+        let mut guest = Some(guest);
+        let said = failure(&mut || drop(guest.take()));
+        assert!(said.contains("Kernel panic - not syncing"), "{said}");
     });
 }

@@ -57,9 +57,16 @@ fn use_disk(guest: &mut LinuxGuest, name: &str, file: &Path) {
 
     let driver = "/sys/bus/virtio/drivers/virtio_blk";
     let bus_name = first_word(&guest.shell(&format!("basename $(readlink /sys/block/{name}/device)")));
+    // Until the disk is gone, and past the cache.
+    let drop_caches = "echo 3 >/proc/sys/vm/drop_caches";
     guest.shell(&format!(
-        "(while cat {device} >/dev/null 2>&1; do :; done) & sleep 0.2; echo {bus_name} >{driver}/unbind; wait; true"
+        "(while cat {device} >/dev/null 2>&1; do {drop_caches}; done) &"
     ));
+    let in_flight = format!("disks.{}.in_flight", name.as_bytes()[2] - b'a');
+    guest
+        .vm
+        .wait_until("a request under way", |stats| stats.number(&in_flight) > 0);
+    guest.shell(&format!("echo {bus_name} >{driver}/unbind; wait; true"));
     guest.shell(&format!("test ! -e /sys/block/{name}"));
     guest.shell(&format!("echo {bus_name} >{driver}/bind"));
     assert_eq!(

@@ -13,13 +13,10 @@ use crate::ballast::Home;
 use crate::debian::Release;
 use crate::running::Running;
 
-/// On a machine with many times more to do than it has processors, an emulated host was seen to be late with a guest's
-/// timers by the 21 s after which RCU speaks of a stall. Lockups and hung tasks keep their own limits.
-const PATIENT: &str = "rcupdate.rcu_cpu_stall_timeout=120";
-
-/// A stock Linux guest that has booted to its shell. Whatever a test does with it, the guest's kernel must not complain:
-/// that is looked at after each [`case`](Self::case), before [`last_words`](Self::last_words), and when a guest with a
-/// shell is dropped.
+/// A stock Linux guest that has booted to its shell. Whatever a test does with it, the guest's kernel must not complain.
+/// Its log is looked through after each [`case`](Self::case), before [`last_words`](Self::last_words), and when a guest
+/// with a shell is dropped; what it says on the console after `last_words`, when it has booted again or is dropped. All
+/// limits are the kernel's own: 21 s for a stall, twice 10 s for a lockup, 120 s for a task.
 pub struct LinuxGuest {
     /// The microVM it runs in.
     pub vm: Running,
@@ -58,7 +55,7 @@ impl LinuxGuest {
     ) -> Self {
         let image = LinuxImage::prepare(release, &home.files());
         let (kernel, initrd) = (image.kernel.to_string_lossy(), image.initrd.to_string_lossy());
-        let cmdline = format!("console=ttyS0 quiet panic=-1 {PATIENT} {cmdline}");
+        let cmdline = format!("console=ttyS0 quiet panic=-1 {cmdline}");
         let fixed = ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", &cmdline];
         let vm = home.start(name, &[arguments, &fixed].concat());
         let mut guest = Self {
@@ -76,9 +73,10 @@ impl LinuxGuest {
     /// When it does not get there, or a module cannot be loaded.
     pub fn wait_for_shell(&mut self) {
         let (before, position) = self.vm.serial.wait_for_after(self.position, "guest: ready");
-        assert!(!before.contains("cannot load"), "a module is missing:\n{before}");
         self.position = position;
         self.shell = Shell::Open;
+        assert!(!before.contains("cannot load"), "a module is missing:\n{before}");
+        assert_quiet(&before);
     }
 
     /// Runs one line of shell in the guest and answers what it wrote.
@@ -104,12 +102,15 @@ impl LinuxGuest {
         (status.trim().to_owned(), answer)
     }
 
-    /// Types a line that ends the guest, or has it boot again, so that no answer comes.
+    /// Types a line that ends the guest, or has it boot again, so that no answer comes. What the kernel says then is looked
+    /// at later.
     ///
     /// # Panics
     /// As [`Self::case`], for what was before.
     pub fn last_words(&mut self, line: &str) {
         self.assert_no_complaints(&[]);
+        // What the kernel complains of from now on can only be seen on the console: warnings and what is worse.
+        self.shell("dmesg -n 5");
         self.shell = Shell::Closed;
         self.vm.type_in(&format!("{line}\n"));
     }
@@ -166,8 +167,21 @@ impl Drop for LinuxGuest {
     /// # Panics
     /// When the kernel complained, or the VMM counted something, and the test has not failed already.
     fn drop(&mut self) {
-        if self.shell == Shell::Open && !std::thread::panicking() {
-            self.assert_no_complaints(&[]);
+        if std::thread::panicking() {
+            return;
+        }
+        match self.shell {
+            Shell::Open => self.assert_no_complaints(&[]),
+            Shell::Closed => assert_quiet(&self.vm.serial.text_after(self.position)),
         }
     }
+}
+
+/// Looks at what a guest has said on its console while it had no shell.
+fn assert_quiet(said: &str) {
+    let complaints = log::complaints(said, &[]);
+    assert!(
+        complaints.is_empty(),
+        "the guest's kernel complained: {complaints:#?}\n{said}"
+    );
 }

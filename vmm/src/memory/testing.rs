@@ -60,7 +60,7 @@ pub(super) fn is_zero(ram: &GuestRam, gpa: u64, size: u64) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-/// Runs `test` on each backing that this machine can make `bytes` of.
+/// Runs `test` on each backing, of which `bytes` are made.
 pub(super) fn on_every_backing(bytes: u64, test: impl Fn(Backing)) {
     test(Backing::Anonymous);
     test(Backing::Memfd);
@@ -69,25 +69,21 @@ pub(super) fn on_every_backing(bytes: u64, test: impl Fn(Backing)) {
     });
 }
 
-/// Runs `test` while the host's pool has exactly `pages` free huge pages. Who is not root and may not fill the pool is told
-/// so, and the test does not run; for root, as continuous integration is, that is a failure. Pages of 1 GiB need more
-/// unbroken memory than any machine can promise: there it is a message for root too.
+/// Runs `test` while the host's pool has exactly `pages` free huge pages.
+///
+/// # Panics
+/// When the machine does not have them, or this user may not fill the pool: a test that cannot run has failed.
 pub(super) fn with_huge_pages(page: HugePage, pages: u64, test: impl FnOnce()) {
     let pool = Pool::lock(page);
     // What others use stays, what is free serves.
     let wanted = pool.before - pool.read("free_hugepages") + pages;
     let got = pool.write(wanted).map(|()| pool.read("nr_hugepages"));
-    if matches!(got, Ok(got) if got == wanted) {
-        test();
-    } else {
-        let text = format!(
-            "NOT TESTED: {pages} huge pages of {} bytes cannot be had: {got:?}",
-            page.bytes()
-        );
-        eprintln!("{text}");
-        let promised = rustix::process::geteuid().is_root() && page == HugePage::Mib2;
-        assert!(!promised, "{text}");
-    }
+    assert!(
+        matches!(got, Ok(got) if got == wanted),
+        "{pages} huge pages of {} bytes cannot be had, with which the pool would have {wanted}: {got:?}",
+        page.bytes()
+    );
+    test();
 }
 
 /// The pool, for one test at a time; as it was when dropped, by a test that fails too.

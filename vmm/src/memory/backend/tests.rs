@@ -236,6 +236,7 @@ fn a_plug_without_enough_huge_pages_is_busy_until_there_are() {
 }
 
 #[test]
+#[ignore = "needs a free page of 1 GiB, which few machines still have: with the full matrix"]
 fn blocks_of_one_gibibyte_pages_come_and_go() {
     with_huge_pages(HugePage::Gib1, 1, || {
         let layout = RegionLayout {
