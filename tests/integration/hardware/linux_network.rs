@@ -54,6 +54,13 @@ fn a_guest_on_a_tap_exchanges_what_it_has_with_its_host() {
         assert_eq!(guest.shell("cat /sys/class/net/eth0/address").trim(), MAC);
         bring_up(&mut guest);
         assert_eq!(guest.shell("cat /sys/class/net/eth0/carrier").trim(), "1");
+        for (link, carrier) in [("down", "0"), ("up", "1")] {
+            guest.vm.order("link", &[link]).success();
+            // The driver hears of it by an interrupt, and says so a moment later.
+            eventually("the guest hearing of its link", || {
+                (guest.shell("cat /sys/class/net/eth0/carrier").trim() == carrier).then_some(())
+            });
+        }
 
         let received = receive_once();
         guest.shell(&format!("seq 1 60000 | nc {HOST} 5000"));

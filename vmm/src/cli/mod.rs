@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod guest;
 mod image;
+mod link;
 mod log;
 mod pause;
 mod ps;
@@ -77,6 +78,7 @@ enum Command {
     Resume(pause::Resume),
     Stop(stop::Stop),
     Guest(guest::Guest),
+    Link(link::Link),
     Image(image::Image),
     Demo(demo::Demo),
 }
@@ -108,6 +110,7 @@ impl Command {
             Self::Resume(resume) => resume.run(),
             Self::Stop(stop) => stop.run(),
             Self::Guest(guest) => guest.run(),
+            Self::Link(link) => link.run(),
             Self::Image(image) => image.run(),
             Self::Demo(demo) => demo.run(),
         }

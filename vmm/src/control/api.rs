@@ -9,6 +9,7 @@
 //! | `POST /ballast/v1/balloon` | [`BalloonRequest`] | [`BalloonReport`](super::report::BalloonReport) |
 //! | `POST /ballast/v1/pause` | | [`ChangeAnswer`] |
 //! | `POST /ballast/v1/resume` | | [`ChangeAnswer`] |
+//! | `POST /ballast/v1/link` | [`LinkRequest`] | [`ChangeAnswer`] |
 //! | `POST /ballast/v1/stop` | | [`StopAnswer`] |
 //! | `GET /ballast/v1/events?after=NUMBER&follow=true` | | [`Event`](crate::journal::Event)s, one a line, until the VM ends |
 //!
@@ -32,6 +33,8 @@ pub const BALLOON_PATH: &str = "/ballast/v1/balloon";
 pub const PAUSE_PATH: &str = "/ballast/v1/pause";
 /// Lets it go on.
 pub const RESUME_PATH: &str = "/ballast/v1/resume";
+/// The wire of a network interface.
+pub const LINK_PATH: &str = "/ballast/v1/link";
 /// What happens.
 pub const EVENTS_PATH: &str = "/ballast/v1/events";
 /// The end of the VM.
@@ -86,6 +89,27 @@ pub enum BalloonRequest {
     StopHinting,
 }
 
+/// Body of `POST /ballast/v1/link`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkRequest {
+    /// The interface, counted from 0 in the order of `--net`.
+    #[serde(default)]
+    pub interface: usize,
+    /// Whether frames are to go through.
+    pub link: Link,
+}
+
+/// Whether frames go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// They do.
+    Up,
+    /// They do not: what either side sends is lost, and the guest is told.
+    Down,
+}
+
 /// Answer to `GET /ballast/v1/blocks`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlocksAnswer {
@@ -100,7 +124,7 @@ pub struct GuestAnswer {
     pub answer: String,
 }
 
-/// Answer to `POST /ballast/v1/pause` and `POST /ballast/v1/resume`.
+/// Answer to `POST /ballast/v1/pause`, `POST /ballast/v1/resume` and `POST /ballast/v1/link`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeAnswer {
     /// Whether anything has changed by the request.

@@ -33,8 +33,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
     BALLOON_PATH, BLOCKS_PATH, BalloonRequest, BlocksAnswer, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH,
-    GUEST_SECONDS, GuestAnswer, GuestRequest, MEMORY_PATH, PAUSE_PATH, RESUME_PATH, ResizeRequest, STOP_PATH,
-    StopAnswer, VM_PATH,
+    GUEST_SECONDS, GuestAnswer, GuestRequest, LINK_PATH, LinkRequest, MEMORY_PATH, PAUSE_PATH, RESUME_PATH,
+    ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::registry::{Entry, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, BlockReport, ResizeReport, VmStatus};
@@ -217,6 +217,15 @@ impl ControlClient {
     pub fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, ClientError> {
         let timeout = ANSWER_TIMEOUT + Duration::from_secs(GUEST_SECONDS);
         self.call(Method::POST, BALLOON_PATH, Some(order), timeout)
+    }
+
+    /// Plugs the wire of a network interface in or out; returns whether that is new.
+    ///
+    /// # Errors
+    /// There is no such interface, or the VM does not answer.
+    pub fn set_link(&self, request: LinkRequest) -> Result<bool, ClientError> {
+        self.call(Method::POST, LINK_PATH, Some(request), ANSWER_TIMEOUT)
+            .map(|ChangeAnswer { changed }| changed)
     }
 
     /// Holds the guest; returns whether it ran before.

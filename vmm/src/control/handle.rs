@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::api::BalloonRequest;
+use crate::control::api::{BalloonRequest, LinkRequest};
 use crate::control::report::{BalloonReport, BlockReport, VmStatus};
 use crate::journal::Events;
-use crate::machine::{BalloonError, GuestCommandError, ResizeError, ResizeOutcome, ResizePlace, VmHandle};
+use crate::machine::{
+    BalloonError, GuestCommandError, LinkError, ResizeError, ResizeOutcome, ResizePlace, VmHandle,
+};
 
 /// A running machine as seen from the control socket. The methods are those of [`VmHandle`] and mean what they mean there.
 pub trait MachineHandle: Send + Sync + 'static {
@@ -43,6 +45,12 @@ pub trait MachineHandle: Send + Sync + 'static {
 
     /// Lets a held guest go on. Returns whether it was held.
     fn resume(&self) -> bool;
+
+    /// Plugs the wire of a network interface in or out. Returns whether that is new.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    fn set_link(&self, request: LinkRequest) -> Result<bool, LinkError>;
 
     /// What happens to the VM.
     fn events(&self) -> Events;
@@ -82,6 +90,10 @@ impl MachineHandle for VmHandle {
 
     fn resume(&self) -> bool {
         Self::resume(self)
+    }
+
+    fn set_link(&self, request: LinkRequest) -> Result<bool, LinkError> {
+        Self::set_link(self, request)
     }
 
     fn events(&self) -> Events {

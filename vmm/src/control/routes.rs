@@ -19,8 +19,8 @@ use tokio::sync::Semaphore;
 
 use super::api::{
     BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, BlocksAnswer, ChangeAnswer, EVENTS_PATH, Fault,
-    GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, MAX_WAIT_SECONDS, MEMORY_PATH, PAUSE_PATH,
-    RESUME_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, LINK_PATH, LinkRequest, MAX_WAIT_SECONDS,
+    MEMORY_PATH, PAUSE_PATH, RESUME_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::handle::MachineHandle;
 use super::report::{BalloonReport, ResizeReport, ResizeState, VmStatus};
@@ -62,6 +62,7 @@ pub(super) fn router(machine: Arc<dyn MachineHandle>) -> Router {
         .route(EVENTS_PATH, get(events))
         .route(PAUSE_PATH, post(pause))
         .route(RESUME_PATH, post(resume))
+        .route(LINK_PATH, post(link))
         .route(STOP_PATH, post(stop))
         .fallback(|uri: Uri| async move { Refusal(format!("{uri}: no such path")) })
         .method_not_allowed_fallback(
@@ -153,6 +154,13 @@ async fn pause(State(shared): State<Shared>) -> Answer<ChangeAnswer> {
 
 async fn resume(State(shared): State<Shared>) -> Answer<ChangeAnswer> {
     let changed = shared.call(|machine| Ok(machine.resume())).await?;
+    Ok(Json(ChangeAnswer { changed }))
+}
+
+async fn link(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<ChangeAnswer> {
+    let request: LinkRequest = parse(body)?;
+    let set = move |machine: &dyn MachineHandle| machine.set_link(request).map_err(Refusal::of);
+    let changed = shared.call(set).await?;
     Ok(Json(ChangeAnswer { changed }))
 }
 

@@ -154,6 +154,16 @@ impl VmError {
     }
 }
 
+/// There is no such network interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("interface {interface}: this VM has {interfaces} of them, counted from 0")]
+pub struct LinkError {
+    /// Which was asked for.
+    pub interface: usize,
+    /// How many there are.
+    pub interfaces: usize,
+}
+
 /// Why a command to the guest brought no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GuestCommandError {

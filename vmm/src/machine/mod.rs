@@ -31,14 +31,16 @@ mod violation;
 mod virtio;
 
 pub use devices::BalloonError;
-pub use exit::{GuestCommandError, VmError, VmExit};
+pub use exit::{GuestCommandError, LinkError, VmError, VmExit};
 pub use resize::{IncompleteReason, ResizeError, ResizeOutcome, ResizePlace, Shortfall, Way};
 pub use violation::Violation;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::api::BalloonRequest;
+use ::devices::net::LinkState;
+
+use crate::control::api::{BalloonRequest, Link, LinkRequest};
 use crate::control::report::{BalloonReport, BlockReport, Hinting, VmStatus};
 use crate::journal::Events;
 use crate::memory::Region;
@@ -229,6 +231,22 @@ impl VmHandle {
     /// Lets a held guest go on. Returns whether it was held.
     pub fn resume(&self) -> bool {
         self.shared.lifecycle.resume()
+    }
+
+    /// Plugs the wire of a network interface in or out, of which the guest's driver is told. Returns whether that is new.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn set_link(&self, request: LinkRequest) -> Result<bool, LinkError> {
+        let net = &self.shared.devices.net;
+        let device = net.get(request.interface).ok_or(LinkError {
+            interface: request.interface,
+            interfaces: net.len(),
+        })?;
+        Ok(device.set_link(match request.link {
+            Link::Up => LinkState::Up,
+            Link::Down => LinkState::Down,
+        }))
     }
 
     /// What happens to the VM.

@@ -159,6 +159,17 @@ impl MachineHandle for FakeMachine {
         std::mem::take(&mut self.state.lock().expect("no panic").held)
     }
 
+    /// It has one interface, which is up.
+    fn set_link(&self, request: LinkRequest) -> Result<bool, LinkError> {
+        match request.interface {
+            0 => Ok(request.link == Link::Down),
+            interface => Err(LinkError {
+                interface,
+                interfaces: 1,
+            }),
+        }
+    }
+
     fn events(&self) -> Events {
         self.events.clone()
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fake::FakeMachine;
 
-use super::api::{BODY_LIMIT, BalloonRequest, MAX_WAIT_SECONDS};
+use super::api::{BODY_LIMIT, BalloonRequest, Link, LinkRequest, MAX_WAIT_SECONDS};
 use super::client::{ClientError, ControlClient};
 use super::handle::MachineHandle;
 use super::registry::{Registration, RegistryError, RuntimeDir};
@@ -23,8 +23,8 @@ use super::routes::{MAX_READERS, MAX_WAITERS};
 use super::server::{ApiServer, RunningServer};
 use crate::journal::{EventKind, Events};
 use crate::machine::{
-    BalloonError, GuestCommandError, IncompleteReason, ResizeError, ResizeOutcome, ResizePlace, Shortfall,
-    Way,
+    BalloonError, GuestCommandError, IncompleteReason, LinkError, ResizeError, ResizeOutcome, ResizePlace,
+    Shortfall, Way,
 };
 use crate::spec::{GIB, MIB, VmName};
 

@@ -163,3 +163,16 @@ fn a_guest_is_held_and_let_go_once() {
     assert!(client.resume().expect("answered"));
     assert!(!client.resume().expect("answered"));
 }
+
+#[test]
+fn a_link_is_set_or_refused_with_the_interfaces_there_are() {
+    let fixture = Fixture::new();
+    let client = fixture.client();
+    let set = |interface, link| client.set_link(LinkRequest { interface, link });
+    assert!(set(0, Link::Down).expect("accepted"));
+    assert!(!set(0, Link::Up).expect("accepted"));
+    assert_eq!(
+        refused(set(2, Link::Up)),
+        "interface 2: this VM has 1 of them, counted from 0"
+    );
+}

@@ -122,6 +122,8 @@ pub(super) struct DeviceList {
     pub(super) console: Arc<ConsoleDevice>,
     /// The balloon, if there is one.
     pub(super) balloon: Option<Arc<BalloonDevice>>,
+    /// The network interfaces, in order.
+    pub(super) net: Vec<Arc<NetDevice>>,
 }
 
 impl DeviceList {
@@ -138,8 +140,8 @@ impl DeviceList {
         let balloon = BalloonDevice::of(parts)?.map(Arc::new);
         all.extend(balloon.iter().map(|device| Arc::clone(device) as _));
         all.extend(BlockDevice::of(parts)?.into_iter().map(|device| device as _));
-        let net = NetDevice::of(parts)?.into_iter();
-        all.extend(net.map(|device| Arc::new(device) as _));
+        let net: Vec<_> = NetDevice::of(parts)?.into_iter().map(Arc::new).collect();
+        all.extend(net.iter().map(|device| Arc::clone(device) as _));
         all.extend(VsockDevice::of(parts)?.map(|device| Arc::new(device) as _));
         all.extend(RngDevice::of(parts)?.map(|device| device as _));
         if all.len() > VIRTIO_MMIO_MAX as usize {
@@ -150,6 +152,7 @@ impl DeviceList {
             memory,
             console,
             balloon,
+            net,
         })
     }
 

@@ -18,7 +18,7 @@ const FRAMES: u32 = 0;
 
 /// One network device.
 #[derive(Debug)]
-pub(super) struct NetDevice {
+pub(in super::super) struct NetDevice {
     shell: Arc<VirtioShell<Net<Tap>>>,
     tap: TapDescriptor,
     spec: NetSpec,
@@ -55,6 +55,16 @@ impl NetDevice {
             shell: Arc::new(shell),
             tap: descriptor,
             spec: spec.clone(),
+        })
+    }
+}
+
+impl NetDevice {
+    /// Plugs the wire in or out, and tells the driver. Returns whether that is new.
+    pub(in super::super) fn set_link(&self, link: LinkState) -> bool {
+        self.shell.change(|net| {
+            let is_new = net.device().link() != link;
+            (is_new, net.set_link(link))
         })
     }
 }
