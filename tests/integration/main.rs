@@ -21,6 +21,7 @@ mod cli;
 mod cli_running;
 mod demo;
 mod device_driver;
+mod disk_images;
 mod hardware;
 mod kernel_files;
 mod names;

@@ -11,6 +11,7 @@
 
 mod balloon;
 mod demo;
+mod disk;
 mod events;
 mod failure;
 mod guest;
@@ -80,6 +81,7 @@ enum Command {
     Guest(guest::Guest),
     Link(link::Link),
     Image(image::Image),
+    Disk(disk::Disk),
     Demo(demo::Demo),
 }
 
@@ -112,6 +114,7 @@ impl Command {
             Self::Guest(guest) => guest.run(),
             Self::Link(link) => link.run(),
             Self::Image(image) => image.run(),
+            Self::Disk(disk) => disk.run(),
             Self::Demo(demo) => demo.run(),
         }
     }
@@ -151,8 +154,13 @@ fn name_argument(name: &str) -> Result<VmName, Failure> {
 
 /// Writes a result. A reader that has gone away (`ballast ps | head -1`) has had enough, and is no failure.
 fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], of anything.
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::run_time(OutputError(error))),
         _ => Ok(()),
     }
