@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use guest_mm::disk::IoError;
 use guest_mm::fs::pagefs::{Block, Blocks, FsError};
-use guest_mm::pfn::PAGE_SIZE;
+use guest_mm::pfn::{PAGE_BYTES, PAGE_SIZE};
 
 /// An image cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl Blocks for FileBlocks {
     }
 
     async fn read(&self, block: u32) -> Result<Block, IoError> {
-        let mut contents = [0; PAGE_SIZE as usize];
+        let mut contents = [0; PAGE_BYTES];
         let read = self
             .file
             .read_exact_at(&mut contents, u64::from(block) * PAGE_SIZE);
@@ -92,7 +92,9 @@ pub(super) fn replace(
     path: &Path,
     write: impl FnOnce(File) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
-    let beside = path.with_added_extension(format!("{}.new", std::process::id()));
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = PathBuf::from(beside);
     let made = File::create_new(&beside)
         .map_err(|source| ImageError::file(&beside, source))
         .and_then(write)
