@@ -51,8 +51,8 @@ impl PageState {
 
 /// Properties of an allocated page, named like Linux' `PG_*` (table 8-2 of the seed text).
 ///
-/// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON`; `ANON | LOCKED`; `ANON | PINNED`. Everything
-/// but `Allocated` has none.
+/// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON` with `LOCKED` or `PINNED` or neither, with any of `LRU` and
+/// `ACTIVE`, and with `SWAPCACHE` and those that belong to it. Everything but `Allocated` has none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PageFlags(u16);
 
@@ -70,12 +70,34 @@ impl PageFlags {
     /// `PG_slab`: a slab; `mapping`, `index`, `private` and the links are the slab allocator's.
     pub const SLAB: Self = Self(1 << 4);
 
-    const NAMES: [(Self, &'static str); 5] = [
+    /// On a list of its zone, by `next` and `prev`.
+    pub const LRU: Self = Self(1 << 5);
+    /// On the active list, or was on it before it was isolated.
+    pub const ACTIVE: Self = Self(1 << 6);
+    /// In the swap cache: `private` is its slot, and the cache has a reference.
+    pub const SWAPCACHE: Self = Self(1 << 7);
+    /// `PG_dirty`, with `SWAPCACHE`: newer than its slot.
+    pub const DIRTY: Self = Self(1 << 8);
+    /// `PG_uptodate`, with `SWAPCACHE`: it has its contents; without, they are being read, or could not be.
+    pub const UPTODATE: Self = Self(1 << 9);
+    /// `PG_writeback`, with `SWAPCACHE`: on its way to its slot.
+    pub const WRITEBACK: Self = Self(1 << 10);
+    /// `PG_error`, with `SWAPCACHE`: its contents could not be read, or not be written.
+    pub const ERROR: Self = Self(1 << 11);
+
+    const NAMES: [(Self, &'static str); 12] = [
         (Self::LOCKED, "locked"),
         (Self::ANON, "anon"),
         (Self::TABLE, "table"),
         (Self::PINNED, "pinned"),
         (Self::SLAB, "slab"),
+        (Self::LRU, "lru"),
+        (Self::ACTIVE, "active"),
+        (Self::SWAPCACHE, "swapcache"),
+        (Self::DIRTY, "dirty"),
+        (Self::UPTODATE, "uptodate"),
+        (Self::WRITEBACK, "writeback"),
+        (Self::ERROR, "error"),
     ];
 
     /// Whether all of `flags` are set.
@@ -97,7 +119,18 @@ impl PageFlags {
 
     /// Whether the combination is one of the legal ones for an allocated page.
     pub const fn is_legal(self) -> bool {
-        let anon = self.without(Self::PINNED.with(Self::LOCKED)).0 == Self::ANON.0;
+        let listed = Self::LRU.with(Self::ACTIVE);
+        let on_disk = Self::DIRTY
+            .with(Self::UPTODATE)
+            .with(Self::WRITEBACK)
+            .with(Self::ERROR);
+        let cached = if self.has(Self::SWAPCACHE) {
+            on_disk.with(Self::SWAPCACHE)
+        } else {
+            Self::NONE
+        };
+        let other = Self::PINNED.with(Self::LOCKED).with(listed).with(cached);
+        let anon = self.without(other).0 == Self::ANON.0;
         self.0 == Self::NONE.0
             || self.0 == Self::TABLE.0
             || self.0 == Self::SLAB.0
@@ -201,11 +234,11 @@ pub struct Page {
     /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. `SLAB`: the slab
     /// allocator's. Otherwise 0.
     index: AtomicU32,
-    /// `TABLE`: entries in use, 0..=512. `SLAB`: the slab allocator's. Otherwise 0.
+    /// `TABLE`: entries in use, 0..=512. `SWAPCACHE`: its slot. `SLAB`: the slab allocator's. Otherwise 0.
     private: AtomicU32,
-    /// `lru`, half of it: `SLAB`: the next on the slab allocator's list. Otherwise 0.
+    /// `lru`, half of it: `LRU`: the next page's frame number + 1, or 0. `SLAB`: the slab allocator's. Otherwise 0.
     next: AtomicU32,
-    /// `lru`, the other half: `SLAB`: the previous on the slab allocator's list. Otherwise 0.
+    /// `lru`, the other half: `LRU`: the previous page's. `SLAB`: the slab allocator's. Otherwise 0.
     prev: AtomicU32,
 }
 

@@ -112,6 +112,12 @@ impl Zone {
 pub(crate) struct Counts {
     pub(crate) pgfault: Count,
     pub(crate) pgcow: Count,
+    pub(crate) pgmajfault: Count,
+    pub(crate) pswpin: Count,
+    pub(crate) pswpout: Count,
+    pub(crate) pswpout_error: Count,
+    pub(crate) pgscan: Count,
+    pub(crate) pgsteal: Count,
     pub(crate) pgreuse: Count,
     pub(crate) thp_fault_alloc: Count,
     pub(crate) thp_fault_fallback: Count,
@@ -140,6 +146,18 @@ pub struct VmStat {
     pub pgfree: u64,
     /// Page faults served.
     pub pgfault: u64,
+    /// Faults that had to wait for the disk.
+    pub pgmajfault: u64,
+    /// Pages read from the swap area.
+    pub pswpin: u64,
+    /// Pages written to it.
+    pub pswpout: u64,
+    /// Pages that could not be written to it (no such counter in Linux).
+    pub pswpout_error: u64,
+    /// Pages of inactive lists that reclaim has looked at.
+    pub pgscan: u64,
+    /// Frames that reclaim has freed by itself; more are free when what it wrote has arrived.
+    pub pgsteal: u64,
     /// Shared pages copied for one who stored to them (no such counter in Linux).
     pub pgcow: u64,
     /// Pages found not to be shared any more at a store (Linux: `pgreuse`).
@@ -180,6 +198,12 @@ impl Counts {
         let mut stat = VmStat {
             pgfault: self.pgfault.value(),
             pgcow: self.pgcow.value(),
+            pgmajfault: self.pgmajfault.value(),
+            pswpin: self.pswpin.value(),
+            pswpout: self.pswpout.value(),
+            pswpout_error: self.pswpout_error.value(),
+            pgscan: self.pgscan.value(),
+            pgsteal: self.pgsteal.value(),
             pgreuse: self.pgreuse.value(),
             thp_fault_alloc: self.thp_fault_alloc.value(),
             thp_fault_fallback: self.thp_fault_fallback.value(),
@@ -271,6 +295,12 @@ impl VmStat {
         let events = [
             ("pgfault", self.pgfault),
             ("pgcow", self.pgcow),
+            ("pgmajfault", self.pgmajfault),
+            ("pswpin", self.pswpin),
+            ("pswpout", self.pswpout),
+            ("pswpout_error", self.pswpout_error),
+            ("pgscan", self.pgscan),
+            ("pgsteal", self.pgsteal),
             ("pgreuse", self.pgreuse),
             ("allocstall", self.allocstall),
             ("thp_fault_alloc", self.thp_fault_alloc),

@@ -6,6 +6,7 @@ use guest_sync::{PerCpu, SpinLock};
 
 use crate::areas::FreeAreas;
 use crate::gfp::Gfp;
+use crate::lru::Lru;
 use crate::node::{NodeId, Topology, ZoneIndex};
 use crate::pcp::{CpuLists, Limits};
 use crate::pfn::{Pfn, PfnRange};
@@ -102,6 +103,7 @@ pub struct Zone {
     limits: Limits,
     lists: PerCpu<CpuLists>,
     pub(crate) areas: SpinLock<FreeAreas>,
+    pub(crate) lru: Lru,
     start: AtomicU32,
     spanned_pages: AtomicU32,
     present_pages: AtomicU64,
@@ -124,6 +126,7 @@ impl Zone {
             floors: core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0))),
             limits: Limits::default(),
             lists: PerCpu::new(nr_cpus, |_| CpuLists::new()),
+            lru: Lru::default(),
             areas: SpinLock::new(FreeAreas::new(ZoneIndex::of(node, kind))),
             start: AtomicU32::new(0),
             spanned_pages: AtomicU32::new(0),

@@ -60,8 +60,10 @@ pub struct InUse {
     pub pfn: Pfn,
     /// Size of the chunk.
     pub order: Order,
-    /// Where programs have the page mapped, which is held then; `None` for what cannot be moved.
+    /// Where programs have the page mapped, if they have.
     pub place: Option<AnonPlace>,
+    /// Whether it can be moved, and is held: a page of programs', or of the swap cache.
+    pub is_held: bool,
     /// The pin, if it is pinned.
     pub pinned_by: Option<&'static str>,
 }
@@ -223,12 +225,15 @@ impl PhysicalMemory<'_> {
         let (pfn, head) = self.next_head(block)?;
         let page = self.table.page(pfn);
         // Nothing new enters the block, so what is still in use once it is held is what was found.
-        let place = page.anon_place().filter(|_| page.try_reference());
+        let place = page.anon_place();
+        let is_cached = page.flags().has(PageFlags::SWAPCACHE);
+        let is_held = (place.is_some() || is_cached) && page.try_reference();
         let pinned = page.flags().has(PageFlags::PINNED);
         Some(InUse {
             pfn,
             order: head,
             place,
+            is_held,
             pinned_by: pinned.then(|| self.pins.lock().holder(pfn)).flatten(),
         })
     }
@@ -236,7 +241,7 @@ impl PhysicalMemory<'_> {
     /// Lets go of what was found in use.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub fn release(&self, cpu: &Cpu, page: InUse) {
-        if page.place.is_some() {
+        if page.is_held {
             self.put_page(cpu, page.pfn);
         }
     }

@@ -13,6 +13,7 @@ use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::rmap::{Unmapped, Walk};
 use crate::page::{Page, PageFlags};
 use crate::pfn::{Order, Pfn};
+use crate::swap::SlotNr;
 
 /// Pages unmapped and not yet copied. Ends with [`Mm::finish_migration`] or [`Mm::abort_migration`]; until then the
 /// programs that touch these pages wait.
@@ -56,6 +57,15 @@ struct Move {
     to: Pfn,
     /// How many entries it has.
     nr_entries: usize,
+    /// The swap cache has a reference too.
+    is_cached: bool,
+}
+
+impl Move {
+    /// References to the page that go with it.
+    fn nr_references(&self) -> usize {
+        self.nr_entries + usize::from(self.is_cached)
+    }
 }
 
 /// Why a page did not get under way.
@@ -176,7 +186,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         while at < batch.moves.len() {
             let moving = &batch.moves[at];
             let entries = first..first + moving.nr_entries;
-            if self.migrating_page(moving.page.pfn).count() as usize == moving.nr_entries + 1 {
+            if self.migrating_page(moving.page.pfn).count() as usize == moving.nr_references() + 1 {
                 (first, at) = (entries.end, at + 1);
                 continue;
             }
@@ -209,14 +219,20 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Err(self.split_for_migration(cpu, page));
         };
         let nr_entries = self.unmap_page(cpu, (page.pfn, descriptor), walk, flush, unmapped);
-        if nr_entries == 0 {
+        let is_cached = descriptor.flags().has(PageFlags::SWAPCACHE);
+        if nr_entries == 0 && !(is_cached && descriptor.mapcount() == 0) {
             // Gone meanwhile, or just being shared with a child.
             self.unlock_page(page.pfn, descriptor);
             self.phys.put_page(cpu, to);
             self.phys.release(cpu, page);
             return Err(Setback::Refused(RefusalReason::Busy));
         }
-        Ok(Move { page, to, nr_entries })
+        Ok(Move {
+            page,
+            to,
+            nr_entries,
+            is_cached,
+        })
     }
 
     /// Takes the page lock of a page that can move.
@@ -225,7 +241,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if let Some(holder) = page.pinned_by {
             return Err(pinned(holder));
         }
-        if page.place.is_none() {
+        if !page.is_held {
             return Err(RefusalReason::Unmovable);
         }
         let descriptor = self.migrating_page(page.pfn);
@@ -237,6 +253,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.unlock_page(page.pfn, descriptor);
             let holder = self.phys.pins.lock().holder(page.pfn);
             return Err(holder.map_or(RefusalReason::Busy, pinned));
+        }
+        // On its way to the disk: the disk reads this frame.
+        if descriptor.flags().has(PageFlags::WRITEBACK) {
+            self.unlock_page(page.pfn, descriptor);
+            return Err(RefusalReason::Busy);
         }
         Ok(descriptor)
     }
@@ -270,23 +291,48 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.migrating_page(moving.page.pfn),
             self.migrating_page(moving.to),
         );
-        if let Some(place) = moving.page.place {
+        let list = self.phys.lru_remove(moving.page.pfn);
+        // Who finds the new page in the swap cache waits until all is done.
+        let locked = to.try_lock();
+        debug_assert!(locked);
+        to.add_flags(PageFlags::ANON);
+        if let Some(place) = from.anon_place() {
             self.set_anon(moving.to, place);
         }
-        for _ in 1..moving.nr_entries {
-            // Each entry has a reference; the first one's came with the frame.
+        for _ in 1..moving.nr_references() {
+            // The first one's reference came with the frame.
             to.try_reference();
-            to.add_mapping();
         }
+        (1..moving.nr_entries).for_each(|_| to.add_mapping());
+        self.arrive_in_cache(moving, from, to);
         for entry in entries {
             self.map_again(cpu, entry, entry.entry.with_pfn(moving.to));
         }
+        if let Some(list) = list {
+            self.phys.lru_add(moving.to, list);
+        }
         from.clear();
-        for _ in 0..moving.nr_entries {
+        for _ in 0..moving.nr_references() {
             from.drop_reference();
         }
+        self.unlock_page(moving.to, to);
         self.phys.put_page(cpu, moving.page.pfn);
         self.wake_waiters(moving.page.pfn);
+    }
+
+    /// The new page takes the old one's place in the swap cache.
+    fn arrive_in_cache(&self, moving: &Move, from: &Page, to: &Page) {
+        let Some(slot) = SlotNr::new(from.private()).filter(|_| moving.is_cached) else {
+            return;
+        };
+        to.set_private(slot.block());
+        to.add_flags(PageFlags::SWAPCACHE);
+        for flag in [PageFlags::DIRTY, PageFlags::UPTODATE, PageFlags::ERROR] {
+            if from.flags().has(flag) {
+                to.add_flags(flag);
+            }
+        }
+        self.swap.replace(slot, moving.to);
     }
 
     /// The page stays where it is, and is mapped again.

@@ -4,11 +4,14 @@ use guest_sync::Cpu;
 
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
+use crate::lru::LruList;
 use crate::mm::fault::Step;
 use crate::mm::zap::order_of;
-use crate::mm::{AnonPlace, FaultError, FaultOutcome, Locked, Mm, Vma};
+use crate::mm::{AnonPlace, FaultError, FaultOutcome, Locked, Mm, PageWait, Vma};
+use crate::page::{Page, PageFlags};
 use crate::pagetable::{Entry, Found, Slot};
 use crate::pfn::{Order, PAGE_SIZE, Pfn};
+use crate::swap::SlotNr;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Makes the page behind a present entry this address space's alone, and gives the entry all rights of its area.
@@ -27,7 +30,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if found.entry.has(Entry::FIXED) {
             return Ok(Step::Done(FaultOutcome::AlreadyMapped));
         }
-        if self.mapped_page(found.entry.pfn()).mapcount() == 1 {
+        let page = self.mapped_page(found.entry.pfn());
+        let mut is_own = page.mapcount() == 1;
+        if is_own && page.flags().has(PageFlags::SWAPCACHE) {
+            match self.take_from_swap(cpu, found.entry.pfn(), page) {
+                Ok(taken) => is_own = taken,
+                Err(wait) => return Ok(Step::Done(FaultOutcome::Locked(wait))),
+            }
+        }
+        if is_own {
             let rights = found.entry.with(vma.prot.leaf_bits());
             if rights == found.entry {
                 self.flush_one(space.table, va, order);
@@ -67,7 +78,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let va = va / order.bytes() * order.bytes();
         let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
         self.set_anon(copy, AnonPlace { anon_vma, va });
-        self.count_new(order);
+        self.adopt(copy, order);
         let huge = found.entry.bits() & Entry::HUGE;
         self.tables(cpu)
             .set(found.slot, Entry::new(copy, vma.prot.leaf_bits() | huge));
@@ -90,6 +101,29 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.map_new(cpu, space, (slot, va), vma, page);
         self.flush_one(space.table, va, Order::ZERO);
         Ok(Step::Done(FaultOutcome::Copied))
+    }
+
+    /// Takes a page that one entry maps out of the swap cache, unless other entries name its slot: whether it did.
+    fn take_from_swap(&self, cpu: &Cpu, pfn: Pfn, page: &Page) -> Result<bool, PageWait> {
+        if page.flags().has(PageFlags::WRITEBACK) {
+            return Err(PageWait::writeback(pfn));
+        }
+        if !page.try_lock() {
+            return Err(PageWait::lock(pfn));
+        }
+        let slot = SlotNr::new(page.private());
+        let is_last = slot.is_some_and(|slot| self.swap.users(slot) == 1);
+        if is_last && !page.flags().has(PageFlags::WRITEBACK) {
+            self.leave_swap(cpu, pfn, page);
+        }
+        self.unlock_page(pfn, page);
+        Ok(is_last)
+    }
+
+    /// Counts an anonymous page that a program has just got, and puts it among those in use.
+    pub(crate) fn adopt(&self, pfn: Pfn, order: Order) {
+        self.count_new(order);
+        self.phys.lru_add(pfn, LruList::Active);
     }
 
     /// Counts an anonymous page that did not exist before.

@@ -56,6 +56,11 @@ pub enum FaultError {
     },
     /// No frame for the page or for a table.
     OutOfMemory,
+    /// The page could not be read from the swap area (SIGBUS). Another try reads again.
+    Io {
+        /// The address.
+        va: u64,
+    },
 }
 
 impl fmt::Display for FaultError {
@@ -65,6 +70,7 @@ impl fmt::Display for FaultError {
             Self::NoArea { va } => write!(f, "nothing is mapped at {va:#x}"),
             Self::Protection { va, access } => write!(f, "{access:?} of {va:#x} is not permitted"),
             Self::OutOfMemory => write!(f, "out of memory"),
+            Self::Io { va } => write!(f, "the page at {va:#x} could not be read from the swap area"),
         }
     }
 }
@@ -149,7 +155,12 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         let va = va / PAGE_SIZE * PAGE_SIZE;
         let found = space.table.find(&self.frames, va);
         if found.entry.is_migration() {
-            return Ok(Step::Done(FaultOutcome::Locked(PageWait(found.entry.pfn()))));
+            return Ok(Step::Done(FaultOutcome::Locked(PageWait::lock(
+                found.entry.pfn(),
+            ))));
+        }
+        if let Some(slot) = found.entry.swap_slot() {
+            return self.swap_in(cpu, space, (va, &found), (vma, want), slot);
         }
         if found.entry.is_present() && want == Want::Own {
             return self.make_own(cpu, space, vma, va, &found);
@@ -191,7 +202,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         self.set_anon(pfn, AnonPlace { anon_vma, va });
         self.tables(cpu)
             .set(slot, Entry::new(pfn, vma.prot.leaf_bits() | Entry::HUGE));
-        self.count_new(Order::PAGEBLOCK);
+        self.adopt(pfn, Order::PAGEBLOCK);
         space.rss_pages += u64::from(Order::PAGEBLOCK.nr_pages());
         true
     }
@@ -274,7 +285,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         self.frames.zero(pfn, Order::ZERO);
         let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
         self.set_anon(pfn, AnonPlace { anon_vma, va });
-        self.count_new(Order::ZERO);
+        self.adopt(pfn, Order::ZERO);
         space.rss_pages += 1;
         self.tables(cpu).set(slot, Entry::new(pfn, vma.prot.leaf_bits()));
     }

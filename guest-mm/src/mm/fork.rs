@@ -163,6 +163,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         to: Slot,
     ) -> Result<(), ForkError> {
         let entry = Entry::from_bits(self.frames.read(from.table, from.index));
+        if let Some(slot) = entry.swap_slot() {
+            if !self.swap.add_user(slot) {
+                return Err(ForkError::NoMemory);
+            }
+            self.tables(cpu).set(to, entry);
+            pair.child.swap_pages += 1;
+            return Ok(());
+        }
         let shared = entry.without(Entry::WRITABLE | Entry::DIRTY);
         if entry.has(Entry::FIXED) {
             self.tables(cpu).set(to, shared);
@@ -199,7 +207,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.frames.copy(from, copy, order);
         let anon_vma = pair.child.anon_vma_at(va, &self.anon_vmas);
         self.set_anon(copy, AnonPlace { anon_vma, va });
-        self.count_new(order);
+        self.adopt(copy, order);
         Ok(copy)
     }
 }

@@ -6,6 +6,8 @@ use guest_sync::Cpu;
 
 use crate::blocks::InUse;
 use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::gfp::Gfp;
+use crate::lru::list_of;
 use crate::mm::rmap::{Unmapped, Walk};
 use crate::mm::{Mm, PageWait};
 use crate::page::{Page, PageFlags};
@@ -28,14 +30,33 @@ pub(crate) enum SplitError {
 /// A reference to a page that is to be split: nobody frees it meanwhile.
 #[must_use = "the page is never freed"]
 #[derive(Debug)]
-pub(crate) struct ToSplit(Pfn);
+pub(crate) struct ToSplit {
+    head: Pfn,
+    /// References besides those of entries: this one, and what its holder has too.
+    known: u32,
+    /// Where page tables may come from.
+    gfp: Gfp,
+}
 
 impl ToSplit {
+    /// For reclaim, which has isolated the page and keeps a reference of its own: it frees more than the tables take.
+    pub(crate) const fn for_reclaim(head: Pfn) -> Self {
+        Self {
+            head,
+            known: 2,
+            gfp: Gfp::KERNEL.with(Gfp::MEMALLOC),
+        }
+    }
+
     /// The reference of a page that was found in use and can move.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub(crate) fn from_held(page: InUse) -> Self {
-        debug_assert!(page.place.is_some(), "only movable pages are held");
-        Self(page.pfn)
+        debug_assert!(page.is_held, "only movable pages are held");
+        Self {
+            head: page.pfn,
+            known: 1,
+            gfp: Gfp::KERNEL,
+        }
     }
 }
 
@@ -44,30 +65,35 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     pub(crate) fn to_split(&self, head: Pfn) -> ToSplit {
         let held = self.mapped_page(head).try_reference();
         assert!(held, "{head} is mapped without a reference");
-        ToSplit(head)
+        ToSplit {
+            head,
+            known: 1,
+            gfp: Gfp::KERNEL,
+        }
     }
 
     /// Turns a huge page into 512 small pages with the same contents, wherever it is mapped. One that is not huge
     /// any more is left as it is. No address space may be locked by the caller.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub(crate) fn split_page(&self, cpu: &Cpu, page: ToSplit) -> Result<(), SplitError> {
-        let ToSplit(head) = page;
-        let outcome = self.split_held(cpu, head);
-        self.phys.put_page(cpu, head);
+        let outcome = self.split_held(cpu, &page);
+        self.phys.put_page(cpu, page.head);
         outcome
     }
 
-    fn split_held(&self, cpu: &Cpu, head: Pfn) -> Result<(), SplitError> {
+    fn split_held(&self, cpu: &Cpu, wanted: &ToSplit) -> Result<(), SplitError> {
+        let head = wanted.head;
         let page = self.mapped_page(head);
         if !page.try_lock() {
-            return Err(SplitError::Busy(PageWait(head)));
+            return Err(SplitError::Busy(PageWait::lock(head)));
         }
-        let outcome = self.split_locked(cpu, head, page);
+        let outcome = self.split_locked(cpu, wanted, page);
         self.unlock_page(head, page);
         outcome
     }
 
-    fn split_locked(&self, cpu: &Cpu, head: Pfn, page: &Page) -> Result<(), SplitError> {
+    fn split_locked(&self, cpu: &Cpu, wanted: &ToSplit, page: &Page) -> Result<(), SplitError> {
+        let head = wanted.head;
         if page.order() != Order::PAGEBLOCK || page.mapcount() == 0 {
             return Ok(());
         }
@@ -81,16 +107,16 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.mmu.flush(&flush);
         }
         // What the caller holds, and the entries; somebody else may want the page as it is.
-        let is_known = page.count() == page.mapcount() + 1;
+        let is_known = page.count() == page.mapcount() + wanted.known;
         if unmapped.is_empty() || !is_known {
             self.map_all_again(cpu, &unmapped);
-            return Err(SplitError::Busy(PageWait(head)));
+            return Err(SplitError::Busy(PageWait::lock(head)));
         }
-        let Some(tables) = self.tables_for(cpu, &unmapped) else {
+        let Some(tables) = self.tables_for(cpu, &unmapped, wanted.gfp) else {
             self.map_all_again(cpu, &unmapped);
             return Err(SplitError::NoMemory);
         };
-        self.split_descriptors(head, page);
+        self.split_descriptors(head, page, wanted.known);
         for (entry, table) in unmapped.iter().zip(tables) {
             let mut space = entry.space.lock();
             self.tables(cpu).split_leaf(entry.slot, entry.entry, table);
@@ -108,10 +134,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// A page table for each address space.
-    fn tables_for(&self, cpu: &Cpu, unmapped: &[Unmapped]) -> Option<Vec<Pfn>> {
+    fn tables_for(&self, cpu: &Cpu, unmapped: &[Unmapped], gfp: Gfp) -> Option<Vec<Pfn>> {
         let mut tables = Vec::with_capacity(unmapped.len());
         for entry in unmapped {
-            match self.tables(cpu).new_table(entry.space.id()) {
+            match self.tables(cpu).new_table_from(entry.space.id(), gfp) {
                 Ok(table) => tables.push(table),
                 Err(_) => {
                     tables
@@ -125,15 +151,21 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Every small page gets what the huge one had: its mappings with their references, and its place.
-    fn split_descriptors(&self, head: Pfn, page: &Page) {
+    fn split_descriptors(&self, head: Pfn, page: &Page, known: u32) {
+        let list = list_of(page.flags());
         self.phys.split_allocated(head);
         for tail in 1..PAGEBLOCK_NR_PAGES {
             let small = self.mapped_page(head + tail);
             debug_assert!(small.flags().has(PageFlags::ANON));
             small.set_index(page.index() + tail);
-            // The lock and the caller's reference are to the first of them.
-            small.remove_flags(PageFlags::LOCKED);
-            small.drop_reference();
+            // The lock and the callers' references are to the first of them, and that one is on the list.
+            small.remove_flags(PageFlags::LOCKED.with(PageFlags::LRU));
+            for _ in 0..known {
+                small.drop_reference();
+            }
+            small.set_next(0);
+            small.set_prev(0);
+            self.phys.lru_add(head + tail, list);
         }
     }
 }

@@ -7,6 +7,7 @@ use guest_sync::Cpu;
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::{AddressSpace, Backing, HugeAdvice, Locked, Mm, Prot, Vma};
+use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
 
@@ -287,8 +288,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return false;
         }
         let kept = Prot::LEAF_RIGHTS;
-        let is_shared =
-            self.is_zero_page(old) || !old.has(Entry::FIXED) && self.mapped_page(old.pfn()).mapcount() > 1;
+        let is_others = || {
+            let page = self.mapped_page(old.pfn());
+            page.mapcount() > 1 || page.flags().has(PageFlags::SWAPCACHE)
+        };
+        let is_shared = self.is_zero_page(old) || !old.has(Entry::FIXED) && is_others();
         let withheld = if is_shared { Entry::WRITABLE } else { 0 };
         let rights = old.without(kept).with(prot.leaf_bits() & kept & !withheld);
         let now = self.tables(cpu).set(slot, rights);

@@ -9,9 +9,12 @@ mod fork;
 mod gather;
 pub(crate) mod huge;
 mod map;
+mod reclaim;
 pub(crate) mod rmap;
 mod space;
 mod spaces;
+mod swap;
+mod swap_in;
 mod user;
 mod vma;
 mod waits;
@@ -28,6 +31,7 @@ use crate::pfn::{Order, PAGE_SHIFT, Pfn};
 use crate::phys::PhysicalMemory;
 use anon::AnonVmas;
 use spaces::Spaces;
+use swap::Swap;
 use waits::PageWaits;
 
 pub use anon::{AnonPlace, AnonVmaId};
@@ -36,8 +40,10 @@ pub use create::{FixedMapping, SpaceError};
 pub use fault::{FaultError, FaultOutcome};
 pub use fork::ForkError;
 pub use map::{Advice, MapRequest, MmapError, Place};
+pub use reclaim::Shrunk;
 pub(crate) use space::Locked;
 pub use space::{AddressSpace, USER_START};
+pub use swap::{PageIo, SwapOnError, SwapUsage};
 pub use user::CopyError;
 pub use vma::{Backing, HugeAdvice, Prot, Vma};
 pub use waits::PageWait;
@@ -53,6 +59,7 @@ pub struct Mm<'m, F, M> {
     pub mmu: M,
     pub(crate) spaces: Spaces,
     pub(crate) anon_vmas: AnonVmas,
+    pub(crate) swap: Swap,
     page_waits: PageWaits,
     fault_around: Order,
     zero_page: Option<Pfn>,
@@ -67,6 +74,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             mmu,
             spaces: Spaces::default(),
             anon_vmas: AnonVmas::default(),
+            swap: Swap::default(),
             page_waits: PageWaits::default(),
             fault_around: Order::new(4).expect("16 pages"),
             zero_page: None,

@@ -73,7 +73,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Calls `visit` for every entry that maps the page, with its address space locked.
-    fn for_each_entry(
+    pub(crate) fn for_each_entry(
         &self,
         pfn: Pfn,
         page: &Page,

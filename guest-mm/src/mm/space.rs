@@ -37,6 +37,8 @@ pub(crate) struct SpaceState {
     pub(crate) fixed: Vec<VaRange>,
     /// Anonymous frames mapped.
     pub(crate) rss_pages: u64,
+    /// Swap entries in the tables.
+    pub(crate) swap_pages: u64,
     /// Migration entries in the tables.
     pub(crate) migrating: u32,
     /// The heap that `brk` moves the end of; empty at first.
@@ -64,6 +66,7 @@ impl AddressSpace {
                 vmas: BTreeMap::new(),
                 fixed: Vec::new(),
                 rss_pages: 0,
+                swap_pages: 0,
                 migrating: 0,
                 heap: 0..0,
                 anon_vmas: BTreeMap::new(),
@@ -87,6 +90,11 @@ impl AddressSpace {
     /// Anonymous frames mapped; a huge page counts 512, a shared page in each address space that maps it.
     pub fn rss_pages(&self) -> u64 {
         self.state.lock().rss_pages
+    }
+
+    /// Pages that are in the swap area, and not mapped here.
+    pub fn swap_pages(&self) -> u64 {
+        self.state.lock().swap_pages
     }
 
     /// The areas, lowest address first.

@@ -125,7 +125,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             Some(Ok(pin)) => Ok(pin),
             Some(Err(PinError::Migrating(pfn))) => {
                 let head = self.phys.table.head_of(pfn).unwrap_or(pfn);
-                let page = PageWait(head);
+                let page = PageWait::lock(head);
                 Err(CopyError::Locked { va, page })
             }
             Some(Err(PinError::NotAnonymous(_))) | None => {

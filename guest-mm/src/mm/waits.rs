@@ -10,10 +10,28 @@ use crate::page::{Page, PageFlags};
 use crate::pfn::Pfn;
 use crate::wait::WaitQueue;
 
-/// A page whose lock somebody else has.
+/// A page whose lock somebody else has, or that is on its way to the swap area.
 #[must_use = "whoever does not wait for it looks again at once"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PageWait(pub(crate) Pfn);
+pub struct PageWait {
+    pfn: Pfn,
+    /// What is waited for to go.
+    flag: PageFlags,
+}
+
+impl PageWait {
+    /// For the page lock.
+    pub(crate) const fn lock(pfn: Pfn) -> Self {
+        let flag = PageFlags::LOCKED;
+        Self { pfn, flag }
+    }
+
+    /// For the end of a write-back.
+    pub(crate) const fn writeback(pfn: Pfn) -> Self {
+        let flag = PageFlags::WRITEBACK;
+        Self { pfn, flag }
+    }
+}
 
 /// Queues of those who wait for page locks, by a hash of the frame number (Linux `page_waitqueue`). Who shares a queue with
 /// another page's waiters is woken in vain now and then.
@@ -53,14 +71,14 @@ impl Drop for Counted<'_> {
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// Sleeps until nobody has the page lock; somebody else may take it again before the caller does.
+    /// Sleeps until nobody has the page lock, or the page has arrived; somebody else may take it again before the caller does.
     pub async fn until_unlocked(&self, wait: PageWait) {
-        let PageWait(pfn) = wait;
+        let PageWait { pfn, flag } = wait;
         self.page_waits.nr_waiting.fetch_add(1, Ordering::SeqCst);
         let _counted = Counted(&self.page_waits.nr_waiting);
         let is_free = || {
             let page = self.phys.page(pfn);
-            let is_locked = page.is_some_and(|page| page.flags().has(PageFlags::LOCKED));
+            let is_locked = page.is_some_and(|page| page.flags().has(flag));
             (!is_locked).then_some(())
         };
         self.page_waits.queue(pfn).until(is_free).await;

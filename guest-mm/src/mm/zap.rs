@@ -54,6 +54,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return;
         }
         let old = self.tables(cpu).set(slot, Entry::EMPTY);
+        if let Some(slot) = old.swap_slot() {
+            space.swap_pages -= 1;
+            self.drop_swap_entry(cpu, slot);
+            return;
+        }
         gather.flush_later(flush_of(space.table, va, order_of(old)));
         if old.has(Entry::FIXED) {
             return;
@@ -62,7 +67,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         space.rss_pages -= u64::from(order_of(old).nr_pages());
         let page = self.mapped_page(old.pfn());
         debug_assert!(page.flags().has(PageFlags::ANON));
-        page.drop_mapping();
+        let left = page.drop_mapping();
+        if left == 0 && page.flags().has(PageFlags::SWAPCACHE) && page.try_lock() {
+            self.drop_unwanted(cpu, old.pfn(), page);
+            self.unlock_page(old.pfn(), page);
+        }
         gather.put_later(old.pfn());
     }
 

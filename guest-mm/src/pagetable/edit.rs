@@ -55,9 +55,14 @@ pub(crate) struct Tables<'a, F> {
 impl<'a, F: Frames> Tables<'a, F> {
     /// A table without entries.
     pub(crate) fn new_table(&mut self, space: crate::SpaceId) -> Result<Pfn, MapError> {
+        self.new_table_from(space, Gfp::KERNEL)
+    }
+
+    /// The same, with a frame from where `gfp` says.
+    pub(crate) fn new_table_from(&mut self, space: crate::SpaceId, gfp: Gfp) -> Result<Pfn, MapError> {
         let pfn = self
             .phys
-            .alloc_pages(self.cpu, Gfp::KERNEL, Order::ZERO)
+            .alloc_pages(self.cpu, gfp, Order::ZERO)
             .map_err(|_| MapError::NoMemory)?;
         self.frames.zero(pfn, Order::ZERO);
         let page = self.page(pfn);

@@ -4,6 +4,7 @@
 use core::fmt;
 
 use crate::pfn::{PAGE_SHIFT, Pfn};
+use crate::swap::SlotNr;
 
 /// One entry of a table of any level. All zero means: nothing here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -41,6 +42,9 @@ impl Entry {
     /// is copied before anything in it changes.
     pub const SHARED: u64 = 1 << 11;
 
+    /// Software, in entries without P: the page is in the swap area, in the slot that the address bits name.
+    pub const SWAP: u64 = 1 << 8;
+
     const ADDRESS: u64 = 0xffff_ffff << PAGE_SHIFT;
 
     /// An entry that points at a frame, with the given bits.
@@ -76,6 +80,19 @@ impl Entry {
     /// Whether it stands for a page on the move.
     pub const fn is_migration(self) -> bool {
         !self.is_present() && self.has(Self::MIGRATION)
+    }
+
+    /// The entry for a page in a slot of the swap area.
+    pub const fn swap(slot: SlotNr) -> Self {
+        Self((slot.block() as u64) << PAGE_SHIFT | Self::SWAP)
+    }
+
+    /// The slot, if it stands for a page in the swap area.
+    pub const fn swap_slot(self) -> Option<SlotNr> {
+        if self.is_present() || !self.has(Self::SWAP) || self.has(Self::MIGRATION) {
+            return None;
+        }
+        SlotNr::new(self.pfn().number())
     }
 
     /// Frame that it points at.

@@ -101,6 +101,9 @@ impl PhysicalMemory<'_> {
             return;
         }
         let order = before.order();
+        if before.flags().has(PageFlags::LRU) {
+            self.lru_remove(head);
+        }
         if before.flags().has(PageFlags::ANON) {
             self.counts.nr_anon_pages.sub(u64::from(order.nr_pages()));
             if order == Order::PAGEBLOCK {
@@ -108,6 +111,10 @@ impl PhysicalMemory<'_> {
             }
         }
         if before.flags() != PageFlags::NONE {
+            debug_assert!(
+                !before.flags().has(PageFlags::SWAPCACHE),
+                "{head} is freed and cached"
+            );
             page.clear_fields();
         }
         self.put(cpu, head, page, tag, order);

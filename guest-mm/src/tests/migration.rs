@@ -148,7 +148,7 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
         );
         assert_eq!(
             mm.fault(&cpu, id, va, Access::Read),
-            Ok(FaultOutcome::Locked(PageWait(pfn)))
+            Ok(FaultOutcome::Locked(PageWait::lock(pfn)))
         );
         assert_eq!(mm.munmap(&cpu, id, va, 4096), Err(MmapError::Migrating(id)));
         assert!(mm.destroy_space(&cpu, id).is_err());

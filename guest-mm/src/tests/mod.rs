@@ -14,5 +14,6 @@ mod nodes;
 mod paging;
 pub(crate) mod phys_model;
 mod sim;
+mod swap;
 mod vmemmap;
 mod world;

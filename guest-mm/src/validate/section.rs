@@ -208,10 +208,13 @@ fn validate_page(page: &Page) -> Result<(), Invalid> {
         "mapped but not anonymous"
     );
     ensure!(
-        page.private() <= if table { 512 } else { 0 },
+        flags.has(PageFlags::SWAPCACHE) || page.private() <= if table { 512 } else { 0 },
         "private {} with {flags:?}",
         page.private()
     );
-    ensure!(page.links() == (0, 0), "on a list with {flags:?}");
+    ensure!(
+        flags.has(PageFlags::LRU) || page.links() == (0, 0),
+        "on a list with {flags:?}"
+    );
     Ok(())
 }

@@ -4,10 +4,12 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::frames::{Frames, Mmu, SpaceId};
+use crate::lru::LruList;
 use crate::mm::{AnonVmaId, Locked, Mm, Vma};
 use crate::page::{Page, PageFlags, PageState};
 use crate::pagetable::{Entry, Level};
 use crate::pfn::{Order, Pfn};
+use crate::swap::SlotNr;
 use crate::validate::{Invalid, ensure};
 
 /// What was found while walking.
@@ -16,6 +18,9 @@ struct Tally {
     tables: u64,
     rss: u64,
     migrating: u32,
+    swap: u64,
+    /// Entries that name each slot of the swap area.
+    slots: BTreeMap<SlotNr, u16>,
     /// Entries that map each page, over all address spaces.
     entries: BTreeMap<Pfn, u32>,
 }
@@ -33,7 +38,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let space = space.lock();
             validate_areas(&space)?;
             members.extend(space.anon_vmas.keys().map(|&anon_vma| (anon_vma, space.id())));
-            let (rss, migrating) = (all.rss, all.migrating);
+            let (rss, migrating, swap) = (all.rss, all.migrating, all.swap);
             all.tables += 1;
             self.validate_table(&space, space.table.root, Level::ROOT, 0, &mut all)?;
             let id = space.id().number();
@@ -44,12 +49,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 all.rss - rss
             );
             ensure!(
+                space.swap_pages == all.swap - swap,
+                "space {id}: {} swap entries, {} are there",
+                space.swap_pages,
+                all.swap - swap
+            );
+            ensure!(
                 space.migrating == all.migrating - migrating,
                 "space {id}: {} migrating",
                 all.migrating - migrating
             );
         }
         self.validate_members(members)?;
+        self.validate_slots(&all)?;
         self.validate_totals(&all)
     }
 
@@ -62,6 +74,58 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             listed == members,
             "anon_vmas: {listed:?} are listed, {members:?} are there"
         );
+        Ok(())
+    }
+
+    /// Each slot has exactly the users that name it, and the cache's page says so.
+    fn validate_slots(&self, all: &Tally) -> Result<(), Invalid> {
+        let in_use = self.swap.in_use();
+        for &(slot, users, cached) in &in_use {
+            let named = all.slots.get(&slot).copied().unwrap_or(0);
+            ensure!(
+                users == named + u16::from(cached.is_some()),
+                "{slot:?} has {users} users, {named} entries and {cached:?}"
+            );
+            let Some(pfn) = cached else { continue };
+            let page = self.online_page(pfn, 0)?;
+            ensure!(
+                page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.block(),
+                "{slot:?} is in {pfn}, and that is {page:?}"
+            );
+        }
+        let known = |slot: &SlotNr| in_use.iter().any(|(known, ..)| known == slot);
+        ensure!(all.slots.keys().all(known), "an entry names a free slot");
+        let cached = in_use.iter().filter(|(.., cached)| cached.is_some()).count();
+        ensure!(
+            cached as u64 == u64::from(self.swap_usage().cached),
+            "{cached} pages are in the swap cache"
+        );
+        Ok(())
+    }
+
+    /// The lists of every zone hold exactly the pages that say so.
+    fn validate_lists_of_pages(&self, listed: u64) -> Result<(), Invalid> {
+        let mut found = 0;
+        for zone in self.phys.zones() {
+            for list in [LruList::Active, LruList::Inactive] {
+                let pages = self.phys.lru_pages(zone, list);
+                ensure!(
+                    zone.lru_len(list) == pages.len() as u64,
+                    "{list:?} has {} pages",
+                    pages.len()
+                );
+                found += pages.len() as u64;
+                for pfn in pages {
+                    let page = self.online_page(pfn, 0)?;
+                    let flags = page.flags();
+                    ensure!(
+                        flags.has(PageFlags::LRU) && crate::lru::list_of(flags) == list,
+                        "{pfn} is on {list:?} and {page:?}"
+                    );
+                }
+            }
+        }
+        ensure!(found == listed, "{found} pages are on lists, {listed} say so");
         Ok(())
     }
 
@@ -124,10 +188,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             ensure!(!writable, "{va:#x}: the zero page can be written to");
             return Ok(());
         }
-        let pfn = entry.pfn();
         let vma = space
             .vma_at(va)
             .ok_or_else(|| Invalid(alloc::format!("{va:#x}: mapped without an area")))?;
+        if let Some(slot) = entry.swap_slot() {
+            tally.swap += 1;
+            *tally.slots.entry(slot).or_insert(0) += 1;
+            return Ok(());
+        }
+        let pfn = entry.pfn();
         let page = self.online_page(pfn, va)?;
         validate_rights(entry, vma, page, va)?;
         let order = if level == Level::HUGE {
@@ -162,7 +231,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Every page that claims to be mapped or to be a table was met on the walk, as often as it counts: nothing leaked.
     fn validate_totals(&self, all: &Tally) -> Result<(), Invalid> {
         let (mut tables, mut mapped) = (0, 0);
-        let (mut anon, mut anon_huge) = (0, 0);
+        let (mut anon, mut anon_huge, mut listed) = (0, 0, 0);
         for zone in self.phys.zones() {
             let areas = zone.areas.lock();
             for pfn in areas.iter().flat_map(|(_, section)| section.range.iter()) {
@@ -177,6 +246,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 if !page.flags().has(PageFlags::ANON) {
                     continue;
                 }
+                ensure!(page.flags().has(PageFlags::LRU), "{pfn} is on no list: {page:?}");
+                listed += 1;
                 anon += u64::from(page.order().nr_pages());
                 anon_huge += u64::from(page.order() == Order::PAGEBLOCK);
                 mapped += usize::from(page.mapcount() > 0);
@@ -184,6 +255,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 validate_references(pfn, page, entries)?;
             }
         }
+        self.validate_lists_of_pages(listed)?;
         ensure!(tables == all.tables, "{tables} tables, {} in use", all.tables);
         ensure!(
             mapped == all.entries.len(),
@@ -221,16 +293,18 @@ fn validate_rights(entry: Entry, vma: &Vma, page: &Page, va: u64) -> Result<(), 
         vma.prot
     );
     ensure!(
-        !entry.has(Entry::WRITABLE) || page.mapcount() == 1,
+        !entry.has(Entry::WRITABLE) || page.mapcount() == 1 && !page.flags().has(PageFlags::SWAPCACHE),
         "{va:#x}: {entry:?} is writable and {page:?} is shared"
     );
     Ok(())
 }
 
-/// A page has a reference for each entry, one for who has its lock, and those of its pins, which are checked with the pins.
+/// A page has a reference for each entry, one for the swap cache, one for who has its lock or writes it, and those of its pins, which are checked with the pins.
 fn validate_references(pfn: Pfn, page: &Page, entries: u32) -> Result<(), Invalid> {
     let flags = page.flags();
-    let known = entries + u32::from(flags.has(PageFlags::LOCKED));
+    let one = |flag| u32::from(flags.has(flag));
+    let cached = one(PageFlags::SWAPCACHE) + one(PageFlags::WRITEBACK);
+    let known = entries + one(PageFlags::LOCKED) + cached;
     ensure!(
         page.mapcount() == entries && (page.count() == known || flags.has(PageFlags::PINNED)),
         "{pfn} with {entries} entries is {page:?}"

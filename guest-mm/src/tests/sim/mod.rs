@@ -1,5 +1,6 @@
 //! A whole machine simulated: programs that map, write, fork and end, blocks that come and go under them, allocations that
-//! fail, in an order that one number decides.
+//! fail, a disk that answers in any order and fails too, memory that is smaller than what programs use, in an order that one number
+//! decides.
 //!
 //! Everybody is a task of [`executor`], which picks the next one with random numbers from the seed and looks at every
 //! invariant (`Mm::validate`) after each. What a program reads is compared with what it wrote, so is what it reads after a fork.
@@ -8,6 +9,7 @@
 //! A failure names its seed. `SIM_SEED=N cargo nextest run -p guest-mm sim` repeats it, `SIM_SEEDS=N` runs seeds 0 to N-1 instead of the
 //! few that are run otherwise.
 
+mod disk;
 mod executor;
 mod mover;
 mod program;
@@ -20,6 +22,8 @@ use std::{env, eprintln};
 
 use guest_sync::Cpu;
 
+use crate::disk::SimulatedDisk;
+use crate::mm::PageIo;
 use crate::pfn::Pfn;
 use crate::tests::inject::Then;
 use crate::tests::machine::{TestMm, machine_of};
@@ -34,7 +38,7 @@ const BLOCKS: u32 = 3;
 /// Programs at a time.
 const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 /// Turns of tasks for each seed, before everybody is told to end.
 const TURNS: u32 = 700;
 /// A frame that is reserved on the test machine.
@@ -50,6 +54,7 @@ struct Sim<'m> {
     nr_programs: Cell<usize>,
     /// Everybody checks what he has once more, and ends.
     is_ending: Cell<bool>,
+    disk: SimulatedDisk<PageIo>,
     seen: Seen,
 }
 
@@ -63,6 +68,8 @@ struct Seen {
     moved_pages: Cell<u32>,
     blocks_removed: Cell<u32>,
     injected: Cell<u32>,
+    io_errors: Cell<u32>,
+    reclaimed: Cell<u32>,
 }
 
 fn count(cell: &Cell<u32>, more: u32) {
@@ -124,8 +131,13 @@ fn run(seed: u64) -> Seen {
         newborn: RefCell::default(),
         nr_programs: Cell::new(0),
         is_ending: Cell::new(false),
+        disk: SimulatedDisk::new(disk::BLOCKS.into(), 16),
         seen: Seen::default(),
     };
+    // One machine in four has no swap area.
+    if !seed.is_multiple_of(4) {
+        sim.mm.swap_on(&disk::header()).unwrap();
+    }
     let mut executor = Executor::default();
     executor.spawn(mover::live(&sim));
     let mut turns = 0;
@@ -138,17 +150,36 @@ fn run(seed: u64) -> Seen {
             executor.spawn(Box::pin(program.live(&sim)));
         }
         let turn = executor.turn(&mut sim.random.borrow_mut());
-        let Some(task) = turn else {
-            panic!("nobody is ready, and {} tasks wait", executor.nr_tasks());
-        };
-        executor.poll(task);
+        if sim.one_in(3) {
+            sim.balance();
+        }
+        let disk_worked = (turn.is_none() || sim.one_in(2)) && sim.disk_turn();
+        match turn {
+            Some(task) => executor.poll(task),
+            None => assert!(
+                disk_worked,
+                "nobody is ready, and {} tasks wait",
+                executor.nr_tasks()
+            ),
+        }
         turns += 1;
         if let Err(error) = sim.mm.validate() {
             panic!("after turn {turns}: {error}");
         }
-        assert!(turns < 100 * TURNS, "tasks do not end");
+        assert!(turns < 30 * TURNS, "tasks do not end");
     }
     drop(executor);
+    // What was busy when its last user went is left to reclaim.
+    for _ in 0..4 {
+        sim.reclaim();
+        while sim.disk_turn() {}
+    }
+    let usage = sim.mm.swap_usage();
+    assert_eq!(
+        (usage.free, usage.cached),
+        (usage.total, 0),
+        "nobody is left who has swapped"
+    );
     let stats = sim.mm.phys.memory_stats();
     assert_eq!(stats.free_pages, all_free, "after all programs have ended");
     sim.seen
@@ -175,6 +206,8 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         ("pages moved", total(|seen| &seen.moved_pages)),
         ("blocks removed", total(|seen| &seen.blocks_removed)),
         ("requests failed on purpose", total(|seen| &seen.injected)),
+        ("errors of the disk met", total(|seen| &seen.io_errors)),
+        ("pages reclaimed", total(|seen| &seen.reclaimed)),
     ];
     for (what, times) in summary {
         eprintln!("{what}: {times}");

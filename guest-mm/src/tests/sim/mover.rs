@@ -83,11 +83,9 @@ async fn move_some(sim: &Sim<'_>, block: &mut IsolatedBlock) -> BatchEnd {
     }
     let report = sim.mm.finish_migration(&sim.cpu, block, batch);
     for refusal in &report.refused {
-        assert_eq!(
-            refusal.reason,
-            RefusalReason::Pinned { holder: "device" },
-            "{refusal}"
-        );
+        // A page may be on its way to the disk.
+        let known = [RefusalReason::Pinned { holder: "device" }, RefusalReason::Busy];
+        assert!(known.contains(&refusal.reason), "{refusal}");
     }
     count(
         &sim.seen.moved_pages,

@@ -1,0 +1,169 @@
+//! Pages in the order in which they may go: for each zone a list of those in use and one of those that seem not to be
+//! (Linux 2.6, `active_list` and `inactive_list`).
+//!
+//! A page is on a list from the moment that a program has it until it is freed, but for the time that somebody works on it, who
+//! has isolated it. The links are in the descriptors; the lock of the zone's lists guards them and the flags `LRU` and
+//! `ACTIVE`. Pages are taken from the far end, and put to the near one.
+
+use alloc::vec::Vec;
+
+use guest_sync::SpinLock;
+
+use crate::mem_map::FrameTable;
+use crate::page::{Page, PageFlags};
+use crate::pfn::Pfn;
+use crate::phys::PhysicalMemory;
+use crate::zone::Zone;
+
+/// Which list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LruList {
+    /// Found in use when they were last looked at.
+    Active,
+    /// The next to go, unless they are used meanwhile.
+    Inactive,
+}
+
+/// The lists of a zone.
+#[derive(Debug, Default)]
+pub(crate) struct Lru {
+    lists: SpinLock<Lists>,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    active: List,
+    inactive: List,
+}
+
+/// Frame numbers plus 1; 0 is none.
+#[derive(Debug, Default)]
+struct List {
+    first: u32,
+    last: u32,
+    /// Chunks; a huge page is one.
+    len: u64,
+}
+
+impl Lists {
+    const fn list(&mut self, which: LruList) -> &mut List {
+        match which {
+            LruList::Active => &mut self.active,
+            LruList::Inactive => &mut self.inactive,
+        }
+    }
+}
+
+impl List {
+    fn push(&mut self, table: &FrameTable<'_>, pfn: Pfn, page: &Page) {
+        let link = pfn.number() + 1;
+        page.set_next(self.first);
+        page.set_prev(0);
+        match self.first {
+            0 => self.last = link,
+            first => page_at(table, first).set_prev(link),
+        }
+        self.first = link;
+        self.len += 1;
+    }
+
+    fn unlink(&mut self, table: &FrameTable<'_>, page: &Page) {
+        let (next, prev) = page.links();
+        match prev {
+            0 => self.first = next,
+            prev => page_at(table, prev).set_next(next),
+        }
+        match next {
+            0 => self.last = prev,
+            next => page_at(table, next).set_prev(prev),
+        }
+        page.set_next(0);
+        page.set_prev(0);
+        self.len -= 1;
+    }
+}
+
+fn page_at<'m>(table: &FrameTable<'m>, link: u32) -> &'m Page {
+    table.page(Pfn::new(link - 1))
+}
+
+/// Which list a page is on, or was on when it was isolated.
+pub(crate) const fn list_of(page: PageFlags) -> LruList {
+    if page.has(PageFlags::ACTIVE) {
+        LruList::Active
+    } else {
+        LruList::Inactive
+    }
+}
+
+impl Zone {
+    /// Chunks on a list: pages, of whatever size.
+    pub fn lru_len(&self, which: LruList) -> u64 {
+        self.lru.lists.lock().list(which).len
+    }
+}
+
+impl PhysicalMemory<'_> {
+    /// Puts a page that is on no list at the near end of one.
+    pub(crate) fn lru_add(&self, pfn: Pfn, which: LruList) {
+        let (page, tag) = self.table.find(pfn).expect("a page in use stays online");
+        let mut lists = self.zone_at(tag.zone()).lru.lists.lock();
+        debug_assert!(!page.flags().has(PageFlags::LRU), "{pfn} is on a list");
+        match which {
+            LruList::Active => page.add_flags(PageFlags::LRU.with(PageFlags::ACTIVE)),
+            LruList::Inactive => {
+                page.remove_flags(PageFlags::ACTIVE);
+                page.add_flags(PageFlags::LRU);
+            }
+        }
+        lists.list(which).push(&self.table, pfn, page);
+    }
+
+    /// Takes a page off its list, if it is on one; which one that was.
+    pub(crate) fn lru_remove(&self, pfn: Pfn) -> Option<LruList> {
+        let (page, tag) = self.table.find(pfn).expect("a page in use stays online");
+        if !page.flags().has(PageFlags::LRU) {
+            return None;
+        }
+        let mut lists = self.zone_at(tag.zone()).lru.lists.lock();
+        let flags = page.flags();
+        if !flags.has(PageFlags::LRU) {
+            return None;
+        }
+        let which = list_of(flags);
+        lists.list(which).unlink(&self.table, page);
+        page.remove_flags(PageFlags::LRU);
+        Some(which)
+    }
+
+    /// Isolates up to `nr` pages from the far end of a zone's list: they are on no list then, and the caller has a reference to
+    /// each.
+    pub(crate) fn lru_isolate(&self, zone: &Zone, which: LruList, nr: u32, pages: &mut Vec<Pfn>) {
+        let mut lists = zone.lru.lists.lock();
+        for _ in 0..nr {
+            let last = lists.list(which).last;
+            if last == 0 {
+                break;
+            }
+            let page = page_at(&self.table, last);
+            lists.list(which).unlink(&self.table, page);
+            page.remove_flags(PageFlags::LRU);
+            // One that is just being freed is left to whoever does that.
+            if page.try_reference() {
+                pages.push(Pfn::new(last - 1));
+            }
+        }
+    }
+
+    /// The pages of a zone's list, near end first.
+    pub(crate) fn lru_pages(&self, zone: &Zone, which: LruList) -> Vec<Pfn> {
+        let mut lists = zone.lru.lists.lock();
+        let mut pages = Vec::new();
+        let mut link = lists.list(which).first;
+        while link != 0 {
+            pages.push(Pfn::new(link - 1));
+            link = page_at(&self.table, link).links().0;
+        }
+        pages
+    }
+}

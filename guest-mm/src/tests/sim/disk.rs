@@ -1,0 +1,62 @@
+//! The swap area's disk, and the daemon that keeps memory free: both have their turn now and then.
+
+use super::{Sim, count};
+use crate::disk::{BlockDevice, BlockNr, Fault};
+use crate::swap::AreaHeader;
+use crate::{Watermark, Zone};
+
+/// Blocks of the swap area: twice the memory.
+pub(super) const BLOCKS: u32 = 8192;
+
+pub(super) fn header() -> AreaHeader {
+    AreaHeader {
+        bad: std::vec![7, 300],
+        ..AreaHeader::new(BLOCKS)
+    }
+}
+
+impl Sim<'_> {
+    /// The disk takes what it can, and does one request. False if there is nothing for it to do.
+    pub(super) fn disk_turn(&self) -> bool {
+        let mut has_worked = false;
+        while let Some((request, io)) = self.mm.next_io() {
+            has_worked = true;
+            if let Err((_, io)) = self.disk.submit(request.clone(), io) {
+                self.mm.io_refused(request, io);
+                break;
+            }
+        }
+        if !self.is_ending.get() && self.one_in(30) {
+            let block = BlockNr(self.below(BLOCKS.into()) % 64);
+            let fault = if self.one_in(2) { Fault::Read } else { Fault::Write };
+            self.disk.break_block(fault, block);
+        }
+        if self.is_ending.get() || self.one_in(60) {
+            self.disk.mend();
+        }
+        let choice = usize::try_from(self.below(16)).unwrap();
+        has_worked |= self.disk.step(&self.mm.frames, choice);
+        while let Some((io, result)) = self.disk.completed() {
+            has_worked = true;
+            self.mm.end_io(&self.cpu, io, result);
+        }
+        has_worked
+    }
+
+    /// A run of the daemon: looks at the zones that are below their high watermark.
+    pub(super) fn balance(&self) {
+        let is_low = |zone: &&Zone| zone.free_pages() < zone.watermark(Watermark::High);
+        for zone in self.mm.phys.populated_zones().filter(is_low) {
+            let shrunk = self.with_failures(|| self.mm.shrink_zone(&self.cpu, zone, 32));
+            count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
+        }
+    }
+
+    /// Direct reclaim: looks at every zone.
+    pub(super) fn reclaim(&self) {
+        for zone in self.mm.phys.populated_zones() {
+            let shrunk = self.mm.shrink_zone(&self.cpu, zone, 64);
+            count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
+        }
+    }
+}
