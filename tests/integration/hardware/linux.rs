@@ -59,14 +59,19 @@ fn devices_are_found_through_acpi() {
 }
 
 #[test]
-fn two_processors_come_up() {
+fn sixteen_processors_come_up() {
     needs_hardware_kvm(|| {
         let home = Home::new();
-        let mut guest = LinuxGuest::boot(&home, "lin", &["--memory", "512M", "--cpus", "2"], "");
-        assert_eq!(guest.shell("grep -c ^processor /proc/cpuinfo").trim(), "2");
-        assert_eq!(guest.shell("cat /sys/devices/system/cpu/online").trim(), "0-1");
-        let on_second = guest.shell("taskset 2 sh -c 'cut -d\" \" -f39 /proc/self/stat'");
-        assert_eq!(on_second.trim(), "1", "no program runs on the second processor");
+        let mut guest = LinuxGuest::boot(&home, "lin", &["--memory", "512M", "--cpus", "16"], "");
+        assert_eq!(guest.shell("grep -c ^processor /proc/cpuinfo").trim(), "16");
+        assert_eq!(guest.shell("cat /sys/devices/system/cpu/online").trim(), "0-15");
+        let on_each = guest.shell(
+            "for cpu in $(seq 0 15); do \
+             taskset $(printf %x $((1 << cpu))) sh -c 'cut -d\" \" -f39 /proc/self/stat'; done",
+        );
+        let ran: Vec<String> = on_each.split_whitespace().map(str::to_owned).collect();
+        let all: Vec<String> = (0..16).map(|cpu| cpu.to_string()).collect();
+        assert_eq!(ran, all, "where a program ran that was sent to each processor");
         guest.last_words("poweroff -f");
         assert_eq!(guest.vm.wait_for_end(), 0);
     });

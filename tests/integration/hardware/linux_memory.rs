@@ -22,6 +22,7 @@ fn a_gib_comes_and_goes_under_programs_and_is_not_touched_when_it_is_gone() {
             "a program that checks its memory survives growing and shrinking",
             checked,
         );
+        guest.case("a program goes on where it was held", held);
         guest.case(
             "resident memory of the VMM falls by what was unplugged",
             resident_memory_falls,
@@ -85,6 +86,21 @@ fn checked(guest: &mut LinuxGuest) {
         guest.vmstat("pgmigrate_success") > moved,
         "the memory went away without a page being moved"
     );
+    guest.stop_memcheck();
+}
+
+/// Longer than any stall that the kernel would speak of, had its clocks gone on without it.
+fn held(guest: &mut LinuxGuest) {
+    guest.start_memcheck(64);
+    guest.vm.order("pause", &[]).success();
+    let begun = guest.vm.stats();
+    assert_eq!(begun.text("state"), "paused");
+    let until = begun.number("uptime_seconds") + 25;
+    guest.vm.wait_until("25 s having passed", |stats| {
+        stats.number("uptime_seconds") >= until
+    });
+    guest.vm.order("resume", &[]).success();
+    guest.wait_for_memcheck(2);
     guest.stop_memcheck();
 }
 
