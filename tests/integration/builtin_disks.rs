@@ -35,7 +35,9 @@ fn disks(vm: &Running) -> BTreeMap<String, BTreeMap<String, String>> {
 fn a_scratch_disk_of_either_engine_reads_as_it_was_written_and_others_are_left_alone() {
     let home = Home::new();
     let [first, second, read_only, left] = ["a", "b", "c", "d"].map(|name| home.files().join(name));
-    [&first, &second, &read_only, &left].map(|path| make(path));
+    for path in [&first, &second, &read_only, &left] {
+        make(path);
+    }
     let with = |path: &Path, options: &str| format!("{}{options}", path.display());
     let (first_disk, second_disk) = (with(&first, ""), with(&second, ",engine=thread"));
     let (third_disk, last_disk) = (with(&read_only, ",readonly"), with(&left, ""));
