@@ -109,6 +109,29 @@ fn one_target_takes_blocks_first_and_pages_for_the_rest() {
 }
 
 #[test]
+fn large_blocks_that_nobody_can_use_are_left_alone_when_small_ones_will_do() {
+    let home = Home::new();
+    // The guest uses the first region only.
+    let regions = ["--hotplug", "64M", "--hotplug", "4G,block=1G"];
+    let memory = ["--memory", "128M", "--balloon", "floor=64M"];
+    let mut vm = home.start("mixed", &[&memory[..], &regions].concat());
+    vm.wait_until("its control socket", |_| true);
+    for (total, small, held) in [
+        (130 * MIB, 2 * MIB, 0),
+        (192 * MIB, 64 * MIB, 0),
+        (131 * MIB, 4 * MIB, MIB),
+        (128 * MIB, 0, 0),
+    ] {
+        vm.resize_to(total);
+        let stats = vm.wait_until("blocks and balloon as they should be", |stats| {
+            (stats.number("plugged_size"), balloon(stats, "held_bytes")) == (small, held)
+        });
+        assert_eq!(stats.number("requested_size"), small);
+    }
+    assert_blameless(&vm);
+}
+
+#[test]
 fn a_balloon_asked_for_at_boot_is_inflated_without_any_order() {
     let home = Home::new();
     let mut vm = home.start("bal", &["--memory", "128M", "--balloon", "32M"]);

@@ -27,8 +27,9 @@ Examples:
   ballast resize a -512M --wait 30  512 MiB less than it was last asked to have
   ballast resize a +1G --region 1   1 GiB more, all of it in the second --hotplug region
 
-The size is at least the boot memory, at most boot memory and regions together,
-and whole blocks away from the boot memory. With --wait, the exit status is 0 only
+The size is at least the boot memory, at most boot memory and regions together, and whole
+blocks away from the boot memory; with a balloon, at least the balloon's floor, and whole
+pages of 4 KiB. With --wait, the exit status is 0 only
 if the guest has reached the size.")]
 pub(super) struct Resize {
     /// Name of the VM

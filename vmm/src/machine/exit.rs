@@ -178,6 +178,9 @@ pub enum GuestCommandError {
     /// No driver has opened the console, so nobody in the guest listens.
     #[error("the guest has no control channel open")]
     NotConnected,
+    /// The guest is held, and answers nothing until it is let go.
+    #[error("the guest is held (see ballast resume)")]
+    Held,
     /// The guest did not answer in time.
     #[error("the guest did not answer within {seconds} s")]
     TimedOut {

@@ -116,10 +116,13 @@ impl Standing {
         self.requests > before.requests || held(self) != held(before)
     }
 
-    /// Whether the driver that could still do something is there.
-    fn drivers_ready(&self) -> bool {
-        let balloon_ready = self.balloon.is_some_and(|balloon| balloon.driver_ready);
-        balloon_ready || (self.driver_ready && self.plugged_size != self.requested_size)
+    /// Whether the driver that could still do something is there. A balloon gives back what it holds beyond what is wanted
+    /// in it, and takes from any guest that is to give; blocks it cannot plug.
+    fn drivers_ready(&self, boot_memory: u64) -> bool {
+        let grows = self.reached(boot_memory) < self.target(boot_memory);
+        let balloon = self.balloon.filter(|balloon| balloon.driver_ready);
+        let balloon_can = balloon.is_some_and(|balloon| !grows || balloon.held > balloon.wanted);
+        balloon_can || (self.driver_ready && self.plugged_size != self.requested_size)
     }
 }
 
@@ -246,13 +249,15 @@ impl State {
             IncompleteReason::Ended
         } else if standing.held {
             IncompleteReason::Held
-        } else if !standing.drivers_ready() {
-            if standing.balloon.is_some() && standing.plugged_size == standing.requested_size {
+        } else if !standing.drivers_ready(boot_memory) {
+            let no_balloon_driver = standing.balloon.is_some_and(|balloon| !balloon.driver_ready);
+            if no_balloon_driver && standing.driver_ready && standing.plugged_size == standing.requested_size
+            {
                 IncompleteReason::BalloonNotReady
             } else {
                 IncompleteReason::DriverNotReady
             }
-        } else if quiet < QUIET {
+        } else if quiet < QUIET && standing.reached(boot_memory) != self.before.reached(boot_memory) {
             IncompleteReason::TimedOut
         } else if !standing.is_beyond(&self.before) {
             IncompleteReason::NoRequest {
@@ -260,7 +265,12 @@ impl State {
                 shortfall,
             }
         } else if nacks + busy + errors > 0 {
-            IncompleteReason::Refused { nacks, busy, errors }
+            IncompleteReason::Refused {
+                nacks,
+                busy,
+                errors,
+                shortfall,
+            }
         } else {
             IncompleteReason::Stalled {
                 quiet_seconds,
@@ -309,18 +319,31 @@ mod tests {
     #[test]
     fn the_most_telling_reason_is_given() {
         let none = Standing::default();
+        let nothing_plugged = Standing {
+            plugged_size: 0,
+            ..none
+        };
         assert_eq!(
-            reason(&quiet_since(0, none), STANDING),
+            reason(&quiet_since(0, nothing_plugged), STANDING),
             IncompleteReason::TimedOut
         );
-        assert_eq!(
-            reason(&quiet_since(9, none), STANDING),
-            IncompleteReason::Refused {
-                nacks: 5,
-                busy: 0,
-                errors: 0
-            }
-        );
+        let refused = |moved_bytes| IncompleteReason::Refused {
+            nacks: 5,
+            busy: 0,
+            errors: 0,
+            shortfall: Shortfall {
+                way: Way::Take,
+                moved_bytes,
+                missing_bytes: 60,
+            },
+        };
+        assert_eq!(reason(&quiet_since(9, none), STANDING), refused(40));
+        // Nothing has moved: what was refused counts at once.
+        let as_far = Standing {
+            plugged_size: STANDING.plugged_size,
+            ..none
+        };
+        assert_eq!(reason(&quiet_since(0, as_far), STANDING), refused(0));
         // Refusals from before the resize explain nothing.
         let refused_before = Standing {
             requests: 8,
@@ -363,6 +386,41 @@ mod tests {
             ..quiet_since(0, none)
         };
         assert_eq!(reason(&state, held), IncompleteReason::Ended);
+    }
+
+    #[test]
+    fn a_balloon_without_room_to_give_does_not_stand_in_for_a_driver_of_blocks() {
+        let balloon = |held, wanted, driver_ready| {
+            let target = Some(612);
+            Some(BalloonStanding {
+                held,
+                wanted,
+                target,
+                driver_ready,
+            })
+        };
+        let growing = |balloon| Standing {
+            driver_ready: false,
+            balloon,
+            ..STANDING
+        };
+        let why = |standing| reason(&quiet_since(9, standing), standing).code();
+        assert_eq!(why(growing(balloon(0, 0, true))), "driver-absent");
+        assert_eq!(why(growing(balloon(0, 0, false))), "driver-absent");
+        assert_eq!(why(growing(balloon(60, 0, true))), "no-request");
+        let done_by_blocks = Standing {
+            plugged_size: 100,
+            balloon: balloon(0, 60, false),
+            ..STANDING
+        };
+        let shrinks = Standing {
+            balloon: done_by_blocks.balloon.map(|balloon| BalloonStanding {
+                target: Some(552),
+                ..balloon
+            }),
+            ..done_by_blocks
+        };
+        assert_eq!(why(shrinks), "balloon-driver-absent");
     }
 
     #[test]

@@ -8,7 +8,7 @@ impl Shared {
     /// Asks for a total of `total_bytes`.
     pub(super) fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError> {
         match (place, &self.devices.balloon) {
-            (ResizePlace::Anywhere, Some(balloon)) => self.resize_with_balloon(balloon, total_bytes),
+            (ResizePlace::Anywhere, Some(balloon)) => self.resize_with_balloon(balloon, total_bytes, None),
             (ResizePlace::Anywhere, None) => {
                 let hot_plugged = self.hot_plugged(total_bytes)?;
                 let wanted = self.anywhere(hot_plugged)?;
@@ -24,29 +24,19 @@ impl Shared {
                 }
                 let hot_plugged = self.hot_plugged(total_bytes)?;
                 let wanted = self.in_region(hot_plugged, region)?;
+                if let Some(balloon) = balloon {
+                    return self.resize_with_balloon(balloon, total_bytes, Some(wanted));
+                }
                 let before = self.standing();
                 self.request(&wanted);
-                // The balloon's policy finds what it wants requested already, and leaves it so.
-                if let Some(balloon) = balloon {
-                    return self.resize_with_balloon(balloon, total_bytes);
-                }
                 self.resize_begins(&before);
                 Ok(())
             }
         }
     }
 
-    /// Asks the regions for so many bytes together, which blocks add up to: as the policy of the balloon has it.
-    pub(super) fn request_blocks(&self, bytes: u64) {
-        let wanted = split(bytes, &self.shares());
-        debug_assert!(wanted.is_ok(), "{bytes} bytes are whole blocks: {wanted:?}");
-        // What does not add up leaves the rest to the balloon.
-        let wanted = wanted.or_else(|NotInBlocks { below }| split(below, &self.shares()));
-        self.request(&wanted.unwrap_or_default());
-    }
-
     /// Requests so much of each region. A driver that has given up is told again, even where nothing changes.
-    fn request(&self, wanted: &[u64]) {
+    pub(super) fn request(&self, wanted: &[u64]) {
         for (device, bytes) in self.devices.memory.iter().zip(wanted) {
             let asked = device.request(*bytes);
             debug_assert!(asked.is_ok(), "whole blocks inside the region: {asked:?}");
@@ -113,7 +103,7 @@ impl Shared {
         Ok(wanted)
     }
 
-    fn shares(&self) -> Vec<Share> {
+    pub(super) fn shares(&self) -> Vec<Share> {
         self.devices.memory.iter().map(|device| device.share()).collect()
     }
 }

@@ -161,6 +161,8 @@ pub enum IncompleteReason {
         busy: u64,
         /// ERROR answers.
         errors: u64,
+        /// What is missing.
+        shortfall: Shortfall,
     },
     /// The driver has done something and then went quiet.
     Stalled {
@@ -260,10 +262,15 @@ impl fmt::Display for IncompleteReason {
                     "{shortfall}: the guest's driver has asked for nothing for {quiet_seconds} s: it does not answer, or {other}"
                 )
             }
-            Self::Refused { nacks, busy, errors } => {
+            Self::Refused {
+                nacks,
+                busy,
+                errors,
+                shortfall,
+            } => {
                 write!(
                     f,
-                    "requests of the guest were refused: {nacks} NACK, {busy} BUSY, {errors} ERROR"
+                    "{shortfall}: requests of the guest were refused: {nacks} NACK, {busy} BUSY, {errors} ERROR"
                 )
             }
             Self::Stalled {

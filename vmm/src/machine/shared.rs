@@ -162,6 +162,9 @@ impl Shared {
 
     /// Sends a command to the guest.
     pub(super) fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError> {
+        if self.lifecycle.phase() == VmState::Paused {
+            return Err(GuestCommandError::Held);
+        }
         self.channel.command(self.devices.console.as_ref(), line, timeout)
     }
 

@@ -63,6 +63,23 @@ pub(super) fn split(total: u64, shares: &[Share]) -> Result<Vec<u64>, NotInBlock
     })
 }
 
+/// What to request of each region so that it is at least `total` bytes together and as few more as blocks allow; all of
+/// them where they are smaller.
+pub(super) fn cover(total: u64, shares: &[Share]) -> Vec<u64> {
+    let all: u64 = shares.iter().map(|share| share.size).sum();
+    let total = total.min(all);
+    split(total, shares).unwrap_or_else(|_| {
+        // What blocks add up to leaves what blocks add up to: the least above is what the most below leaves over.
+        let left = match split(all - total, shares) {
+            Ok(_) => all - total,
+            Err(NotInBlocks { below }) => below,
+        };
+        let enough = split(all - left, shares);
+        debug_assert!(enough.is_ok(), "{total} of {shares:?}: {enough:?}");
+        enough.unwrap_or_else(|_| shares.iter().map(|share| share.size).collect())
+    })
+}
+
 /// How much a region can take or give, in whole blocks.
 #[derive(Debug, Clone, Copy)]
 struct Room {
@@ -205,6 +222,7 @@ mod tests {
                     let sums = || ways.iter().map(|way| way.iter().sum::<u64>());
                     match split(total, &shares) {
                         Ok(way) => {
+                            assert_eq!(cover(total, &shares), way);
                             assert!(
                                 ways.contains(&way) && way.iter().sum::<u64>() == total,
                                 "{shares:?} {total}"
@@ -225,6 +243,9 @@ mod tests {
                         }
                         Err(NotInBlocks { below }) => {
                             assert!(sums().all(|sum| sum != total), "{shares:?} can be {total}");
+                            let covered: u64 = cover(total, &shares).iter().sum();
+                            let least = sums().filter(|sum| *sum > total).min();
+                            assert_eq!(Some(covered), least.or_else(|| sums().max()));
                             assert_eq!(Some(below), sums().filter(|sum| *sum < total).max());
                         }
                     }

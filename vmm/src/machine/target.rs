@@ -6,21 +6,24 @@ use super::ResizeError;
 use super::devices::BalloonDevice;
 use super::progress::BalloonStanding;
 use super::shared::Shared;
-use super::sizing::{Limits, Orders, Sizing, View};
-use crate::spec::{BALLOON_UNIT, MIN_BLOCK_SIZE};
+use super::sizing::{Limits, Orders, Sizing, Target, View};
+use super::split::cover;
+use crate::spec::BALLOON_UNIT;
 
 impl Shared {
-    /// Asks for a total of `total_bytes`, by blocks and balloon together.
+    /// Asks for a total of `total_bytes`, by blocks and balloon together; by `blocks` in each region where somebody has chosen.
     pub(super) fn resize_with_balloon(
         &self,
         balloon: &Arc<BalloonDevice>,
         total_bytes: u64,
+        blocks: Option<Vec<u64>>,
     ) -> Result<(), ResizeError> {
         if self.lifecycle.is_ending() {
             return Err(ResizeError::Ended);
         }
         let limits = self.limits();
-        let limit = limits.boot_memory + limits.region_size;
+        let shares = self.shares();
+        let limit = limits.boot_memory + shares.iter().map(|share| share.size).sum::<u64>();
         if total_bytes > limit {
             return Err(ResizeError::BeyondRegion { total_bytes, limit });
         }
@@ -36,9 +39,14 @@ impl Shared {
         }
         let before = self.standing();
         let now = self.built.elapsed();
+        let above = total_bytes.saturating_sub(limits.boot_memory);
+        let target = Target {
+            total: total_bytes,
+            blocks: blocks.unwrap_or_else(|| cover(above, &shares)),
+        };
         let mut sizing = self.sizing();
-        let asked = sizing.get_or_insert_with(|| Sizing::new(limits, total_bytes, now));
-        asked.ask(total_bytes, now);
+        let asked = sizing.get_or_insert_with(|| Sizing::new(limits, target.clone(), now));
+        asked.ask(target, now);
         // Drivers are told even of what is not new: one that had given up tries again.
         self.carry_out(asked, balloon, Emphasis::Told);
         drop(sizing);
@@ -85,18 +93,26 @@ impl Shared {
     }
 
     fn carry_out(&self, sizing: &mut Sizing, balloon: &BalloonDevice, emphasis: Emphasis) {
-        let (mut requested, mut plugged) = (0, 0);
-        for device in &self.devices.memory {
-            let standing = device.standing();
-            requested += standing.requested_size;
-            plugged += standing.plugged_size;
-        }
         let held = balloon.held();
+        let mut view = View {
+            plugged: 0,
+            held,
+            surplus_block: 0,
+        };
+        let mut as_wanted = true;
+        for (device, wanted) in self.devices.memory.iter().zip(sizing.blocks()) {
+            let (standing, block) = (device.standing(), device.share().block_size);
+            view.plugged += standing.plugged_size;
+            as_wanted &= standing.requested_size == *wanted;
+            if standing.plugged_size > *wanted && block <= held {
+                view.surplus_block = view.surplus_block.max(block);
+            }
+        }
         let now = self.built.elapsed();
-        let orders: Orders = sizing.step(View { plugged, held }, now);
+        let orders: Orders = sizing.step(view, now);
         let told = emphasis == Emphasis::Told;
-        if told || orders.try_again || orders.requested != requested {
-            self.request_blocks(orders.requested);
+        if told || orders.try_again || !as_wanted {
+            self.request(sizing.blocks());
         }
         if told || orders.balloon != balloon.target() {
             balloon.order(orders.balloon);
@@ -105,11 +121,8 @@ impl Shared {
     }
 
     fn limits(&self) -> Limits {
-        let blocks = self.spec.hotplug.iter().map(|hotplug| hotplug.block_size);
         Limits {
             boot_memory: self.spec.memory,
-            region_size: self.spec.hotplug.iter().map(|hotplug| hotplug.region_size).sum(),
-            block_size: blocks.max().unwrap_or(MIN_BLOCK_SIZE),
         }
     }
 

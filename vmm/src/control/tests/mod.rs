@@ -1,5 +1,6 @@
 //! Server and client together, through a real socket, with a machine that only pretends.
 
+mod documented;
 mod events;
 mod fake;
 mod requests;

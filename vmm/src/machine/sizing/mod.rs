@@ -26,11 +26,16 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(160);
 pub(super) struct Limits {
     /// Boot memory.
     pub(super) boot_memory: u64,
-    /// All hot-plug regions together; 0 without one.
-    pub(super) region_size: u64,
-    /// The largest block of any region, not 0. Block sizes are powers of two, so that any multiple of the largest, up to all
-    /// regions together, is a sum of whole blocks.
-    pub(super) block_size: u64,
+}
+
+/// What the guest is to have. Sizes are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// In all.
+    pub(super) total: u64,
+    /// In each hot-plug region, in whole blocks. Where that and boot memory are more than the total, the balloon takes the
+    /// rest.
+    pub(super) blocks: Vec<u64>,
 }
 
 /// How things stand. Sizes are bytes.
@@ -40,12 +45,14 @@ pub(super) struct View {
     pub(super) plugged: u64,
     /// In the balloon; 0 without one, or without a driver for it.
     pub(super) held: u64,
+    /// A block that a region has too many of, no larger than what is in the balloon, and the largest such one; 0: none.
+    pub(super) surplus_block: u64,
 }
 
 /// What to ask of the devices. Sizes are bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Orders {
-    /// To be requested of all regions together: a multiple of the block size.
+    /// To be requested of all regions together: what [`Sizing::blocks`] add up to.
     pub(super) requested: u64,
     /// To be in the balloon.
     pub(super) balloon: u64,
@@ -59,7 +66,7 @@ pub(super) struct Orders {
 #[derive(Debug, Clone)]
 pub(super) struct Sizing {
     limits: Limits,
-    target: u64,
+    target: Target,
     phase: Phase,
     plugged: u64,
     /// When a block last moved, or the target was set.
@@ -75,12 +82,12 @@ enum Phase {
     /// The balloon takes the rest, until it is time for a loan.
     Balloon { until: Duration },
     /// A block's worth is lent, until it is called back.
-    Loan { until: Duration },
+    Loan { until: Duration, bytes: u64 },
 }
 
 impl Sizing {
-    /// A machine whose guest is to have `target` bytes.
-    pub(super) fn new(limits: Limits, target: u64, now: Duration) -> Self {
+    /// A machine whose guest is to have `target`.
+    pub(super) fn new(limits: Limits, target: Target, now: Duration) -> Self {
         Self {
             limits,
             target,
@@ -93,29 +100,25 @@ impl Sizing {
 
     /// What the guest is to have in all, in bytes.
     pub(super) fn target(&self) -> u64 {
-        self.target
+        self.target.total
+    }
+
+    /// What is to be requested of each region.
+    pub(super) fn blocks(&self) -> &[u64] {
+        &self.target.blocks
     }
 
     /// Asks for a total, which the caller has checked, or for the same once more: everything is tried afresh.
-    pub(super) fn ask(&mut self, target: u64, now: Duration) {
+    pub(super) fn ask(&mut self, target: Target, now: Duration) {
         *self = Self {
             plugged: self.plugged,
             ..Self::new(self.limits, target, now)
         };
     }
 
-    /// What is to be plugged: the target without boot memory, in whole blocks. The balloon takes what is too much.
+    /// What is to be plugged in all regions together.
     pub(super) fn wanted_plugged(&self) -> u64 {
-        let Limits {
-            boot_memory,
-            region_size,
-            block_size,
-            ..
-        } = self.limits;
-        let above = self.target.saturating_sub(boot_memory);
-        above
-            .checked_next_multiple_of(block_size)
-            .map_or(region_size, |size| size.min(region_size))
+        self.target.blocks.iter().sum()
     }
 
     /// What to ask of the devices now. To be called when something has changed, and at [`Orders::wake`].
@@ -127,12 +130,12 @@ impl Sizing {
             self.pause = FIRST_PAUSE;
         }
         let requested = self.wanted_plugged();
-        let surplus = (self.limits.boot_memory + view.plugged).saturating_sub(self.target);
+        let surplus = (self.limits.boot_memory + view.plugged).saturating_sub(self.target.total);
         let before = self.phase;
         self.phase = if view.plugged <= requested {
             Phase::Blocks
         } else {
-            self.next_phase(view.held, moved, now)
+            self.next_phase(view.surplus_block, moved, now)
         };
         let lends = matches!(self.phase, Phase::Loan { .. });
         Orders {
@@ -140,34 +143,41 @@ impl Sizing {
             balloon: match self.phase {
                 Phase::Blocks if view.plugged > requested => view.held.min(surplus),
                 Phase::Blocks | Phase::Balloon { .. } => surplus,
-                Phase::Loan { .. } => surplus.saturating_sub(self.limits.block_size),
+                Phase::Loan { bytes, .. } => surplus.saturating_sub(bytes),
             },
             try_again: lends && (moved || self.phase != before),
             wake: match self.phase {
                 Phase::Blocks if view.plugged > requested => Some(self.moved_at + PATIENCE),
                 Phase::Blocks => None,
-                Phase::Balloon { until } | Phase::Loan { until } => Some(until),
+                Phase::Balloon { until } | Phase::Loan { until, .. } => Some(until),
             },
         }
     }
 
     /// The phase while more is plugged than wanted.
-    fn next_phase(&mut self, held: u64, moved: bool, now: Duration) -> Phase {
+    fn next_phase(&mut self, surplus_block: u64, moved: bool, now: Duration) -> Phase {
         match self.phase {
             Phase::Blocks if now >= self.moved_at + PATIENCE => Phase::Balloon {
                 until: now + self.pause,
             },
             // What was lent has been used well: the next block, at once.
-            Phase::Loan { .. } if moved => Phase::Loan { until: now + LOAN },
-            Phase::Loan { until } if now >= until => {
+            Phase::Loan { bytes, .. } if moved => {
+                let bytes = if surplus_block > 0 { surplus_block } else { bytes };
+                Phase::Loan {
+                    until: now + LOAN,
+                    bytes,
+                }
+            }
+            Phase::Loan { until, .. } if now >= until => {
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 Phase::Balloon {
                     until: now + self.pause,
                 }
             }
             Phase::Balloon { until } if now >= until => {
-                if held >= self.limits.block_size {
-                    Phase::Loan { until: now + LOAN }
+                if surplus_block > 0 {
+                    let (until, bytes) = (now + LOAN, surplus_block);
+                    Phase::Loan { until, bytes }
                 } else {
                     Phase::Balloon {
                         until: now + self.pause,

@@ -4,30 +4,42 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::layout::MIB;
+use crate::machine::split::{Share, cover, split};
 
 const BLOCK: u64 = 2 * MIB;
 const BOOT: u64 = 64 * MIB;
 const REGION: u64 = 64 * MIB;
 
-const LIMITS: Limits = Limits {
-    boot_memory: BOOT,
-    region_size: REGION,
-    block_size: BLOCK,
-};
+const LIMITS: Limits = Limits { boot_memory: BOOT };
+
+/// One region of blocks, and what it is to have for a total.
+fn target(total: u64) -> Target {
+    let share = Share {
+        size: REGION,
+        block_size: BLOCK,
+        requested: 0,
+    };
+    let blocks = cover(total.saturating_sub(BOOT), &[share]);
+    Target { total, blocks }
+}
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 fn view(plugged: u64, held: u64) -> View {
-    View { plugged, held }
+    View {
+        plugged,
+        held,
+        surplus_block: if held >= BLOCK { BLOCK } else { 0 },
+    }
 }
 
 /// A machine that was asked for `target` at time 0 when `plugged` bytes were.
-fn asked(target: u64, plugged: u64) -> Sizing {
-    let mut sizing = Sizing::new(LIMITS, BOOT + plugged, seconds(0));
+fn asked(total: u64, plugged: u64) -> Sizing {
+    let mut sizing = Sizing::new(LIMITS, target(BOOT + plugged), seconds(0));
     let _ = sizing.step(view(plugged, 0), seconds(0));
-    sizing.ask(target, seconds(0));
+    sizing.ask(target(total), seconds(0));
     sizing
 }
 
@@ -180,7 +192,7 @@ fn asking_again_begins_with_blocks_again() {
         step(&mut sizing, view(8 * MIB, 0), seconds(2)),
         orders(0, 8 * MIB)
     );
-    sizing.ask(BOOT, seconds(3));
+    sizing.ask(target(BOOT), seconds(3));
     assert_eq!(
         step(&mut sizing, view(8 * MIB, 8 * MIB), seconds(3)),
         orders(0, 8 * MIB)
@@ -288,18 +300,18 @@ proptest! {
     ) {
         let in_use = in_use * MIB;
         let mut guest = guest(pinned, in_use);
-        let mut sizing = Sizing::new(LIMITS, BOOT, seconds(0));
+        let mut sizing = Sizing::new(LIMITS, target(BOOT), seconds(0));
         let mut now = seconds(0);
-        for target in targets {
-            let target = target * MIB - 512 * 1024;
-            sizing.ask(target, now);
+        for total in targets {
+            let total = total * MIB - 512 * 1024;
+            sizing.ask(target(total), now);
             now = run(&mut sizing, &mut guest, now, 400);
             // A loan may be out: it is called back after two seconds.
             let mut turns = 0;
-            while guest.total() != target {
+            while guest.total() != total {
                 now = run(&mut sizing, &mut guest, now, 1);
                 turns += 1;
-                prop_assert!(turns < 60, "{} instead of {target}", guest.total());
+                prop_assert!(turns < 60, "{} instead of {total}", guest.total());
             }
         }
     }
@@ -307,20 +319,52 @@ proptest! {
     #[test]
     fn the_balloon_gives_blocks_back_once_they_can_go(
         pinned in prop::collection::vec(prop::bool::weighted(0.4), 32),
-        target in 56u64..=120,
+        total in 56u64..=120,
     ) {
-        let target = target * MIB;
+        let total = total * MIB;
         let mut guest = guest(pinned, 16 * MIB);
-        let mut sizing = Sizing::new(LIMITS, BOOT + REGION, seconds(0));
+        let mut sizing = Sizing::new(LIMITS, target(BOOT + REGION), seconds(0));
         let now = run(&mut sizing, &mut guest, seconds(0), 100);
-        sizing.ask(target, now);
+        sizing.ask(target(total), now);
         let now = run(&mut sizing, &mut guest, now, 600);
         // Whoever pinned the blocks lets go of them, and nobody asks for anything.
         guest.pinned.fill(false);
         let _ = run(&mut sizing, &mut guest, now, 4000);
         prop_assert_eq!(guest.view().plugged, sizing.wanted_plugged());
-        prop_assert_eq!(guest.total(), target);
-        let least = (BOOT + sizing.wanted_plugged()).saturating_sub(target);
+        prop_assert_eq!(guest.total(), total);
+        let least = (BOOT + sizing.wanted_plugged()).saturating_sub(total);
         prop_assert_eq!(guest.held, least, "the balloon holds what no block can give, and no more");
+    }
+}
+
+/// Up to four regions with blocks of 2 to 128 MiB, each with some of its blocks requested.
+fn regions() -> impl Strategy<Value = Vec<Share>> {
+    let region = (0u32..=6, 1u64..=8, any::<prop::sample::Index>()).prop_map(|(order, blocks, requested)| {
+        let block_size = BLOCK << order;
+        Share {
+            size: blocks * block_size,
+            block_size,
+            requested: requested.index(usize::try_from(blocks).unwrap() + 1) as u64 * block_size,
+        }
+    });
+    prop::collection::vec(region, 1..=4)
+}
+
+proptest! {
+    #[test]
+    fn a_total_that_blocks_add_up_to_leaves_the_balloon_nothing(shares in regions(), units in 0u64..2048) {
+        let all: u64 = shares.iter().map(|share| share.size).sum();
+        let above = (units * MIB).min(all);
+        let blocks = cover(above, &shares);
+        let plugged = blocks.iter().sum();
+        let total = BOOT + above;
+        let mut sizing = Sizing::new(LIMITS, Target { total, blocks }, seconds(0));
+        let now = View { plugged, held: 0, surplus_block: 0 };
+        let orders = sizing.step(now, seconds(0));
+        prop_assert_eq!(orders.requested, plugged);
+        prop_assert_eq!(BOOT + plugged - orders.balloon, total);
+        prop_assert_eq!(orders.balloon == 0, split(above, &shares).is_ok());
+        let smallest = shares.iter().map(|share| share.block_size).max().unwrap();
+        prop_assert!(orders.balloon < smallest, "no block is taken for the balloon's sake");
     }
 }
