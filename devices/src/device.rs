@@ -118,11 +118,12 @@ pub trait VirtioDevice {
     /// reset, before the first chain.
     fn activate(&mut self, _features: u64) {}
 
-    /// The chains that were there have been served, as far as a call goes: what a device has gathered begins now.
+    /// The chains that were there have been served, as far as a call goes, if there were any: what a device has gathered
+    /// begins now.
     ///
     /// # Errors
     /// Only faults of the host.
-    fn round_ended(&mut self) -> Result<(), DeviceError> {
+    fn round_ended<M: GuestMemory>(&mut self, _mem: &M) -> Result<(), DeviceError> {
         Ok(())
     }
 

@@ -103,6 +103,11 @@ impl<B: PageBackend> Discarder<B> {
             .filter(|Waiting { part, .. }| PageRun::inside(part.gpa, part.end).is_some_and(is_empty));
     }
 
+    /// Whether anything waits.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Gives back what waits.
     pub(super) fn flush(&mut self, counters: &mut Counters) {
         if let Some(Waiting { part, .. }) = self.waiting.take() {

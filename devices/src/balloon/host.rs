@@ -58,6 +58,11 @@ impl<B: PageBackend> Balloon<B> {
         self.index_of(Queue::FreePage)
     }
 
+    /// Whether a part of a huge page waits for pages that nobody wants.
+    pub(super) fn waits_in_vain(&self) -> bool {
+        self.discarder.is_waiting() && self.pages.len() >= u64::from(self.target)
+    }
+
     fn index_of(&self, queue: Queue) -> Option<u16> {
         let Conversation {
             features, numbering, ..
@@ -68,12 +73,22 @@ impl<B: PageBackend> Balloon<B> {
 
 impl<B: PageBackend> MmioTransport<Balloon<B>> {
     /// Asks the guest to inflate or deflate until this many pages of 4096 bytes are in the balloon, and notifies its driver,
-    /// even when it is the number already asked for: a driver that had given up tries again.
+    /// even when it is the number already asked for: a driver that had given up tries again. The effects may ask for the
+    /// inflate queue to be processed, though the driver has sent nothing: pages that waited for neighbours do so no longer
+    /// when no more are wanted.
     pub fn set_balloon_target(&mut self, pages: u32) -> Effects {
-        self.configure(|balloon| {
+        let effects = self.configure(|balloon| {
             balloon.target = pages;
             true
-        })
+        });
+        let balloon = self.device();
+        let due = balloon
+            .index_of(Queue::Inflate)
+            .filter(|_| balloon.waits_in_vain());
+        Effects {
+            notified: effects.notified.and(due.map_or(QueueSet::NONE, QueueSet::one)),
+            ..effects
+        }
     }
 
     /// Asks the guest for statistics. They come when the effects are seen to and the driver has answered, which shows in

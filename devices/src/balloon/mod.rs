@@ -20,7 +20,7 @@ mod tests;
 
 use virtio_wire::balloon::{COMMAND_ID_SIZE, Config, Numbering, PAGE_SIZE, PFN_SIZE, Queue, feature, offset};
 use virtio_wire::device_id;
-use vm_memory::{GuestAddress, GuestMemory};
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 pub use backend::{Extent, PageBackend};
 pub use hinting::HintingState;
@@ -377,6 +377,20 @@ impl<B: PageBackend> VirtioDevice for Balloon<B> {
             // A queue without its feature: nothing is promised for it.
             None => Served::used(0),
         })
+    }
+
+    /// What waits for more waits no longer when no more is wanted: the host may have lowered the target.
+    fn round_ended<M: GuestMemory>(&mut self, mem: &M) -> Result<(), DeviceError> {
+        if self.waits_in_vain() {
+            let pages = &self.pages;
+            self.discarder.keep_waiting_if(|run| {
+                let len = usize::try_from(run.len());
+                let has = |len| mem.check_range(GuestAddress(run.gpa()), len, Permissions::Write);
+                pages.contains_all(run) && len.is_ok_and(has)
+            });
+            self.discarder.flush(&mut self.counters);
+        }
+        Ok(())
     }
 
     /// The pages are the next driver's: it starts with an empty balloon. The target stays, so that it inflates again.

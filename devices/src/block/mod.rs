@@ -335,7 +335,7 @@ impl<D: Disk> VirtioDevice for Block<D> {
         })
     }
 
-    fn round_ended(&mut self) -> Result<(), DeviceError> {
+    fn round_ended<M: GuestMemory>(&mut self, _mem: &M) -> Result<(), DeviceError> {
         self.disk.commit().map_err(disk_failed)
     }
 

@@ -143,7 +143,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.queues[usize::from(index)].ready = Some(queue);
 
         let ring_fault = served?.err();
-        self.device.round_ended()?;
+        self.device.round_ended(mem)?;
         // A queue whose ring broke rests: there is nothing to come back for.
         let unfinished = if round.unfinished && ring_fault.is_none() {
             QueueSet::one(index)

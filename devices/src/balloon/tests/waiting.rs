@@ -46,6 +46,30 @@ fn nothing_waits_once_the_target_is_reached() {
 }
 
 #[test]
+fn nothing_waits_once_the_target_is_lowered_to_what_is_there() {
+    let (mut driver, host) = balloon_driver(MORE);
+    driver.send_pages(Queue::Inflate, &(32..40).collect::<Vec<_>>());
+    let effects = driver.transport.set_balloon_target(9);
+    assert!(effects.notified.is_empty(), "one more may come");
+    let effects = driver.transport.set_balloon_target(8);
+    let due: Vec<u16> = effects.notified.iter().collect();
+    assert_eq!((host.take(), &due[..]), (vec![], &[Queue::Inflate as u16][..]));
+    let effects = driver.transport.process_queue(&driver.mem, due[0]).unwrap();
+    assert!(effects.notified.is_empty() && !effects.interrupt);
+    assert_eq!(host.take(), [bytes_of(32..40)]);
+}
+
+#[test]
+fn what_is_gone_when_the_target_is_lowered_is_left_alone() {
+    let (mut driver, host) = balloon_driver(MORE);
+    driver.send_pages(Queue::Inflate, &[64]);
+    driver.mem.refuse(bytes_of(64..96));
+    let _ = driver.transport.set_balloon_target(0);
+    let _ = driver.kick(Queue::Inflate as u16);
+    assert_eq!(host.take(), []);
+}
+
+#[test]
 fn what_waits_goes_before_any_page_leaves_the_balloon() {
     let (mut driver, host) = balloon_driver(MORE);
     driver.send_pages(Queue::Inflate, &(32..40).collect::<Vec<_>>());
