@@ -146,7 +146,10 @@ fn a_held_guest_stands_still_and_goes_on_where_it_was() {
     assert_eq!(vm.order("pause", &[]).success(), "held: is held already\n");
     assert_eq!(vm.stats().text("state"), "paused");
     let asked = vm.order("guest", &["ps"]);
-    assert!(asked.status == 1 && asked.stderr.contains("the guest is held"), "{asked:?}");
+    assert!(
+        asked.status == 1 && asked.stderr.contains("the guest is held"),
+        "{asked:?}"
+    );
     // A resize is asked for all the same, and whoever waits is told why nothing happens.
     let waited = vm.order("resize", &["96M", "--wait", "1", "--json"]);
     let report: Value = serde_json::from_str(&waited.stdout).unwrap();

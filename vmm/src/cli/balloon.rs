@@ -159,7 +159,10 @@ fn traffic_lines(report: &BalloonReport) -> Vec<(&'static str, String)> {
         ),
         (
             "statistics every",
-            format!("{} s", report.statistics_interval_seconds),
+            match report.statistics_interval_seconds {
+                0 => "not by itself".to_owned(),
+                seconds => format!("{seconds} s"),
+            },
         ),
     ]
 }

@@ -57,11 +57,7 @@ fn in_table(status: &VmStatus) -> String {
         ("boot and plugged", size(status.total_plugged)),
         (
             "hot-plug region",
-            format!(
-                "{} in blocks of {}",
-                size(status.region_size),
-                size(status.block_size)
-            ),
+            format!("{} in {}", size(status.region_size), blocks_of(status)),
         ),
         ("usable region", size(status.usable_region_size)),
         ("requested", size(status.requested_size)),
@@ -171,6 +167,20 @@ fn in_line(node: &NodeReport) -> String {
         size(node.boot_memory),
         list(&node.distances)
     )
+}
+
+/// What the regions' memory comes and goes in.
+fn blocks_of(status: &VmStatus) -> String {
+    let uniform = status
+        .regions
+        .iter()
+        .all(|region| region.block_size == status.block_size);
+    let word = if uniform {
+        "blocks of"
+    } else {
+        "blocks of at least"
+    };
+    format!("{word} {}", size(status.block_size))
 }
 
 /// A network interface in one line.
