@@ -242,6 +242,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Err(pinned(holder));
         }
         if !page.is_held {
+            let zone = self.phys.zone_of(page.pfn).map(crate::Zone::kind);
+            // Nothing unmovable is there: it was just taken and is not mapped yet, or unmapped and is not freed yet.
+            if zone == Some(crate::ZoneKind::Movable) {
+                return Err(RefusalReason::Busy);
+            }
             return Err(RefusalReason::Unmovable);
         }
         let descriptor = self.migrating_page(page.pfn);
