@@ -28,6 +28,8 @@ const UNPLUG_AT: u64 = 64 << 20;
 const BATCH_PAGES: u32 = 128;
 /// How often the pages of a block are looked at before the rest counts as stuck.
 const PASSES: u32 = 2;
+/// The same while what is left is only busy: just taken by another CPU, on its way to the disk. Programs run in between.
+const BUSY_PASSES: u32 = 16;
 
 /// What came of emptying a block.
 enum Emptied {
@@ -197,10 +199,16 @@ impl Worker {
                             Err(not_empty) => block = not_empty.block,
                         }
                         passes += 1;
-                        if passes == PASSES {
+                        let most = if reason == StuckReason::Busy {
+                            BUSY_PASSES
+                        } else {
+                            PASSES
+                        };
+                        if passes >= most {
                             return Emptied::No(block, reason);
                         }
                         block.rewind();
+                        break;
                     }
                 }
             }
