@@ -155,15 +155,20 @@ impl PhysicalMemory<'_> {
         }
     }
 
-    /// The pages of a zone's list, near end first.
-    pub(crate) fn lru_pages(&self, zone: &Zone, which: LruList) -> Vec<Pfn> {
+    /// Shows the pages of a zone's list, near end first, while nobody can change it; what `look` returns first as an error
+    /// ends it. Without a copy of the list, which may be a good part of memory that there is not.
+    pub(crate) fn look_at_lru<E>(
+        &self,
+        zone: &Zone,
+        which: LruList,
+        mut look: impl FnMut(Pfn) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut lists = zone.lru.lists.lock();
-        let mut pages = Vec::new();
         let mut link = lists.list(which).first;
         while link != 0 {
-            pages.push(Pfn::new(link - 1));
+            look(Pfn::new(link - 1))?;
             link = page_at(&self.table, link).links().0;
         }
-        pages
+        Ok(())
     }
 }

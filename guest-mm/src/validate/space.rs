@@ -108,21 +108,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let mut found = 0;
         for zone in self.phys.zones() {
             for list in [LruList::Active, LruList::Inactive] {
-                let pages = self.phys.lru_pages(zone, list);
-                ensure!(
-                    zone.lru_len(list) == pages.len() as u64,
-                    "{list:?} has {} pages",
-                    pages.len()
-                );
-                found += pages.len() as u64;
-                for pfn in pages {
+                let (len, mut here) = (zone.lru_len(list), 0);
+                self.phys.look_at_lru(zone, list, |pfn| {
+                    here += 1;
                     let page = self.online_page(pfn, 0)?;
                     let flags = page.flags();
                     ensure!(
                         flags.has(PageFlags::LRU) && crate::lru::list_of(flags) == list,
                         "{pfn} is on {list:?} and {page:?}"
                     );
-                }
+                    Ok(())
+                })?;
+                ensure!(len == here, "{list:?} has {here} pages, and counts {len}");
+                found += here;
             }
         }
         ensure!(found == listed, "{found} pages are on lists, {listed} say so");
