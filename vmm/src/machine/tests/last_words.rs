@@ -79,3 +79,27 @@ fn what_a_guest_has_written_before_its_end_or_reset_arrives() {
         assert_eq!(fs::read(console.path()).unwrap(), TEXT);
     }
 }
+
+/// Ends and resets may come upon the device's queue in other ways too; here nothing else looks at it.
+#[test]
+fn what_was_written_without_a_word_is_taken_by_a_drain() {
+    let console = NamedTempFile::new().unwrap();
+    let guest = guest(&Code::default().spin().0, |spec| {
+        spec.hvc = HvcMode::End(PortEnd::File(console.path().into()));
+    });
+    let handle = guest.vm.handle();
+    let running = thread::spawn(move || guest.run());
+    until("running", || handle.status().state == VmState::Running);
+    write_without_a_word(&handle);
+    assert_eq!(
+        fs::read(console.path()).unwrap(),
+        b"",
+        "somebody looked at the queue"
+    );
+    for device in handle.shared.devices.iter() {
+        device.drain(&handle.shared).unwrap();
+    }
+    assert_eq!(fs::read(console.path()).unwrap(), TEXT);
+    handle.stop();
+    running.join().unwrap();
+}
