@@ -12,6 +12,7 @@ use crate::resize;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use guest_kernel::drive::Job;
 use guest_kernel::executor::Executor;
 use guest_virtio::StartError;
 use guest_virtio::balloon::BalloonDriver;
@@ -28,8 +29,8 @@ const LONGEST_PAUSE_NS: u64 = 64_000_000_000;
 pub(crate) type Memory = MemDriver<MmioRegisters, KernelDma>;
 /// The balloon of this machine.
 pub(crate) type Balloon = BalloonDriver<MmioRegisters, KernelDma>;
-/// A disk of this machine; requests are known by number.
-pub(crate) type Disk = BlockDriver<MmioRegisters, KernelDma, usize>;
+/// The driver of a disk of this machine. Others ask the disk's [`Drive`](guest_kernel::drive::Drive).
+pub(crate) type Disk = BlockDriver<MmioRegisters, KernelDma, Job>;
 /// The console of this machine.
 pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
 
@@ -114,11 +115,11 @@ impl Place<'_> {
 
     fn disk(&self, scratch: &[String]) -> Option<Found> {
         self.take_up(Disk::start, |driver| {
-            let index = disks::add(self.kernel, driver);
+            let (index, drive) = disks::add(self.kernel, driver);
             connect(self.kernel, self.gsi, || driver.on_interrupt());
-            spawn(self.executor, disks::keep(self.kernel, driver, index));
+            spawn(self.executor, disks::serve(self.kernel, driver, (index, drive)));
             if scratch.contains(&disks::name(index)) {
-                spawn(self.executor, disks::check(self.kernel, driver, index));
+                spawn(self.executor, disks::check(self.kernel, (index, drive)));
             }
             Found::Other
         })

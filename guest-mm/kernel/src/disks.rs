@@ -1,49 +1,32 @@
-//! The disks of this machine: their drivers, what is said of them, and a check that writes a scratch disk full, flushes it and
-//! reads it back.
+//! The disks of this machine: what is said of them, and the task that each has.
+//!
+//! A disk is found by its name, as a [`Drive`] that every CPU can ask. Its task, on the boot CPU, hands what is asked to the driver, as much
+//! at a time as that takes, gives the results back, and starts a disk again that has broken down.
+
+mod check;
+
+pub(crate) use check::check;
 
 use crate::devices::{Disk, restart};
 use crate::kernel::Kernel;
 use crate::log::log;
-use crate::machine::dma::KernelDma;
+use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::vec::Vec;
+use check::Check;
 use core::fmt::{self, Write};
-use guest_kernel::disk_pattern::{PIECE_BYTES, PIECE_SECTORS, Places, count_wrong, pattern};
-use guest_virtio::block::{Access, BlockError, Counters, DiskInfo, Operation, Reason, SECTOR_SIZE};
-use guest_virtio::dma::{DmaArea, DmaMemory};
-use guest_virtio::queue::Segment;
-
-/// Requests of the check that are under way at a time.
-const DEPTH: usize = 8;
-/// Most of a disk that the check uses, in bytes.
-const CHECK_LIMIT: u64 = 64 << 20;
+use guest_kernel::drive::{Drive, Job};
+use guest_kernel::sync::{Winner, race};
+use guest_virtio::block::{Access, BlockError, Counters, DiskInfo, Reason, SECTOR_SIZE};
 
 /// What is known of one disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskStatus {
+    drive: &'static Drive,
     info: DiskInfo,
     counters: Counters,
     in_flight: u16,
     broken: bool,
     check: Check,
-}
-
-/// How far the check of a scratch disk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
-    /// It is no scratch disk.
-    None,
-    Running,
-    Done(Findings),
-}
-
-/// What the check has found. Bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Findings {
-    checked: u64,
-    wrong: u64,
-    /// Requests that failed.
-    errors: u64,
 }
 
 /// The name of a disk, by its number: as Linux calls it.
@@ -53,28 +36,106 @@ pub(crate) fn name(index: usize) -> String {
     alloc::format!("vd{}", char::from(letter))
 }
 
-/// Takes note of another disk; returns its number.
-pub(crate) fn add(kernel: &Kernel, disk: &Disk) -> usize {
+/// The disk of that name, if there is one. Disks are found before programs are started, and stay.
+#[expect(
+    dead_code,
+    reason = "swap areas and file systems find their disks with it, and are the next to come"
+)]
+pub(crate) fn find(kernel: &Kernel, wanted: &str) -> Option<&'static Drive> {
+    let disks = kernel.disks.lock();
+    let at = (0..disks.len()).find(|&index| name(index) == wanted)?;
+    disks.get(at).map(|disk| disk.drive)
+}
+
+/// Takes note of another disk; returns its number, and what others ask.
+pub(crate) fn add(kernel: &Kernel, disk: &Disk) -> (usize, &'static Drive) {
+    let drive: &'static Drive = Box::leak(Box::new(Drive::new(disk.info())));
     let mut disks = kernel.disks.lock();
     disks.push(DiskStatus {
+        drive,
         info: disk.info(),
         counters: disk.counters(),
         in_flight: 0,
         broken: false,
         check: Check::None,
     });
-    disks.len() - 1
+    (disks.len() - 1, drive)
 }
 
-/// Starts a disk again whenever it has broken down.
-pub(crate) async fn keep(kernel: &'static Kernel, disk: &'static Disk, index: usize) {
+/// The disk's task: does what is asked of it, for ever.
+pub(crate) async fn serve(
+    kernel: &'static Kernel,
+    disk: &'static Disk,
+    (index, drive): (usize, &'static Drive),
+) {
     loop {
-        let fault = disk.broken_down().await;
-        log!(Error, "{}: {fault}", name(index));
+        let asked = drive.asked();
+        hand_over(disk, drive);
         publish(kernel, disk, index);
-        restart(kernel, || disk.restart()).await;
-        publish(kernel, disk, index);
+        let more = race(drive.asked_after(asked), disk.broken_down());
+        match race(disk.next(), more).await {
+            Winner::First((job, result)) => {
+                end(drive, job, result);
+                take_back(disk, drive);
+            }
+            Winner::Second(Winner::First(())) => {}
+            Winner::Second(Winner::Second(fault)) => {
+                log!(Error, "{}: {fault}", name(index));
+                publish(kernel, disk, index);
+                start_again(kernel, disk, drive).await;
+            }
+        }
     }
+}
+
+/// Hands over what is asked, as far as the driver has room. What it refuses fails.
+fn hand_over(disk: &Disk, drive: &Drive) {
+    let info = disk.info();
+    while let Some(mut job) = drive.next_job() {
+        let Some(piece) = job.next_piece(&info) else {
+            job.fail();
+            continue;
+        };
+        let Err(refused) = disk.submit(piece.operation, piece.sector, &piece.data, job) else {
+            continue;
+        };
+        match refused.reason {
+            Reason::Full | Reason::Broken(_) => {
+                drive.put_back(refused.token);
+                break;
+            }
+            Reason::OutOfRange | Reason::TooLarge | Reason::ReadOnly => refused.token.fail(),
+        }
+    }
+    disk.commit();
+}
+
+/// Takes back all that the driver is done with.
+fn take_back(disk: &Disk, drive: &Drive) {
+    while let Some((job, result)) = disk.completed() {
+        end(drive, job, result);
+    }
+}
+
+fn end(drive: &Drive, job: Job, result: Result<(), BlockError>) {
+    if let Some(rest) = job.end_piece(result) {
+        drive.put_back(rest);
+    }
+}
+
+/// Starts a disk again that has broken down. What it had under way is asked of it again; as long as it does not start, what is asked
+/// of it fails.
+async fn start_again(kernel: &'static Kernel, disk: &'static Disk, drive: &'static Drive) {
+    restart(kernel, || {
+        let restarted = disk.restart();
+        take_back(disk, drive);
+        match restarted {
+            Ok(()) => drive.restarted(disk.info()),
+            Err(_) => drive.fail_all(),
+        }
+        restarted
+    })
+    .await;
 }
 
 /// Takes the newest counters over.
@@ -84,12 +145,6 @@ fn publish(kernel: &Kernel, disk: &Disk, index: usize) {
         status.counters = disk.counters();
         status.in_flight = disk.in_flight();
         status.broken = disk.fault().is_some();
-    }
-}
-
-fn note(kernel: &Kernel, index: usize, check: Check) {
-    if let Some(status) = kernel.disks.lock().get_mut(index) {
-        status.check = check;
     }
 }
 
@@ -105,12 +160,7 @@ pub(crate) fn report(out: &mut String, kernel: &Kernel) -> fmt::Result {
             Access::ReadOnly => "read-only",
             Access::ReadWrite => "read-write",
         };
-        let (word, findings) = match disk.check {
-            Check::None => ("none", Findings::default()),
-            Check::Running => ("running", Findings::default()),
-            Check::Done(findings) if findings.wrong == 0 && findings.errors == 0 => ("good", findings),
-            Check::Done(findings) => ("failed", findings),
-        };
+        let (word, findings) = disk.check.in_words();
         let counters = disk.counters;
         writeln!(
             out,
@@ -129,119 +179,4 @@ pub(crate) fn report(out: &mut String, kernel: &Kernel) -> fmt::Result {
         )?;
     }
     Ok(())
-}
-
-/// Writes the disk full, in no particular order and with several requests under way, flushes it, reads it back in another
-/// order and compares.
-pub(crate) async fn check(kernel: &'static Kernel, disk: &'static Disk, index: usize) {
-    note(kernel, index, Check::Running);
-    let memory = KernelDma(kernel);
-    let area = match DmaArea::allocate(memory, DEPTH * PIECE_BYTES) {
-        Ok(area) => area,
-        Err(error) => return log!(Error, "{}: no check: {error}", name(index)),
-    };
-    let sectors = disk.info().capacity_sectors.min(CHECK_LIMIT / SECTOR_SIZE);
-    let mut pass = Pass {
-        kernel,
-        disk,
-        index,
-        area,
-        findings: Findings::default(),
-    };
-    let pieces = sectors / PIECE_SECTORS;
-    pass.run(Operation::Write, Places::forward(pieces)).await;
-    if let Err(error) = pass.flush().await {
-        log!(Error, "{}: flush: {error}", name(index));
-        pass.findings.errors += 1;
-    }
-    pass.run(Operation::Read, Places::backward(pieces)).await;
-    let Findings {
-        checked,
-        wrong,
-        errors,
-    } = pass.findings;
-    log!(
-        Info,
-        "{}: {checked} bytes checked, {wrong} of them wrong, {errors} requests failed",
-        name(index)
-    );
-    note(kernel, index, Check::Done(pass.findings));
-}
-
-/// The check at work.
-struct Pass {
-    kernel: &'static Kernel,
-    disk: &'static Disk,
-    index: usize,
-    /// A piece for each request under way.
-    area: DmaArea<KernelDma>,
-    findings: Findings,
-}
-
-impl Pass {
-    /// Does one thing to all pieces of the disk.
-    async fn run(&mut self, operation: Operation, places: Places) {
-        let mut places = places.peekable();
-        let mut idle = Vec::from_iter(0..DEPTH);
-        // The piece of each request under way.
-        let mut piece_of = [0; DEPTH];
-        while places.peek().is_some() || idle.len() < DEPTH {
-            while let (Some(slot), Some(&piece)) = (idle.last().copied(), places.peek()) {
-                if !self.submit(operation, slot, piece) {
-                    break;
-                }
-                piece_of[slot] = piece;
-                idle.pop();
-                places.next();
-            }
-            self.disk.commit();
-            if idle.len() == DEPTH {
-                // Nothing was taken, and nothing will come back.
-                return;
-            }
-            let (slot, result) = self.disk.next().await;
-            publish(self.kernel, self.disk, self.index);
-            idle.push(slot);
-            match result {
-                Err(_) => self.findings.errors += 1,
-                Ok(()) if operation == Operation::Read => self.compare(slot, piece_of[slot]),
-                Ok(()) => {}
-            }
-        }
-    }
-
-    /// Hands a request over, if there is room for it. One that cannot be made is an error of the check.
-    fn submit(&mut self, operation: Operation, slot: usize, piece: u64) -> bool {
-        let start = self.area.at(slot * PIECE_BYTES, PIECE_BYTES);
-        if operation == Operation::Write {
-            self.area.memory().write_bytes(start, &pattern(piece));
-        }
-        let len = u32::try_from(PIECE_BYTES).unwrap_or(u32::MAX);
-        let data = [Segment { start, len }];
-        match self.disk.submit(operation, piece * PIECE_SECTORS, &data, slot) {
-            Ok(()) => true,
-            Err(refused) => {
-                self.findings.errors += u64::from(refused.reason != Reason::Full);
-                false
-            }
-        }
-    }
-
-    fn compare(&mut self, slot: usize, piece: u64) {
-        let mut bytes = alloc::vec![0; PIECE_BYTES];
-        let start = self.area.at(slot * PIECE_BYTES, PIECE_BYTES);
-        self.area.memory().read_bytes(start, &mut bytes);
-        self.findings.checked += PIECE_BYTES as u64;
-        self.findings.wrong += count_wrong(piece, &bytes);
-    }
-
-    async fn flush(&self) -> Result<(), BlockError> {
-        if self.disk.submit(Operation::Flush, 0, &[], 0).is_err() {
-            return Err(BlockError::Lost);
-        }
-        self.disk.commit();
-        let (_, result) = self.disk.next().await;
-        publish(self.kernel, self.disk, self.index);
-        result
-    }
 }

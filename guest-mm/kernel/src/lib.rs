@@ -9,6 +9,7 @@ pub mod acpi;
 pub mod activity;
 pub mod cmdline;
 pub mod disk_pattern;
+pub mod drive;
 pub mod elf;
 pub mod executor;
 pub mod heap;
