@@ -6,6 +6,8 @@
 //! 2 MiB touches one descriptor, not 512. Free frames have blank descriptors: which frames are free is written in the
 //! bitmaps of their pageblocks.
 
+mod flags;
+
 use core::fmt;
 use core::num::NonZeroU32;
 
@@ -16,6 +18,8 @@ use guest_sync::atomic::{
 
 use crate::mm::{AnonPlace, AnonVmaId};
 use crate::pfn::Order;
+
+pub use flags::PageFlags;
 
 /// What a descriptor says of its frame.
 ///
@@ -49,124 +53,26 @@ impl PageState {
     }
 }
 
-/// Properties of an allocated page, named like Linux' `PG_*` (table 8-2 of the seed text).
-///
-/// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON` with `LOCKED` or `PINNED` or neither, with any of `LRU` and
-/// `ACTIVE`, and with `SWAPCACHE` and those that belong to it. Everything but `Allocated` has none.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct PageFlags(u16);
-
-impl PageFlags {
-    /// No property.
-    pub const NONE: Self = Self(0);
-    /// `PG_locked`: somebody has the page lock, and is taking its mappings away or putting others in their place.
-    pub const LOCKED: Self = Self(1 << 0);
-    /// Anonymous memory of processes: `mapping` and `index` lead to where it is mapped (Linux: bit 0 of `mapping`).
-    pub const ANON: Self = Self(1 << 1);
-    /// `PG_table`: a page table; `private` counts its used entries and `mapping` names its address space.
-    pub const TABLE: Self = Self(1 << 2);
-    /// Somebody holds the frame by its physical address (direct I/O, DMA): it cannot move until unpinned.
-    pub const PINNED: Self = Self(1 << 3);
-    /// `PG_slab`: a slab; `mapping`, `index`, `private` and the links are the slab allocator's.
-    pub const SLAB: Self = Self(1 << 4);
-
-    /// On a list of its zone, by `next` and `prev`.
-    pub const LRU: Self = Self(1 << 5);
-    /// On the active list, or was on it before it was isolated.
-    pub const ACTIVE: Self = Self(1 << 6);
-    /// In the swap cache: `private` is its slot, and the cache has a reference.
-    pub const SWAPCACHE: Self = Self(1 << 7);
-    /// `PG_dirty`, with `SWAPCACHE`: newer than its slot.
-    pub const DIRTY: Self = Self(1 << 8);
-    /// `PG_uptodate`, with `SWAPCACHE`: it has its contents; without, they are being read, or could not be.
-    pub const UPTODATE: Self = Self(1 << 9);
-    /// `PG_writeback`, with `SWAPCACHE`: on its way to its slot.
-    pub const WRITEBACK: Self = Self(1 << 10);
-    /// `PG_error`, with `SWAPCACHE`: its contents could not be read, or not be written.
-    pub const ERROR: Self = Self(1 << 11);
-
-    const NAMES: [(Self, &'static str); 12] = [
-        (Self::LOCKED, "locked"),
-        (Self::ANON, "anon"),
-        (Self::TABLE, "table"),
-        (Self::PINNED, "pinned"),
-        (Self::SLAB, "slab"),
-        (Self::LRU, "lru"),
-        (Self::ACTIVE, "active"),
-        (Self::SWAPCACHE, "swapcache"),
-        (Self::DIRTY, "dirty"),
-        (Self::UPTODATE, "uptodate"),
-        (Self::WRITEBACK, "writeback"),
-        (Self::ERROR, "error"),
-    ];
-
-    /// Whether all of `flags` are set.
-    pub const fn has(self, flags: Self) -> bool {
-        self.0 & flags.0 == flags.0
-    }
-
-    /// These and those of `flags`.
-    #[must_use]
-    pub const fn with(self, flags: Self) -> Self {
-        Self(self.0 | flags.0)
-    }
-
-    /// These without those of `flags`.
-    #[must_use]
-    pub const fn without(self, flags: Self) -> Self {
-        Self(self.0 & !flags.0)
-    }
-
-    /// Whether the combination is one of the legal ones for an allocated page.
-    pub const fn is_legal(self) -> bool {
-        let listed = Self::LRU.with(Self::ACTIVE);
-        let on_disk = Self::DIRTY
-            .with(Self::UPTODATE)
-            .with(Self::WRITEBACK)
-            .with(Self::ERROR);
-        let cached = if self.has(Self::SWAPCACHE) {
-            on_disk.with(Self::SWAPCACHE)
-        } else {
-            Self::NONE
-        };
-        let other = Self::PINNED.with(Self::LOCKED).with(listed).with(cached);
-        let anon = self.without(other).0 == Self::ANON.0;
-        self.0 == Self::NONE.0
-            || self.0 == Self::TABLE.0
-            || self.0 == Self::SLAB.0
-            || (anon && !self.has(Self::PINNED.with(Self::LOCKED)))
-    }
-}
-
-impl fmt::Debug for PageFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut list = f.debug_set();
-        for (flag, name) in Self::NAMES {
-            if self.has(flag) {
-                list.entry(&format_args!("{name}"));
-            }
-        }
-        list.finish()
-    }
-}
-
-/// State, order, flags and count of a descriptor, as they are at one moment: one word, so that the whole can be
+/// State, order, age, flags and count of a descriptor, as they are at one moment: one word, so that the whole can be
 /// compared and replaced at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head(u64);
 
 impl Head {
     pub(crate) const BLANK: Self = Self(0);
+    const ORDER_SHIFT: u32 = 4;
+    const AGE_SHIFT: u32 = 8;
+    const FLAGS_SHIFT: u32 = 14;
     const ONE_REFERENCE: u64 = 1 << 32;
 
     /// A chunk on a CPU's list.
     pub(crate) const fn cached(order: Order) -> Self {
-        Self(PageState::Cached as u64 | (order.number() as u64) << 8)
+        Self(PageState::Cached as u64 | Self::order_bits(order))
     }
 
     /// A chunk just allocated: one reference, no properties.
     pub(crate) const fn allocated(order: Order) -> Self {
-        Self(PageState::Allocated as u64 | (order.number() as u64) << 8 | Self::ONE_REFERENCE)
+        Self(PageState::Allocated as u64 | Self::order_bits(order) | Self::ONE_REFERENCE)
     }
 
     /// Nothing but a state.
@@ -176,22 +82,31 @@ impl Head {
 
     /// The same with another order.
     pub(crate) const fn with_order(self, order: Order) -> Self {
-        Self(self.0 & !(0xff << 8) | (order.number() as u64) << 8)
+        Self(self.0 & !(0xf << Self::ORDER_SHIFT) | Self::order_bits(order))
+    }
+
+    /// The same with another age, at most [`MAX_AGE`].
+    const fn with_age(self, age: u8) -> Self {
+        Self(self.0 & !((MAX_AGE as u64) << Self::AGE_SHIFT) | (age as u64) << Self::AGE_SHIFT)
     }
 
     pub(crate) const fn state(self) -> PageState {
-        PageState::from_bits(self.0.to_le_bytes()[0])
+        PageState::from_bits(self.0.to_le_bytes()[0] & 0xf)
     }
 
     pub(crate) fn order(self) -> Order {
-        Order::new(self.0.to_le_bytes()[1]).expect("the field is only ever written from an Order")
+        Order::new(self.0.to_le_bytes()[0] >> Self::ORDER_SHIFT)
+            .expect("the field is only ever written from an Order")
+    }
+
+    const fn age(self) -> u8 {
+        self.0.to_le_bytes()[1] & MAX_AGE
     }
 
     pub(crate) const fn flags(self) -> PageFlags {
-        PageFlags(u16::from_le_bytes([
-            self.0.to_le_bytes()[2],
-            self.0.to_le_bytes()[3],
-        ]))
+        #[expect(clippy::cast_possible_truncation, reason = "the count above is cut off")]
+        let low = self.0 as u32;
+        PageFlags(low >> Self::FLAGS_SHIFT)
     }
 
     pub(crate) const fn count(self) -> u32 {
@@ -199,10 +114,17 @@ impl Head {
         u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])
     }
 
+    const fn order_bits(order: Order) -> u64 {
+        (order.number() as u64) << Self::ORDER_SHIFT
+    }
+
     const fn flag_bits(flags: PageFlags) -> u64 {
-        (flags.0 as u64) << 16
+        (flags.0 as u64) << Self::FLAGS_SHIFT
     }
 }
+
+/// The greatest age that a page can have: six bits.
+pub const MAX_AGE: u8 = 63;
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,21 +142,22 @@ impl fmt::Debug for Head {
 /// Descriptor of one page frame.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// Bits 0 to 7: [`PageState`]. 8 to 15: order of the chunk at the head of an allocated or cached chunk, otherwise
-    /// 0. 16 to 31: [`PageFlags`], none unless `Allocated`. 32 to 63, `_count`: references to an allocated chunk, at
-    /// its head: one for the kernel that owns it, or one for each entry that maps it, and one for each pin and for whoever
-    /// works on it; otherwise 0.
+    /// Bits 0 to 3: [`PageState`]. 4 to 7: order of the chunk at the head of an allocated or cached chunk, otherwise
+    /// 0. 8 to 13: age, 0..=63, of a page on a list. 14 to 31: [`PageFlags`], none unless `Allocated`. 32 to 63, `_count`: references to an
+    /// allocated chunk, at its head: one for the kernel that owns it, or one for each entry that maps it, one for the tree that it is in,
+    /// one for its private data, and one for each pin and for whoever works on it; otherwise 0.
     head: AtomicU64,
-    /// Page-table entries that map the chunk, at its head, migration entries included: 0 for all but `ANON` pages, and for
-    /// one of those that was unmapped while somebody held it.
+    /// Page-table entries that map the chunk, at its head, migration entries included: 0 for all but `ANON` and `FILE` pages, and for
+    /// those that are not mapped just now.
     _mapcount: AtomicU32,
-    /// `ANON`: number of the `anon_vma` while it is mapped, otherwise 0. `TABLE`: number of the address space. `SLAB`: the
-    /// slab allocator's. Otherwise 0.
+    /// `ANON`: number of the `anon_vma` while it is mapped, otherwise 0. `FILE`: number of the mapping. `TABLE`: number of the address
+    /// space. `SLAB`: the slab allocator's. Otherwise 0.
     mapping: AtomicU32,
-    /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. `SLAB`: the slab
-    /// allocator's. Otherwise 0.
+    /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. `FILE`: offset in the file divided by
+    /// 4096. `SLAB`: the slab allocator's. Otherwise 0.
     index: AtomicU32,
-    /// `TABLE`: entries in use, 0..=512. `SWAPCACHE`: its slot. `SLAB`: the slab allocator's. Otherwise 0.
+    /// `TABLE`: entries in use, 0..=512. `SWAPCACHE`: its slot. `PRIVATE`: the file system's (PageFS: the block). `SLAB`: the slab
+    /// allocator's. Otherwise 0.
     private: AtomicU32,
     /// `lru`, half of it: `LRU`: the next page's frame number + 1, or 0. `SLAB`: the slab allocator's. Otherwise 0.
     next: AtomicU32,
@@ -267,6 +190,18 @@ impl Page {
     /// Order of the chunk whose head this is.
     pub fn order(&self) -> Order {
         self.head().order()
+    }
+
+    /// How long it has been in use, as the 2.4 scheme of reclaim sees it: 0 to [`MAX_AGE`].
+    pub fn age(&self) -> u8 {
+        self.head().age()
+    }
+
+    /// Sets the age; more than [`MAX_AGE`] is [`MAX_AGE`].
+    pub fn set_age(&self, age: u8) {
+        let aged = |head| Some(Head(head).with_age(age.min(MAX_AGE)).0);
+        let done = self.head.fetch_update(Relaxed, Relaxed, aged);
+        debug_assert!(done.is_ok());
     }
 
     /// References: 0 when nobody uses the frame.
@@ -341,7 +276,8 @@ impl Page {
 
     /// Makes the page one without properties again, as it was when it was allocated: before it is freed.
     pub fn clear(&self) {
-        self.remove_flags(PageFlags(u16::MAX));
+        self.remove_flags(PageFlags::ALL);
+        self.set_age(0);
         self.clear_fields();
     }
 
@@ -373,10 +309,11 @@ impl Page {
         self._mapcount.fetch_add(1, Relaxed);
     }
 
-    /// One entry less maps it; returns how many still do. The last one forgets the `anon_vma`, which may go now.
+    /// One entry less maps it; returns how many still do. The last one of an anonymous page forgets the `anon_vma`, which may go
+    /// now.
     pub(crate) fn drop_mapping(&self) -> u32 {
         let left = self._mapcount.fetch_sub(1, AcqRel) - 1;
-        if left == 0 {
+        if left == 0 && self.flags().has(PageFlags::ANON) {
             self.set_mapping(0);
         }
         left
@@ -447,33 +384,4 @@ impl Page {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_keeps_state_order_flags_and_count_apart() {
-        let page = Page::new();
-        page.set_head(Head::allocated(Order::MAX));
-        page.add_flags(PageFlags::ANON.with(PageFlags::PINNED));
-        assert!(page.try_reference());
-        assert_eq!(
-            (page.state(), page.order(), page.count()),
-            (PageState::Allocated, Order::MAX, 2)
-        );
-        page.remove_flags(PageFlags::PINNED);
-        assert_eq!(page.flags(), PageFlags::ANON);
-        assert_eq!(page.drop_reference().count(), 2);
-        page.clear();
-        assert_eq!(page.head(), Head::allocated(Order::MAX));
-        page.set_head(Head::BLANK);
-        assert!(!page.try_reference(), "nobody has it");
-    }
-
-    #[test]
-    fn legal_flags_are_those_of_the_list() {
-        let legal = [0, 0b10, 0b11, 0b100, 0b1010, 0b1_0000];
-        for bits in 0..32 {
-            assert_eq!(PageFlags(bits).is_legal(), legal.contains(&bits), "{bits:#b}");
-        }
-    }
-}
+mod tests;

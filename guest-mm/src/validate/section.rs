@@ -186,6 +186,7 @@ fn validate_page(page: &Page) -> Result<(), Invalid> {
     }
     let flags = head.flags();
     let (anon, table) = (flags.has(PageFlags::ANON), flags.has(PageFlags::TABLE));
+    let file = flags.has(PageFlags::FILE);
     ensure!(flags.is_legal(), "illegal flags {flags:?}");
     ensure!(head.count() > 0, "allocated without a reference");
     ensure!(
@@ -199,16 +200,17 @@ fn validate_page(page: &Page) -> Result<(), Invalid> {
     }
     let is_mapped = anon && page.mapcount() > 0;
     ensure!(
-        (page.mapping() != 0) == (is_mapped || table),
+        (page.mapping() != 0) == (is_mapped || table || file),
         "mapping {} with {flags:?}",
         page.mapping()
     );
     ensure!(
-        anon || (page.mapcount() == 0 && page.index() == 0),
-        "mapped but not anonymous"
+        anon || file || (page.mapcount() == 0 && page.index() == 0),
+        "mapped and neither anonymous nor a file's"
     );
+    let has_private = flags.has(PageFlags::SWAPCACHE) || flags.has(PageFlags::PRIVATE);
     ensure!(
-        flags.has(PageFlags::SWAPCACHE) || page.private() <= if table { 512 } else { 0 },
+        has_private || page.private() <= if table { 512 } else { 0 },
         "private {} with {flags:?}",
         page.private()
     );
