@@ -1,3 +1,18 @@
-//! File systems.
+//! File systems, and the caches that they share.
+//!
+//! [`pagefs`] is a file system on a disk. In memory its names are in a [`NameCache`] and its files in an [`InodeCache`], whose objects
+//! are slab objects in the kernel and which both give memory back when it is short. Its metadata is behind a [`Gate`].
 
+mod gate;
+mod inodes;
+mod lru_table;
+mod names;
 pub mod pagefs;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use gate::{Gate, GateGuard};
+pub use inodes::{Evict, InodeCache, InodeShrinker, InodeStat, Node};
+pub use names::{Dentry, Known, NameCache, NameStat};
+pub use store::{Heap, Store, per_frame};
