@@ -330,7 +330,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let Some(slot) = SlotNr::new(from.private()).filter(|_| moving.is_cached) else {
             return;
         };
-        to.set_private(slot.block());
+        to.set_private(slot.number());
         to.add_flags(PageFlags::SWAPCACHE);
         for flag in [PageFlags::DIRTY, PageFlags::UPTODATE, PageFlags::ERROR] {
             if from.flags().has(flag) {

@@ -1,30 +1,19 @@
-//! The swap area as the memory manager has it: slots with their users, the pages that are in memory too (the swap cache), and the
-//! requests for the disk.
+//! The swap areas as the memory manager has them: slots with their users, and the pages that are in memory too (the swap cache).
 //!
-//! The memory manager never touches a disk. It leaves requests in a queue ([`Mm::next_io`]), which whoever has the disk takes and
-//! begins; what they come to is told with [`Mm::end_io`]. A request holds what it needs: a reference to its page, which nobody
-//! unlocks or frees meanwhile, whatever becomes of those who wait for it.
+//! The memory manager never touches a disk: see [`swap_io`](super::swap_io).
 
-use alloc::collections::VecDeque;
-use core::fmt;
+use alloc::vec::Vec;
 
 use guest_sync::{Cpu, SpinLock};
 
-use crate::disk::{BlockNr, IoError, Request};
+use crate::disk::IoError;
 use crate::frames::{Frames, Mmu};
 use crate::mm::Mm;
+use crate::mm::swap_io::{Direction, IoQueue, OnePage};
 use crate::page::{Page, PageFlags};
 use crate::pfn::Pfn;
 use crate::radix_tree::{InsertError, RadixTree};
-use crate::swap::{AreaHeader, SlotMap, SlotNr};
-
-/// What a request for the disk is for. It comes back with the result.
-#[must_use = "its page stays locked, or on its way, for ever"]
-#[derive(Debug, PartialEq, Eq)]
-pub struct PageIo {
-    pfn: Pfn,
-    direction: Direction,
-}
+use crate::swap::{AreaHeader, AreaNr, AreaUsage, Areas, SlotNr, SwapOnError};
 
 /// Why a page is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,37 +24,17 @@ pub(crate) enum ReadIn {
     Ahead,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    In,
-    /// In, and nobody has asked for it yet.
-    Ahead,
-    Out,
-}
-
-/// There is a swap area already, or no memory for its slots.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SwapOnError;
-
-impl fmt::Display for SwapOnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("there is a swap area already, or no memory for its slots")
-    }
-}
-
-impl core::error::Error for SwapOnError {}
-
 /// See the module. Locked after an address space.
 #[derive(Debug, Default)]
 pub(crate) struct Swap {
     state: SpinLock<State>,
-    queue: SpinLock<VecDeque<(Request, PageIo)>>,
+    pub(crate) io: IoQueue,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    slots: Option<SlotMap>,
-    /// Pages by slot. Each is a user of its slot.
+    areas: Areas,
+    /// Pages by the number of their slot. Each is a user of its slot.
     cache: RadixTree<Pfn>,
 }
 
@@ -84,7 +53,7 @@ impl Swap {
     /// The page of a slot, if it is in memory, with a reference for the caller: whoever frees it looks here first.
     pub(crate) fn find<'m>(&self, slot: SlotNr, page_of: impl Fn(Pfn) -> &'m Page) -> Option<Pfn> {
         let state = self.state.lock();
-        let pfn = state.cache.get(slot.block())?;
+        let pfn = state.cache.get(slot.number())?;
         let held = page_of(pfn).try_reference();
         assert!(held, "{pfn} is cached without a reference");
         Some(pfn)
@@ -92,39 +61,36 @@ impl Swap {
 
     /// Whether the page of a slot is in memory.
     pub(crate) fn is_cached(&self, slot: SlotNr) -> bool {
-        self.state.lock().cache.get(slot.block()).is_some()
+        self.state.lock().cache.get(slot.number()).is_some()
     }
 
     /// Users of a slot: entries, and the cache.
     pub(crate) fn users(&self, slot: SlotNr) -> u16 {
         let state = self.state.lock();
-        state.slots.as_ref().map_or(0, |slots| slots.users(slot))
+        state.areas.users(slot)
     }
 
     /// One more entry names the slot. False if no more can be counted.
     pub(crate) fn add_user(&self, slot: SlotNr) -> bool {
         let mut state = self.state.lock();
-        let added = state.slots.as_mut().map(|slots| slots.add_user(slot));
-        added.is_some_and(|added| added.is_ok())
+        state.areas.add_user(slot).is_ok()
     }
 
     /// One entry less names the slot; how many users it has left.
     pub(crate) fn drop_user(&self, slot: SlotNr) -> u16 {
         let mut state = self.state.lock();
-        let left = state.slots.as_mut().and_then(|slots| slots.drop_user(slot).ok());
+        let left = state.areas.drop_user(slot);
         left.expect("an entry is a user of its slot")
     }
 
     /// A free slot whose page this is from now on.
     fn allocate(&self, pfn: Pfn) -> Option<SlotNr> {
         let mut state = self.state.lock();
-        let slots = state.slots.as_mut()?;
-        let slot = slots.allocate()?;
-        if state.cache.insert(slot.block(), pfn).is_ok() {
+        let slot = state.areas.allocate()?;
+        if state.cache.insert(slot.number(), pfn).is_ok() {
             return Some(slot);
         }
-        let slots = state.slots.as_mut()?;
-        let freed = slots.drop_user(slot);
+        let freed = state.areas.drop_user(slot);
         debug_assert_eq!(freed, Ok(0));
         None
     }
@@ -134,86 +100,74 @@ impl Swap {
         let mut state = self.state.lock();
         state
             .cache
-            .insert(slot.block(), pfn)
+            .insert(slot.number(), pfn)
             .map_err(|error| match error {
                 InsertError::Occupied(there) => Some(there),
                 InsertError::NoMemory => None,
             })?;
-        let added = state.slots.as_mut().map(|slots| slots.add_user(slot));
-        if added.is_some_and(|added| added.is_ok()) {
+        if state.areas.add_user(slot).is_ok() {
             return Ok(());
         }
-        state.cache.remove(slot.block());
+        state.cache.remove(slot.number());
         Err(None)
     }
 
     /// The slot has no page any more, and one user less.
     fn leave(&self, slot: SlotNr) {
         let mut state = self.state.lock();
-        state.cache.remove(slot.block());
-        let left = state.slots.as_mut().map(|slots| slots.drop_user(slot));
-        debug_assert!(left.is_some_and(|left| left.is_ok()));
+        state.cache.remove(slot.number());
+        let left = state.areas.drop_user(slot);
+        debug_assert!(left.is_ok());
     }
 
     /// Another frame has the contents of a slot's page.
     pub(crate) fn replace(&self, slot: SlotNr, pfn: Pfn) {
-        let replaced = self.state.lock().cache.replace(slot.block(), pfn);
+        let replaced = self.state.lock().cache.replace(slot.number(), pfn);
         debug_assert!(replaced.is_some());
     }
 
     /// Slots in use with their users and pages.
-    pub(crate) fn in_use(&self) -> alloc::vec::Vec<(SlotNr, u16, Option<Pfn>)> {
+    pub(crate) fn in_use(&self) -> Vec<(SlotNr, u16, Option<Pfn>)> {
         let state = self.state.lock();
-        let slots = state.slots.iter().flat_map(SlotMap::in_use);
+        let slots = state.areas.in_use();
         slots
-            .map(|(slot, users)| (slot, users, state.cache.get(slot.block())))
+            .map(|(slot, users)| (slot, users, state.cache.get(slot.number())))
             .collect()
     }
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// From now on anonymous pages can go to this area (`swapon`). Its header has been read already.
+    /// From now on anonymous pages can go to this area, too (`swapon`): to areas of a higher `priority` first. Its header has been
+    /// read already.
     ///
     /// # Errors
-    /// When there is one, or no memory.
-    pub fn swap_on(&self, header: &AreaHeader) -> Result<(), SwapOnError> {
-        let slots = SlotMap::new(header).ok_or(SwapOnError)?;
-        let mut state = self.swap.state.lock();
-        if state.slots.is_some() {
-            return Err(SwapOnError);
-        }
-        state.slots = Some(slots);
-        Ok(())
+    /// It cannot be used; nothing has changed.
+    pub fn swap_on(&self, header: &AreaHeader, priority: i16) -> Result<AreaNr, SwapOnError> {
+        self.swap.state.lock().areas.add(header, priority)
     }
 
-    /// How much of the swap area is in use.
+    /// How much of all swap areas is in use.
     pub fn swap_usage(&self) -> SwapUsage {
         let state = self.swap.state.lock();
-        let cached = u32::try_from(state.cache.len()).expect("slots are counted in 32 bits");
-        state
-            .slots
-            .as_ref()
-            .map_or(SwapUsage::default(), |slots| SwapUsage {
-                total: slots.nr_slots(),
-                free: slots.nr_free(),
-                cached,
-            })
+        let mut usage = SwapUsage {
+            cached: u32::try_from(state.cache.len()).expect("slots are counted in 32 bits"),
+            ..SwapUsage::default()
+        };
+        for area in state.areas.usage() {
+            usage.total += area.total;
+            usage.free += area.free;
+        }
+        usage
     }
 
-    /// The next request for the disk, with the token that [`Mm::end_io`] wants back. Blocks are those of the area.
-    pub fn next_io(&self) -> Option<(Request, PageIo)> {
-        self.swap.queue.lock().pop_front()
+    /// The swap areas, by number.
+    pub fn swap_areas(&self) -> Vec<AreaUsage> {
+        self.swap.state.lock().areas.usage().collect()
     }
 
-    /// Puts a request back in the first place that the disk could not take just now.
-    pub fn io_refused(&self, request: Request, io: PageIo) {
-        self.swap.queue.lock().push_front((request, io));
-    }
-
-    /// A request is done: what waits for the page goes on. A page that left memory is freed if nobody has come for it meanwhile.
-    #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
-    pub fn end_io(&self, cpu: &Cpu, io: PageIo, result: Result<(), IoError>) {
-        let PageIo { pfn, direction } = io;
+    /// One page of a request is done.
+    pub(crate) fn end_page(&self, cpu: &Cpu, page: OnePage, result: Result<(), IoError>) {
+        let OnePage { pfn, direction, .. } = page;
         let page = self.mapped_page(pfn);
         match (direction, result) {
             (Direction::In | Direction::Ahead, Ok(())) => {
@@ -257,7 +211,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         let held = page.try_reference();
         debug_assert!(held);
-        page.set_private(slot.block());
+        page.set_private(slot.number());
         page.add_flags(
             PageFlags::SWAPCACHE
                 .with(PageFlags::DIRTY)
@@ -274,7 +228,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.count_new(crate::Order::ZERO);
         let locked = page.try_lock();
         debug_assert!(locked);
-        page.set_private(slot.block());
+        page.set_private(slot.number());
         // One reference is the cache's, one the request's.
         page.try_reference();
         page.add_flags(PageFlags::SWAPCACHE);
@@ -289,7 +243,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             ReadIn::Wanted => Direction::In,
             ReadIn::Ahead => Direction::Ahead,
         };
-        self.submit(Request::Read(block_of(slot), alloc::vec![pfn]), pfn, direction);
+        self.swap.io.push(OnePage::new(pfn, slot, direction));
         Some(())
     }
 
@@ -301,18 +255,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         page.remove_flags(PageFlags::DIRTY);
         page.add_flags(PageFlags::WRITEBACK);
         page.try_reference();
-        self.submit(
-            Request::Write(block_of(slot), alloc::vec![pfn]),
-            pfn,
-            Direction::Out,
-        );
-    }
-
-    fn submit(&self, request: Request, pfn: Pfn, direction: Direction) {
-        self.swap
-            .queue
-            .lock()
-            .push_back((request, PageIo { pfn, direction }));
+        self.swap.io.push(OnePage::new(pfn, slot, Direction::Out));
     }
 
     /// Takes a page out of the swap cache; its slot is free when no entry names it. The caller has the page lock and a
@@ -355,9 +298,4 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.leave_swap(cpu, pfn, page);
         true
     }
-}
-
-/// Where a slot is in the area.
-fn block_of(slot: SlotNr) -> BlockNr {
-    BlockNr(slot.block().into())
 }

@@ -40,7 +40,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Ok(Step::Done(FaultOutcome::Locked(PageWait::lock(pfn))));
         }
         // Not the slot's any more if it was moved since it was found.
-        let is_slots = page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.block();
+        let is_slots = page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.number();
         if !is_slots || !page.flags().has(PageFlags::UPTODATE) {
             return self.unreadable(cpu, (pfn, page), va, slot);
         }
@@ -61,7 +61,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         va: u64,
         slot: SlotNr,
     ) -> Result<Step, FaultError> {
-        let is_slots = page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.block();
+        let is_slots = page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.number();
         if is_slots {
             self.leave_swap(cpu, pfn, page);
         }
@@ -98,7 +98,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// Begins to read the slots around one that are in use and not in memory, as far as there is memory to spare.
     fn read_ahead(&self, cpu: &Cpu, slot: SlotNr) {
-        let first = slot.block() / READ_AHEAD * READ_AHEAD;
+        let first = slot.number() / READ_AHEAD * READ_AHEAD;
         for near in (first..first + READ_AHEAD).filter_map(SlotNr::new) {
             let is_known = self.swap.users(near) == 0 || near == slot;
             if is_known || self.swap.is_cached(near) {

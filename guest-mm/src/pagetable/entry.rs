@@ -84,7 +84,7 @@ impl Entry {
 
     /// The entry for a page in a slot of the swap area.
     pub const fn swap(slot: SlotNr) -> Self {
-        Self((slot.block() as u64) << PAGE_SHIFT | Self::SWAP)
+        Self((slot.number() as u64) << PAGE_SHIFT | Self::SWAP)
     }
 
     /// The slot, if it stands for a page in the swap area.

@@ -1,9 +1,8 @@
 //! Which slots of an area are in use, and by how many.
 
 use alloc::vec::Vec;
-use core::num::NonZeroU32;
 
-use super::AreaHeader;
+use super::{AreaHeader, AreaNr, SlotNr};
 
 /// Slots of a cluster (Linux: `SWAPFILE_CLUSTER`): 1 MiB.
 pub const CLUSTER_SLOTS: u32 = 256;
@@ -12,29 +11,6 @@ pub const CLUSTER_SLOTS: u32 = 256;
 const BAD: u16 = u16::MAX;
 /// Users that one slot can have.
 const MAX_USERS: u16 = BAD - 1;
-
-/// Number of a slot: its block in the area, which is never 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SlotNr(NonZeroU32);
-
-impl SlotNr {
-    /// The slot at a block of the area; block 0 is none.
-    pub const fn new(block: u32) -> Option<Self> {
-        match NonZeroU32::new(block) {
-            Some(number) => Some(Self(number)),
-            None => None,
-        }
-    }
-
-    /// Its block.
-    pub const fn block(self) -> u32 {
-        self.0.get()
-    }
-
-    const fn index(self) -> usize {
-        self.0.get() as usize
-    }
-}
 
 /// Why the number of a slot's users cannot change so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +27,7 @@ pub enum SlotError {
 /// there is none a cluster with gaps.
 #[derive(Debug)]
 pub struct SlotMap {
+    area: AreaNr,
     /// Users of each block; block 0 is bad.
     users: Vec<u16>,
     /// Free slots of each cluster.
@@ -62,8 +39,8 @@ pub struct SlotMap {
 }
 
 impl SlotMap {
-    /// All slots free. `None` if there is no memory for the map: two bytes a slot.
-    pub fn new(header: &AreaHeader) -> Option<Self> {
+    /// All slots of an area of that number free. `None` if there is no memory for the map: two bytes a slot.
+    pub fn new(area: AreaNr, header: &AreaHeader) -> Option<Self> {
         let blocks = header.nr_blocks as usize;
         let mut users = Vec::new();
         users.try_reserve_exact(blocks).ok()?;
@@ -83,12 +60,18 @@ impl SlotMap {
         );
         let nr_slots = free.iter().copied().map(u32::from).sum();
         Some(Self {
+            area,
             users,
             free,
             next: 1,
             nr_free: nr_slots,
             nr_slots,
         })
+    }
+
+    /// Its area. Whoever asks about a slot makes sure that it is in it.
+    pub const fn area(&self) -> AreaNr {
+        self.area
     }
 
     /// Slots that can be used.
@@ -120,7 +103,8 @@ impl SlotMap {
         self.free[found / CLUSTER_SLOTS as usize] -= 1;
         self.nr_free -= 1;
         self.next = found + 1;
-        u32::try_from(found).ok().and_then(SlotNr::new)
+        let block = u32::try_from(found).ok()?;
+        SlotNr::at(self.area, block)
     }
 
     /// One more user: a fork copied an entry.
@@ -160,7 +144,9 @@ impl SlotMap {
     pub fn in_use(&self) -> impl Iterator<Item = (SlotNr, u16)> {
         (0..).zip(&self.users).filter_map(|(block, users)| {
             let used = !matches!(*users, 0 | BAD);
-            SlotNr::new(block).filter(|_| used).map(|slot| (slot, *users))
+            SlotNr::at(self.area, block)
+                .filter(|_| used)
+                .map(|slot| (slot, *users))
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::{AreaHeader, CLUSTER_SLOTS, HeaderError, SlotError, SlotMap, SlotNr};
+use super::{AreaHeader, AreaNr, Areas, CLUSTER_SLOTS, HeaderError, SlotError, SlotMap, SlotNr, SwapOnError};
 use crate::pfn::PAGE_BYTES;
 
 fn header(nr_blocks: u32, bad: &[u32]) -> AreaHeader {
@@ -57,7 +57,7 @@ fn slots_have_as_many_users_as_a_map_counts() {
             number ^= number << 17;
             usize::try_from(number % 0x1_0000_0000).unwrap() % limit
         };
-        let mut slots = SlotMap::new(&header(700, &[1, 255, 256, 600])).unwrap();
+        let mut slots = SlotMap::new(AreaNr::FIRST, &header(700, &[1, 255, 256, 600])).unwrap();
         let mut model: BTreeMap<SlotNr, u16> = BTreeMap::new();
         for _ in 0..4000 {
             let known: Vec<SlotNr> = model.keys().copied().collect();
@@ -87,7 +87,7 @@ fn slots_have_as_many_users_as_a_map_counts() {
 
 #[test]
 fn pages_that_leave_together_lie_together() {
-    let mut slots = SlotMap::new(&header(4 * CLUSTER_SLOTS, &[])).unwrap();
+    let mut slots = SlotMap::new(AreaNr::FIRST, &header(4 * CLUSTER_SLOTS, &[])).unwrap();
     let block = |slot: Option<SlotNr>| slot.map(SlotNr::block);
     let first: Vec<SlotNr> = (0..10).filter_map(|_| slots.allocate()).collect();
     assert!(first.iter().map(|slot| slot.block()).eq(1..=10));
@@ -114,7 +114,7 @@ fn pages_that_leave_together_lie_together() {
 
 #[test]
 fn users_are_only_of_slots_in_use_and_only_so_many() {
-    let mut slots = SlotMap::new(&header(4, &[2])).unwrap();
+    let mut slots = SlotMap::new(AreaNr::FIRST, &header(4, &[2])).unwrap();
     let [one, two, far] = [1, 2, 99].map(|block| SlotNr::new(block).unwrap());
     for slot in [one, two, far] {
         assert_eq!(slots.add_user(slot), Err(SlotError::NotInUse(slot)));
@@ -127,4 +127,87 @@ fn users_are_only_of_slots_in_use_and_only_so_many() {
     }
     assert_eq!(slots.add_user(one), Err(SlotError::TooManyUsers(one)));
     assert_eq!(slots.users(one), 65534);
+}
+
+/// The areas of so many slots from now on.
+fn areas_of(areas: &mut Areas, count: usize) -> Vec<u8> {
+    let slots = std::iter::from_fn(|| areas.allocate()).take(count);
+    slots.map(|slot| slot.area().number()).collect()
+}
+
+#[test]
+fn a_slots_number_says_area_and_block() {
+    let last = AreaNr::new(7).unwrap();
+    for (area, block) in [(AreaNr::FIRST, 1), (last, 1), (last, (1 << 29) - 1)] {
+        let slot = SlotNr::at(area, block).unwrap();
+        assert_eq!((slot.area(), slot.block()), (area, block));
+        assert_eq!(SlotNr::new(slot.number()), Some(slot));
+    }
+    assert_eq!(SlotNr::at(last, 0), None);
+    assert_eq!(SlotNr::at(last, 1 << 29), None);
+    assert_eq!((SlotNr::new(0), SlotNr::new(3 << 29)), (None, None));
+    assert_eq!(AreaNr::new(8), None);
+}
+
+#[test]
+fn the_area_of_the_highest_priority_is_filled_first() {
+    let mut areas = Areas::default();
+    for priority in [-2, 5, -1] {
+        areas.add(&header(11, &[]), priority).unwrap();
+    }
+    let order = areas_of(&mut areas, 100);
+    assert_eq!(order, [[1; 10], [2; 10], [0; 10]].concat());
+    let first = SlotNr::at(AreaNr::new(1).unwrap(), 4).unwrap();
+    assert_eq!(areas.drop_user(first), Ok(0));
+    assert_eq!(areas.allocate(), Some(first));
+    assert_eq!(areas.allocate(), None);
+}
+
+#[test]
+fn areas_of_the_same_priority_take_turns() {
+    let mut areas = Areas::default();
+    for _ in 0..2 {
+        areas.add(&header(1024, &[]), 0).unwrap();
+    }
+    areas.add(&header(1024, &[]), -1).unwrap();
+    let order = areas_of(&mut areas, 320);
+    assert!(!order.contains(&2), "{order:?}");
+    let turns = order.chunk_by(|a, b| a == b);
+    let lengths: Vec<usize> = turns.map(<[u8]>::len).collect();
+    assert_eq!(lengths, [31, 31, 32, 32, 32, 32, 32, 32, 32, 32, 2]);
+}
+
+#[test]
+fn users_are_counted_in_the_slots_own_area() {
+    let mut areas = Areas::default();
+    areas.add(&header(8, &[]), 1).unwrap();
+    areas.add(&header(8, &[]), 0).unwrap();
+    let slots: Vec<SlotNr> = std::iter::from_fn(|| areas.allocate()).collect();
+    assert_eq!(slots.len(), 14);
+    assert_eq!(areas.add_user(slots[9]), Ok(()));
+    let users: Vec<u16> = slots.iter().map(|slot| areas.users(*slot)).collect();
+    assert_eq!(users.iter().filter(|users| **users == 2).count(), 1);
+    assert_eq!(areas.users(slots[9]), 2);
+    let free: Vec<u32> = areas.usage().map(|usage| usage.free).collect();
+    assert_eq!(free, [0, 0]);
+    assert_eq!(
+        (areas.drop_user(slots[9]), areas.drop_user(slots[9])),
+        (Ok(1), Ok(0))
+    );
+    let free: Vec<u32> = areas.usage().map(|usage| usage.free).collect();
+    assert_eq!(free, [0, 1]);
+    let nowhere = SlotNr::at(AreaNr::new(2).unwrap(), 1).unwrap();
+    assert_eq!(areas.users(nowhere), 0);
+    assert_eq!(areas.add_user(nowhere), Err(SlotError::NotInUse(nowhere)));
+}
+
+#[test]
+fn more_areas_than_can_be_numbered_and_larger_ones_are_refused() {
+    let mut areas = Areas::default();
+    let large = AreaHeader::new((1 << 29) + 1);
+    assert_eq!(areas.add(&large, 0), Err(SwapOnError::TooLarge(large.nr_blocks)));
+    for _ in 0..8 {
+        areas.add(&header(2, &[]), 0).unwrap();
+    }
+    assert_eq!(areas.add(&header(2, &[]), 0), Err(SwapOnError::TooMany));
 }

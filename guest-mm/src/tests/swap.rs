@@ -5,7 +5,7 @@ use std::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::disk::{BlockDevice, BlockNr, Fault, SimulatedDisk};
-use crate::mm::{FaultError, FaultOutcome, PageIo};
+use crate::mm::{FaultError, FaultOutcome, IoChoice, PageIo};
 use crate::swap::AreaHeader;
 use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, remove, store};
 use crate::{Access, HugeAdvice, LruList, SpaceId};
@@ -14,7 +14,7 @@ const PAGES: u64 = 64;
 
 /// A program with so many small pages, page n of which holds n + 1, on a machine with a swap area.
 fn program(mm: &TestMm<'_>, cpu: &Cpu) -> (SimulatedDisk<PageIo>, SpaceId, u64) {
-    mm.swap_on(&AreaHeader::new(1024)).unwrap();
+    mm.swap_on(&AreaHeader::new(1024), 0).unwrap();
     let id = mm.create_space(cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(PAGES * 4096, HugeAdvice::NoHuge)).unwrap();
     for page in 0..PAGES {
@@ -26,9 +26,9 @@ fn program(mm: &TestMm<'_>, cpu: &Cpu) -> (SimulatedDisk<PageIo>, SpaceId, u64) 
 /// The disk does all that is asked of it.
 fn work(mm: &TestMm<'_>, cpu: &Cpu, disk: &SimulatedDisk<PageIo>) {
     loop {
-        while let Some((request, io)) = mm.next_io() {
-            if let Err((_, io)) = disk.submit(request.clone(), io) {
-                mm.io_refused(request, io);
+        while let Some((request, io)) = mm.next_io(IoChoice::All, 8) {
+            if let Err((_, io)) = disk.submit(request, io) {
+                mm.io_refused(io);
                 break;
             }
         }
@@ -279,4 +279,120 @@ fn without_a_swap_area_everything_stays() {
             .sum::<u64>()
     };
     assert_eq!(listed(LruList::Active) + listed(LruList::Inactive), PAGES);
+}
+
+/// What waits for the disks: direction, area, first block and pages of each request, none of which is carried out.
+fn requests(mm: &TestMm<'_>, most_pages: usize) -> Vec<(bool, u8, u64, usize)> {
+    let mut taken = Vec::new();
+    while let Some((request, io)) = mm.next_io(IoChoice::All, most_pages) {
+        let (first, pages) = request.transfer().unwrap();
+        assert_eq!(pages.len(), io.nr_pages());
+        let what = (io.is_write(), io.area().number(), first.0, pages.len());
+        taken.push((what, io));
+    }
+    let seen = taken.iter().map(|(what, _)| *what).collect();
+    taken.into_iter().rev().for_each(|(_, io)| mm.io_refused(io));
+    seen
+}
+
+#[test]
+fn neighbours_on_the_disk_are_one_request_and_reads_go_before_writes() {
+    machine!(mm, cpu, 512, 2);
+    let (disk, id, va) = program(&mm, &cpu);
+    for zone in mm.phys.populated_zones() {
+        mm.shrink_zone(&cpu, zone, 64);
+        mm.shrink_zone(&cpu, zone, 64);
+    }
+    // Slots 1 to 64: at most 16 at a time.
+    let writes = requests(&mm, 16);
+    assert_eq!(
+        writes,
+        [
+            (true, 0, 1, 16),
+            (true, 0, 17, 16),
+            (true, 0, 33, 16),
+            (true, 0, 49, 16)
+        ]
+    );
+    assert_eq!(requests(&mm, 1).len(), 64);
+    work(&mm, &cpu, &disk);
+    // A slot is read with the others of its aligned eight, which are joined to it on both sides.
+    let wanted = (0..PAGES).find(|page| {
+        let at = va + page * 4096;
+        matches!(mm.fault(&cpu, id, at, Access::Read), Ok(FaultOutcome::Locked(_)))
+    });
+    assert!(wanted.is_some());
+    let reads = requests(&mm, 16);
+    assert_eq!(reads.len(), 1, "{reads:?}");
+    assert!(!reads[0].0 && reads[0].3 >= 7, "{reads:?}");
+    for page in 0..PAGES {
+        assert_eq!(load_swapped(&mm, &cpu, &disk, id, va + page * 4096), Ok(page + 1));
+    }
+}
+
+#[test]
+fn one_bad_block_of_a_request_is_an_error_of_its_own_page_alone() {
+    machine!(mm, cpu, 512, 2);
+    let (disk, id, va) = program(&mm, &cpu);
+    disk.break_block(Fault::Write, BlockNr(3));
+    shrink(&mm, &cpu);
+    work(&mm, &cpu, &disk);
+    assert_eq!(
+        mm.phys.stats().pswpout_error,
+        1,
+        "and not those written together with it"
+    );
+    disk.mend();
+    swap_out(&mm, &cpu, &disk);
+    disk.break_block(Fault::Read, BlockNr(20));
+    let lost: Vec<u64> = (0..PAGES)
+        .filter(|page| load_swapped(&mm, &cpu, &disk, id, va + page * 4096) != Ok(page + 1))
+        .collect();
+    assert_eq!(lost.len(), 1, "the pages {lost:?}");
+    mm.validate().unwrap();
+}
+
+#[test]
+fn pages_go_to_several_areas_and_come_back_each_from_its_own() {
+    machine!(mm, cpu, 512, 2);
+    let (first, id, va) = program(&mm, &cpu);
+    // The same priority, and a last resort that is not needed.
+    let area = mm.swap_on(&AreaHeader::new(512), 0).unwrap();
+    mm.swap_on(&AreaHeader::new(512), -1).unwrap();
+    let second = SimulatedDisk::new(512, 64);
+    let work = |mm: &TestMm<'_>| {
+        loop {
+            while let Some((request, io)) = mm.next_io(IoChoice::All, 8) {
+                let disk = if io.area() == area { &second } else { &first };
+                disk.submit(request, io).unwrap();
+            }
+            if !first.step(&mm.frames, 0) && !second.step(&mm.frames, 0) {
+                break;
+            }
+            for (io, result) in [&first, &second].iter().filter_map(|disk| disk.completed()) {
+                mm.end_io(&cpu, io, result);
+            }
+            mm.validate().unwrap();
+        }
+    };
+    for _ in 0..16 {
+        shrink(&mm, &cpu);
+        work(&mm);
+    }
+    let used: Vec<u32> = mm
+        .swap_areas()
+        .iter()
+        .map(|area| area.total - area.free)
+        .collect();
+    assert_eq!(used, [33, 31, 0]);
+    for page in 0..PAGES {
+        let at = va + page * 4096;
+        while mm.cpu_load(id, at) != Ok(page + 1) {
+            if let FaultOutcome::Locked(_) = mm.fault(&cpu, id, at, Access::Read).unwrap() {
+                work(&mm);
+            }
+        }
+    }
+    mm.destroy_space(&cpu, id).unwrap();
+    assert!(mm.swap_areas().iter().all(|area| area.total == area.free));
 }

@@ -89,7 +89,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let Some(pfn) = cached else { continue };
             let page = self.online_page(pfn, 0)?;
             ensure!(
-                page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.block(),
+                page.flags().has(PageFlags::SWAPCACHE) && page.private() == slot.number(),
                 "{slot:?} is in {pfn}, and that is {page:?}"
             );
         }

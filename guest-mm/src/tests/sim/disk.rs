@@ -2,6 +2,7 @@
 
 use super::{Sim, count};
 use crate::disk::{BlockDevice, BlockNr, Fault};
+use crate::mm::IoChoice;
 use crate::swap::AreaHeader;
 use crate::{Watermark, Zone};
 
@@ -19,10 +20,11 @@ impl Sim<'_> {
     /// The disk takes what it can, and does one request. False if there is nothing for it to do.
     pub(super) fn disk_turn(&self) -> bool {
         let mut has_worked = false;
-        while let Some((request, io)) = self.mm.next_io() {
+        let most_pages = 1 + usize::try_from(self.below(16)).unwrap();
+        while let Some((request, io)) = self.mm.next_io(IoChoice::All, most_pages) {
             has_worked = true;
-            if let Err((_, io)) = self.disk.submit(request.clone(), io) {
-                self.mm.io_refused(request, io);
+            if let Err((_, io)) = self.disk.submit(request, io) {
+                self.mm.io_refused(io);
                 break;
             }
         }

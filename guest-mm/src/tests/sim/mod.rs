@@ -136,7 +136,7 @@ fn run(seed: u64) -> Seen {
     };
     // One machine in four has no swap area.
     if !seed.is_multiple_of(4) {
-        sim.mm.swap_on(&disk::header()).unwrap();
+        sim.mm.swap_on(&disk::header(), 0).unwrap();
     }
     let mut executor = Executor::default();
     executor.spawn(mover::live(&sim));
