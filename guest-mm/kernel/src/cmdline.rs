@@ -4,6 +4,7 @@
 //! What this guest understands is in [`Options`]. Unknown words are ignored, as a command line is shared with
 //! whatever else reads it; wrong values of known words are reported.
 
+use crate::control_tree::OnlinePolicy;
 use crate::layout::NR_KMAPS;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -115,6 +116,9 @@ pub struct Options {
     pub loads: Vec<Load>,
     /// `scratch=`, in order: disks (`vda`) that are written full and read back. What was on them is lost.
     pub scratch: Vec<String>,
+    /// `memhp_default_state=`: what becomes of a block that is plugged, `online_movable` (the default), `online_kernel` or `offline`, as
+    /// Linux' parameter. The control tree can change it.
+    pub memhp_default_state: OnlinePolicy,
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
@@ -143,6 +147,7 @@ impl Options {
             kmap_slots: MAX_KMAPS,
             loads: Vec::new(),
             scratch: Vec::new(),
+            memhp_default_state: OnlinePolicy::Movable,
             validate: false,
             slab_debug: Debugging::Off,
             slab_test: false,
@@ -222,6 +227,9 @@ impl Options {
                 self.scratch.extend(is_disk.then(|| value.to_string()));
                 is_disk
             }
+            "memhp_default_state" => OnlinePolicy::from_name(value)
+                .map(|policy| self.memhp_default_state = policy)
+                .is_some(),
             "validate" => {
                 self.validate = true;
                 value.is_empty()
@@ -379,6 +387,7 @@ mod tests {
             "kmap_slots=1025",
             "load=",
             "load=all",
+            "memhp_default_state=on",
             "panic_test=never",
         ] {
             let options = Options::parse(bad);

@@ -1,6 +1,7 @@
 //! The control channel: what the guest answers to the host's questions, one a line, over the console.
 
 mod mappings;
+mod tree;
 
 use crate::devices::{Console, restart};
 use crate::disks;
@@ -29,6 +30,7 @@ blocks        every block of the hot-plug region: state, zone, free and used pag
 ps            every program: state, memory, checks of its own data, faults, CPU
 cpus          every CPU: programs, and counters of what it has done
 vmstat        counters of the memory manager and of the resize, as /proc/vmstat
+sysfs         the control tree: sysfs PATH lists or shows what is there, sysfs PATH VALUE changes it (memory/, node/)
 reboot        resets the machine, once this is answered
 ";
 
@@ -53,7 +55,15 @@ struct Answers {
 }
 
 impl Handler for Answers {
-    fn answer(&mut self, command: &Command<'_>) -> Reply {
+    async fn answer(&mut self, command: &Command<'_>) -> Reply {
+        if command.name() == "sysfs" {
+            let mut words = command.arguments();
+            let (path, value) = (words.next().unwrap_or(""), words.next());
+            return match words.next() {
+                None => tree::answer(self.kernel, path, value).await,
+                Some(word) => Reply::Err(alloc::format!("sysfs takes a path and a value, not {word} too")),
+            };
+        }
         let reply = answer(self.kernel, command);
         self.reboots |= command.name() == "reboot" && matches!(reply, Reply::Ok(_));
         reply

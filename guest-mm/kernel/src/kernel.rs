@@ -20,6 +20,7 @@ use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
 use crate::machine::{power, quiet};
 use crate::process::Program;
+use crate::resize::orders::Orders;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
@@ -113,6 +114,8 @@ pub(crate) struct Kernel {
     /// All programs that were ever started, by number; the first is 1.
     pub(crate) programs: SpinLock<Vec<&'static Program>>,
     pub(crate) resize: SpinLock<ResizeStatus>,
+    /// What an operator wants of blocks.
+    pub(crate) orders: Orders,
     pub(crate) balloon: SpinLock<BalloonStatus>,
     /// The disks, in the order of the machine.
     pub(crate) disks: SpinLock<Vec<DiskStatus>>,
@@ -187,6 +190,7 @@ impl Kernel {
             program_ended: Signal::new(),
             programs: SpinLock::new(Vec::new()),
             resize: SpinLock::default(),
+            orders: Orders::new(machine.options.memhp_default_state),
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,

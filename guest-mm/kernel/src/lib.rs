@@ -8,6 +8,7 @@ extern crate std;
 pub mod acpi;
 pub mod activity;
 pub mod cmdline;
+pub mod control_tree;
 pub mod disk_pattern;
 pub mod drive;
 pub mod elf;

@@ -5,6 +5,7 @@
 //! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
 
 mod grow;
+pub(crate) mod orders;
 mod shrink;
 
 use crate::devices::{Memory, restart};
@@ -12,6 +13,7 @@ use crate::kernel::Kernel;
 use crate::log::log;
 use core::ops::Range;
 use guest_kernel::sync::{Winner, race};
+use guest_mm::migrate::Refusal;
 use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, PfnRange};
 use guest_virtio::mem::{BlockRun, RequestError, RunState};
 use guest_virtio::plan::{Planner, StallReason, Step};
@@ -50,6 +52,8 @@ struct Worker {
     planner: Planner,
     /// `Kernel::memory_came` before the work that stalled: what came since is a reason to try again.
     memory_seen: u64,
+    /// The last page that would not leave the block that was emptied last.
+    refusal: Option<Refusal>,
 }
 
 /// Follows the host's wishes for as long as the guest runs.
@@ -82,13 +86,15 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         device,
         planner,
         memory_seen: 0,
+        refusal: None,
     };
     worker.start_empty().await;
     let mut pause = FIRST_PAUSE_NS;
     loop {
+        let orders_seen = kernel.orders.came.count();
         match worker.reach_target().await {
             Ok(None) => pause = FIRST_PAUSE_NS,
-            Ok(Some(_)) => pause = worker.wait_for_luck(pause).await,
+            Ok(Some(_)) => pause = worker.wait_for_luck(orders_seen, pause).await,
             Err(Interruption::NewTarget) => {
                 pause = FIRST_PAUSE_NS;
                 continue;
@@ -142,6 +148,7 @@ impl Worker {
             self.kernel.validate();
             result?;
             self.interrupted().await?;
+            self.obey().await?;
         }
     }
 
@@ -154,20 +161,28 @@ impl Worker {
         }
     }
 
-    async fn next_target(&self) -> Result<Option<StallReason>, Interruption> {
-        let changed = self.device.config_changed().await;
-        changed
-            .map(|()| None)
-            .map_err(|fault| Interruption::Device(RequestError::Device(fault)))
+    /// Waits for the next target, and does meanwhile what an operator asks for.
+    async fn next_target(&mut self) -> Result<Option<StallReason>, Interruption> {
+        loop {
+            let seen = self.kernel.orders.came.count();
+            self.obey().await?;
+            let orders = self.kernel.orders.came.after(seen);
+            if let Winner::First(changed) = race(self.device.config_changed(), orders).await {
+                return changed
+                    .map(|()| None)
+                    .map_err(|fault| Interruption::Device(RequestError::Device(fault)));
+            }
+        }
     }
 
-    /// After a stall: waits for a new target, for memory, or for the pause to end. Returns the next pause.
-    async fn wait_for_luck(&self, pause: u64) -> u64 {
+    /// After a stall: waits for a new target, for memory, for an operator, or for the pause to end. Returns the next pause.
+    async fn wait_for_luck(&self, orders_seen: u64, pause: u64) -> u64 {
         let memory = self.kernel.memory_came.after(self.memory_seen);
-        let luck = race(memory, self.kernel.timers().sleep(pause));
+        let event = race(memory, self.kernel.orders.came.after(orders_seen));
+        let luck = race(event, self.kernel.timers().sleep(pause));
         match race(self.device.config_changed(), luck).await {
             Winner::Second(Winner::Second(())) => (pause * 2).min(LONGEST_PAUSE_NS),
-            Winner::First(_) | Winner::Second(Winner::First(())) => FIRST_PAUSE_NS,
+            Winner::First(_) | Winner::Second(Winner::First(_)) => FIRST_PAUSE_NS,
         }
     }
 

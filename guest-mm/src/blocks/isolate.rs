@@ -153,7 +153,7 @@ impl PhysicalMemory<'_> {
             areas.admit(&self.table.tags, tag.section(), Admission::Isolated);
             zone.publish(&areas);
         }
-        region.slots[block.0 as usize] = Slot::GoingOffline(tag);
+        region.set(block, Slot::GoingOffline(tag));
         zone.drain(&self.table, |pfn| range.contains(pfn));
         Ok(IsolatedBlock {
             block,
@@ -172,7 +172,7 @@ impl PhysicalMemory<'_> {
         let mut areas = zone.areas.lock();
         areas.admit(&self.table.tags, block.section.section(), Admission::Open);
         zone.publish(&areas);
-        region.slots[block.block.0 as usize] = Slot::Online(block.section);
+        region.set(block.block, Slot::Online(block.section));
         drop(areas);
         drop(region);
         self.shortage.memory_came();
@@ -204,7 +204,7 @@ impl PhysicalMemory<'_> {
         }
         drop(areas);
         self.derive_floors(zone.node());
-        region.slots[block.block.0 as usize] = Slot::Offline;
+        region.set(block.block, Slot::Offline);
         if !zone.is_populated() {
             // Before another block can go online.
             self.rebuild_first_zones();

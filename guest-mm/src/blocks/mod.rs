@@ -4,6 +4,7 @@
 //! is what the device says, *online* what the memory manager makes of it. Only online and going-offline blocks have
 //! descriptors.
 
+mod events;
 mod isolate;
 mod plug;
 mod rank;
@@ -16,6 +17,9 @@ use crate::mem_map::Tag;
 use crate::node::NodeId;
 use crate::pfn::{Pfn, PfnRange};
 
+use events::BlockEvents;
+
+pub use events::BlockEvent;
 pub use isolate::{InUse, IsolateError, IsolatedBlock, NotEmpty};
 pub use rank::{BlockCost, BlockUsage};
 
@@ -86,7 +90,8 @@ pub(crate) struct HotplugRegion {
     node: NodeId,
     range: PfnRange,
     block_nr_pages: u32,
-    pub(crate) slots: Vec<Slot>,
+    slots: Vec<Slot>,
+    events: BlockEvents,
 }
 
 impl HotplugRegion {
@@ -98,6 +103,7 @@ impl HotplugRegion {
             range,
             block_nr_pages,
             slots: alloc::vec![Slot::Unplugged; nr_blocks as usize],
+            events: BlockEvents::with_room(),
         }
     }
 
@@ -111,6 +117,13 @@ impl HotplugRegion {
 
     pub(crate) fn slot(&self, block: BlockIndex) -> Option<Slot> {
         self.slots.get(block.0 as usize).copied()
+    }
+
+    /// From now on this is known of a block of the region.
+    pub(crate) fn set(&mut self, block: BlockIndex, slot: Slot) {
+        let known = &mut self.slots[block.0 as usize];
+        let from = core::mem::replace(known, slot).state();
+        self.events.add(block, from, slot.state());
     }
 
     /// All blocks with what is known of them.
@@ -178,6 +191,11 @@ impl<'a> Hotplug<'a> {
         (0..view.nr_blocks())
             .map(BlockIndex)
             .filter_map(move |block| Some((block, view.state(block)?)))
+    }
+
+    /// What has happened to blocks after the event with that number, oldest first, as far as it is kept: the newest 256 steps.
+    pub fn events_after(&self, number: u64) -> Vec<BlockEvent> {
+        self.region.lock().events.after(number)
     }
 
     /// The block that contains the frame, plugged or not.

@@ -68,7 +68,7 @@ impl PhysicalMemory<'_> {
                 areas.give(&self.table.tags, tag, pageblock, Order::PAGEBLOCK);
             }
         })?;
-        region.slots[block.0 as usize] = Slot::Online(tag);
+        region.set(block, Slot::Online(tag));
         drop(region);
         self.counts.blocks_plugged.add(1);
         self.shortage.memory_came();
@@ -82,7 +82,7 @@ impl PhysicalMemory<'_> {
             let state = slot.state();
             return Err(AddError::State { block, state });
         }
-        region.slots[block.0 as usize] = to;
+        region.set(block, to);
         Ok(())
     }
 }

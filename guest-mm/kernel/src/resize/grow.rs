@@ -10,6 +10,7 @@ use crate::machine::frames::DirectFrames;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
+use guest_kernel::control_tree::OnlinePolicy;
 use guest_kernel::physical::to_usize;
 use guest_mm::{BlockIndex, ZoneKind};
 use guest_virtio::mem::{BlockRun, RequestError};
@@ -32,7 +33,11 @@ impl Worker {
                 self.planner.plugged(run);
                 for offline in prepared {
                     self.note(offline.block, PlugStep::Done);
-                    self.bring_online(offline);
+                    match self.kernel.orders.policy() {
+                        OnlinePolicy::Offline => self.unback(alloc::vec![offline]),
+                        OnlinePolicy::Movable => self.bring_online_in(offline, ZoneKind::Movable),
+                        OnlinePolicy::Kernel => self.bring_online_in(offline, ZoneKind::Normal),
+                    }
                 }
                 self.kernel.memory_came.raise();
                 return Ok(());
@@ -111,8 +116,13 @@ impl Worker {
         }
     }
 
-    /// Puts a plugged block to use. Without descriptors, or tables, it stays offline.
+    /// Puts a plugged block back to use, from which it can be taken again.
     pub(super) fn bring_online(&self, offline: OfflineBlock) {
+        self.bring_online_in(offline, ZoneKind::Movable);
+    }
+
+    /// Puts a plugged block to use in a zone. Without descriptors, or tables, it stays offline.
+    pub(super) fn bring_online_in(&self, offline: OfflineBlock, kind: ZoneKind) {
         let OfflineBlock { block, descriptors } = offline;
         if descriptors == Descriptors::Missing {
             if self.back(block) == Descriptors::Missing {
@@ -127,10 +137,7 @@ impl Worker {
             .direct_map
             .map(self.addresses(block), Access::Write, &KernelFrames(phys));
         let failed = match mapped {
-            Ok(()) => phys
-                .online(block, ZoneKind::Movable)
-                .err()
-                .map(|error| error.to_string()),
+            Ok(()) => phys.online(block, kind).err().map(|error| error.to_string()),
             Err(error) => Some(error.to_string()),
         };
         if let Some(error) = failed {

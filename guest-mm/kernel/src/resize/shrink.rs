@@ -32,7 +32,7 @@ const PASSES: u32 = 2;
 const BUSY_PASSES: u32 = 16;
 
 /// What came of emptying a block.
-enum Emptied {
+pub(super) enum Emptied {
     Yes(OfflineBlock),
     No(IsolatedBlock, StuckReason),
     Interrupted(IsolatedBlock, Interruption),
@@ -135,7 +135,7 @@ impl Worker {
     }
 
     /// Memory that programs can do without.
-    fn spare_bytes(&self) -> u64 {
+    pub(super) fn spare_bytes(&self) -> u64 {
         let stats = self.kernel.phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
@@ -170,9 +170,10 @@ impl Worker {
     }
 
     /// Moves everything off an isolated block and takes it offline.
-    async fn empty(&mut self, mut block: IsolatedBlock) -> Emptied {
+    pub(super) async fn empty(&mut self, mut block: IsolatedBlock) -> Emptied {
         let mut reason = StuckReason::Busy;
-        let mut passes = 0;
+        let (mut passes, started) = (0, self.kernel.clock.now());
+        self.refusal = None;
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
             let used_pages = self.kernel.phys.used_pages(&block);
@@ -183,7 +184,9 @@ impl Worker {
             while self.kernel.clock.now() < turn_end {
                 let report = self.migrate_batch(&mut block);
                 reason = report.refused.last().map_or(reason, refusal_reason);
+                self.refusal = report.refused.last().copied().or(self.refusal);
                 match report.end {
+                    BatchEnd::Budget if self.kernel.orders.rate() > 0 => break,
                     BatchEnd::Budget => {}
                     BatchEnd::NoMemory => return Emptied::No(block, StuckReason::NoMemory),
                     BatchEnd::PassDone => {
@@ -213,6 +216,7 @@ impl Worker {
                 }
             }
             yield_now().await;
+            self.keep_rate(block.moved_pages(), started).await;
             if let Err(why) = self.interrupted().await {
                 return Emptied::Interrupted(block, why);
             }
@@ -230,7 +234,7 @@ impl Worker {
     }
 
     /// Puts a block back in use, with what is left on it.
-    fn put_back(&mut self, block: IsolatedBlock, stuck: Option<StuckReason>) {
+    pub(super) fn put_back(&mut self, block: IsolatedBlock, stuck: Option<StuckReason>) {
         if let Some(reason) = stuck {
             self.planner.stuck(DeviceBlock::new(block.block().0), reason);
         }

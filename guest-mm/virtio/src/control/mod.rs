@@ -112,24 +112,24 @@ impl Reply {
 
 /// Who knows the answers: the kernel.
 pub trait Handler {
-    /// Carries `command` out. An unknown one is answered with [`Reply::Err`] too.
-    fn answer(&mut self, command: &Command<'_>) -> Reply;
+    /// Carries `command` out, which may take a while: the next one waits. An unknown one is answered with [`Reply::Err`] too.
+    fn answer(&mut self, command: &Command<'_>) -> impl Future<Output = Reply>;
 
     /// The device has been given the last answer: the moment for what must not come before it.
     fn answered(&mut self) {}
 }
 
 impl<F: FnMut(&Command<'_>) -> Reply> Handler for F {
-    fn answer(&mut self, command: &Command<'_>) -> Reply {
+    async fn answer(&mut self, command: &Command<'_>) -> Reply {
         self(command)
     }
 }
 
 /// The reply to one line, whatever is on it.
-pub fn answer_line(line: Result<&[u8], LineTooLong>, handler: &mut impl Handler) -> Reply {
+pub async fn answer_line(line: Result<&[u8], LineTooLong>, handler: &mut impl Handler) -> Reply {
     let command = line.map_err(CommandError::from).and_then(Command::parse);
     match command {
-        Ok(command) => handler.answer(&command),
+        Ok(command) => handler.answer(&command).await,
         Err(error) => Reply::Err(alloc::format!("{error}")),
     }
 }
@@ -145,7 +145,7 @@ pub async fn serve<R: Registers, M: DmaMemory + Clone>(
             Err(fault) => return fault,
         };
         let line = line.as_deref().map_err(|&too_long| too_long);
-        let reply = answer_line(line, handler).encode();
+        let reply = answer_line(line, handler).await.encode();
         if let Err(fault) = console.transmit(&reply).await {
             return fault;
         }
@@ -157,7 +157,18 @@ pub async fn serve<R: Registers, M: DmaMemory + Clone>(
 mod tests {
     use super::*;
     use alloc::vec;
+    use core::pin::pin;
+    use core::task::{Context, Poll, Waker};
     use proptest::prelude::*;
+
+    /// The reply of a handler that does not wait.
+    fn reply_to(line: Result<&[u8], LineTooLong>, handler: &mut impl Handler) -> Reply {
+        let answer = pin!(answer_line(line, handler));
+        match answer.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => reply,
+            Poll::Pending => panic!("the handler waits"),
+        }
+    }
 
     fn words(line: &[u8]) -> Result<Vec<&str>, CommandError> {
         let command = Command::parse(line)?;
@@ -199,10 +210,10 @@ mod tests {
     #[test]
     fn a_bad_line_is_answered_and_never_reaches_the_handler() {
         let mut handler = |command: &Command<'_>| -> Reply { panic!("called with {command:?}") };
-        let reply = answer_line(Err(LineTooLong), &mut handler);
+        let reply = reply_to(Err(LineTooLong), &mut handler);
         assert_eq!(reply, Reply::Err("command of more than 256 bytes".into()));
         assert_eq!(
-            answer_line(Ok(b""), &mut handler),
+            reply_to(Ok(b""), &mut handler),
             Reply::Err("empty command".into())
         );
     }
@@ -211,7 +222,7 @@ mod tests {
         #[test]
         fn any_line_is_answered_with_a_frame_that_can_be_read_back(line: Vec<u8>) {
             let mut echo = |command: &Command<'_>| Reply::Ok(command.name().into());
-            let wire = answer_line(Ok(&line), &mut echo).encode();
+            let wire = reply_to(Ok(&line), &mut echo).encode();
             let header_end = wire.iter().position(|&byte| byte == b'\n').unwrap();
             let header = core::str::from_utf8(&wire[..header_end]).unwrap();
             let (word, len) = header.split_once(' ').unwrap();

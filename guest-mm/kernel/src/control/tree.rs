@@ -1,0 +1,187 @@
+//! The control tree: what its files say, and what becomes of what is written to them.
+
+use crate::kernel::Kernel;
+use crate::resize::orders::order;
+use alloc::string::{String, ToString};
+use core::fmt::{self, Write};
+use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
+use guest_mm::{BlockIndex, BlockState, NodeId, PAGE_SIZE};
+use guest_virtio::control::Reply;
+
+/// Most MiB a second that can be asked for: 1 TiB.
+const MOST_RATE: u64 = 1 << 20;
+
+/// Answers `sysfs PATH` and `sysfs PATH VALUE`.
+pub(super) async fn answer(kernel: &Kernel, path: &str, value: Option<&str>) -> Reply {
+    let entry = match find(path) {
+        Ok(entry) => entry,
+        Err(error) => return Reply::Err(error.to_string()),
+    };
+    let outcome = match (entry, value) {
+        (Entry::Directory(directory), None) => list(kernel, directory, path),
+        (Entry::File(file), None) => read(kernel, file, path),
+        (Entry::File(file), Some(value)) => write(kernel, file, path, value).await.map(|()| String::new()),
+        (Entry::Directory(_), Some(_)) => Err(alloc::format!("{path} is a directory")),
+    };
+    outcome.map_or_else(Reply::Err, Reply::Ok)
+}
+
+fn list(kernel: &Kernel, directory: Directory, path: &str) -> Result<String, String> {
+    let mut text = String::new();
+    let mut line = |name: fmt::Arguments<'_>| writeln!(text, "{name}").map_err(|error| error.to_string());
+    match directory {
+        Directory::Root => {
+            line(format_args!("memory/"))?;
+            line(format_args!("node/"))?;
+        }
+        Directory::Block(block) => {
+            block_state(kernel, block, path)?;
+        }
+        Directory::Node(node) => {
+            node_of(kernel, node, path)?;
+        }
+        Directory::Memory | Directory::Nodes => {}
+    }
+    for name in directory.files() {
+        line(format_args!("{name}"))?;
+    }
+    match directory {
+        Directory::Memory => {
+            for block in 0..kernel.phys.hotplug_region().nr_blocks() {
+                line(format_args!("memory{block}/"))?;
+            }
+        }
+        Directory::Nodes => {
+            for node in kernel.phys.topology().nodes() {
+                line(format_args!("node{node}/"))?;
+            }
+        }
+        Directory::Root | Directory::Block(_) | Directory::Node(_) => {}
+    }
+    Ok(text)
+}
+
+fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
+    let region = kernel.phys.hotplug_region();
+    Ok(match file {
+        File::BlockSize => alloc::format!("{:x}", u64::from(region.block_nr_pages()) * PAGE_SIZE),
+        File::AutoOnline => kernel.orders.policy().name().into(),
+        File::MigrateRate => kernel.orders.rate().to_string(),
+        File::Events(after) => {
+            let lines = region.events_after(after).into_iter().map(|event| {
+                let (number, block) = (event.number, event.block.0);
+                alloc::format!(
+                    "{number} memory{block} {} {}\n",
+                    event.from.name(),
+                    event.to.name()
+                )
+            });
+            lines.collect()
+        }
+        File::Block(block, file) => read_block(kernel, block, file, path)?,
+        File::Node(node, file) => read_node(kernel, node_of(kernel, node, path)?, file),
+    })
+}
+
+fn read_block(kernel: &Kernel, block: u32, file: BlockFile, path: &str) -> Result<String, String> {
+    let state = block_state(kernel, block, path)?;
+    let (region, block) = (kernel.phys.hotplug_region(), BlockIndex(block));
+    let usage = kernel.phys.block_usage(block);
+    Ok(match file {
+        BlockFile::State => state.name().into(),
+        BlockFile::Removable => {
+            let can_go = kernel.phys.rank_blocks().iter().any(|cost| cost.block == block);
+            u8::from(can_go).to_string()
+        }
+        BlockFile::Zone => usage.map_or("none", |usage| usage.zone.name()).into(),
+        BlockFile::Node => region.node().to_string(),
+        BlockFile::PhysAddr => {
+            let start = region.block_range(block).map_or(0, |range| range.start().gpa());
+            alloc::format!("{start:x}")
+        }
+        BlockFile::UsedPages => usage.map_or(0, |usage| usage.used_pages).to_string(),
+        BlockFile::FreePages => usage.map_or(0, |usage| usage.free_pages).to_string(),
+    })
+}
+
+fn read_node(kernel: &Kernel, node: NodeId, file: NodeFile) -> String {
+    let (phys, topology) = (kernel.phys, kernel.phys.topology());
+    let zones = || phys.populated_zones().filter(|zone| zone.node() == node);
+    match file {
+        NodeFile::Cpulist => {
+            let cpus: alloc::vec::Vec<String> = topology.cpus_of(node).map(|cpu| cpu.to_string()).collect();
+            cpus.join(",")
+        }
+        NodeFile::Distance => {
+            let distances = topology.nodes().map(|to| topology.distance(node, to).to_string());
+            distances.collect::<alloc::vec::Vec<String>>().join(" ")
+        }
+        NodeFile::Blocks => {
+            let region = phys.hotplug_region();
+            let online = region.iter().filter(|&(_, state)| state == BlockState::Online);
+            let here = if region.node() == node { online.count() } else { 0 };
+            here.to_string()
+        }
+        NodeFile::TotalPages => zones()
+            .map(|zone| zone.counters().managed_pages)
+            .sum::<u64>()
+            .to_string(),
+        NodeFile::FreePages => {
+            let free = zones().map(|zone| {
+                let counters = zone.counters();
+                counters.free_pages + counters.cached_pages
+            });
+            free.sum::<u64>().to_string()
+        }
+    }
+}
+
+async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(), String> {
+    match file {
+        File::AutoOnline => {
+            kernel.orders.set_policy(policy(value)?);
+            Ok(())
+        }
+        File::MigrateRate => {
+            let rate = value.parse().ok().filter(|&rate: &u64| rate <= MOST_RATE);
+            let rate = rate.ok_or_else(|| {
+                alloc::format!("{value} is no rate: 1 to {MOST_RATE} MiB a second, or 0 for no limit")
+            })?;
+            kernel.orders.set_rate(rate);
+            Ok(())
+        }
+        File::Block(block, BlockFile::State) => {
+            block_state(kernel, block, path)?;
+            order(kernel, BlockIndex(block), policy(value)?).await
+        }
+        File::BlockSize | File::Events(_) | File::Block(..) | File::Node(..) => {
+            Err(alloc::format!("{path} cannot be written"))
+        }
+    }
+}
+
+fn policy(value: &str) -> Result<OnlinePolicy, String> {
+    OnlinePolicy::from_name(value).ok_or_else(|| {
+        alloc::format!("{value} is not one of offline, online_movable (or online), online_kernel")
+    })
+}
+
+fn block_state(kernel: &Kernel, block: u32, path: &str) -> Result<BlockState, String> {
+    let region = kernel.phys.hotplug_region();
+    let missing = || match region.nr_blocks() {
+        0 => alloc::format!("there is no {path}: the guest has no memory device"),
+        blocks => alloc::format!("there is no {path}: blocks are memory0 to memory{}", blocks - 1),
+    };
+    region.state(BlockIndex(block)).ok_or_else(missing)
+}
+
+fn node_of(kernel: &Kernel, node: u8, path: &str) -> Result<NodeId, String> {
+    let mut nodes = kernel.phys.topology().nodes();
+    let found = nodes.find(|&known| NodeId::new(node) == Some(known));
+    found.ok_or_else(|| {
+        alloc::format!(
+            "there is no {path}: node0 is the first of {}",
+            kernel.phys.topology().nr_nodes()
+        )
+    })
+}

@@ -1,0 +1,280 @@
+//! The control tree's paths (as Linux' `/sys/devices/system/memory` and `node`): what there is, and what each file means.
+//! What is in the files is the kernel's business.
+//!
+//! ```text
+//! memory/block_size_bytes        bytes of a block, in hexadecimal
+//! memory/auto_online_blocks      offline, online_movable or online_kernel: what becomes of a block that is plugged
+//! memory/migrate_rate_mib        MiB a second that blocks are emptied with; 0 is no limit
+//! memory/events                  what has happened to blocks, newest last: NUMBER BLOCK FROM TO; with /N only what came after N
+//! memory/memoryN/state           unplugged, plugging, offline, going-offline or online; takes what auto_online_blocks takes
+//! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages}
+//! node/nodeN/{cpulist,distance,blocks,total_pages,free_pages}
+//! ```
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What becomes of a block that is plugged, and what a block can be asked to be (Linux' words).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnlinePolicy {
+    /// It is left alone.
+    Offline,
+    /// In the removable zone, from which it can be given back.
+    #[default]
+    Movable,
+    /// In the zone of the kernel's own data, which may settle on it for good.
+    Kernel,
+}
+
+impl OnlinePolicy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Offline, Self::Movable, Self::Kernel];
+
+    /// Its word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Movable => "online_movable",
+            Self::Kernel => "online_kernel",
+        }
+    }
+
+    /// The one with that word; `online` is the removable zone.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name == "online" {
+            return Some(Self::Movable);
+        }
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+}
+
+/// A file of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockFile {
+    /// Its state; can be written.
+    State,
+    /// 1 if nothing on it is known to stay.
+    Removable,
+    /// The zone it is in.
+    Zone,
+    /// The node it is near to.
+    Node,
+    /// Its physical address.
+    PhysAddr,
+    /// Frames in use.
+    UsedPages,
+    /// Free frames.
+    FreePages,
+}
+
+/// A file of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeFile {
+    /// Its CPUs.
+    Cpulist,
+    /// Distances to all nodes, by number.
+    Distance,
+    /// Online blocks.
+    Blocks,
+    /// Frames that the allocator has.
+    TotalPages,
+    /// Those that are free.
+    FreePages,
+}
+
+/// A file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum File {
+    /// Bytes of a block.
+    BlockSize,
+    /// What becomes of a block that is plugged.
+    AutoOnline,
+    /// How fast blocks are emptied.
+    MigrateRate,
+    /// What has happened to blocks after the event with that number.
+    Events(u64),
+    /// Of a block.
+    Block(u32, BlockFile),
+    /// Of a node.
+    Node(u8, NodeFile),
+}
+
+/// A directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Directory {
+    /// The tree.
+    Root,
+    /// `memory`.
+    Memory,
+    /// `memory/memoryN`.
+    Block(u32),
+    /// `node`.
+    Nodes,
+    /// `node/nodeN`.
+    Node(u8),
+}
+
+/// What a path leads to. Whether there is a block or node with that number is not known here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// A file.
+    File(File),
+    /// A directory.
+    Directory(Directory),
+}
+
+/// Nothing is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoEntry {
+    /// The path.
+    pub path: String,
+}
+
+impl fmt::Display for NoEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "there is no {} in the control tree; an empty path lists it",
+            self.path
+        )
+    }
+}
+
+impl core::error::Error for NoEntry {}
+
+const MEMORY_FILES: [(&str, File); 4] = [
+    ("block_size_bytes", File::BlockSize),
+    ("auto_online_blocks", File::AutoOnline),
+    ("migrate_rate_mib", File::MigrateRate),
+    ("events", File::Events(0)),
+];
+
+const BLOCK_FILES: [(&str, BlockFile); 7] = [
+    ("state", BlockFile::State),
+    ("removable", BlockFile::Removable),
+    ("zone", BlockFile::Zone),
+    ("node", BlockFile::Node),
+    ("phys_addr", BlockFile::PhysAddr),
+    ("used_pages", BlockFile::UsedPages),
+    ("free_pages", BlockFile::FreePages),
+];
+
+const NODE_FILES: [(&str, NodeFile); 5] = [
+    ("cpulist", NodeFile::Cpulist),
+    ("distance", NodeFile::Distance),
+    ("blocks", NodeFile::Blocks),
+    ("total_pages", NodeFile::TotalPages),
+    ("free_pages", NodeFile::FreePages),
+];
+
+impl Directory {
+    /// Names of the files in it, in their order. Directories below are the caller's to add.
+    pub fn files(self) -> Vec<&'static str> {
+        match self {
+            Self::Root | Self::Nodes => Vec::new(),
+            Self::Memory => MEMORY_FILES.map(|(name, _)| name).into(),
+            Self::Block(_) => BLOCK_FILES.map(|(name, _)| name).into(),
+            Self::Node(_) => NODE_FILES.map(|(name, _)| name).into(),
+        }
+    }
+}
+
+/// What is at a path, whose names are between slashes. More slashes, and those at the ends, mean nothing.
+///
+/// # Errors
+/// Nothing can be there.
+pub fn find(path: &str) -> Result<Entry, NoEntry> {
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+    lookup(&names).ok_or_else(|| NoEntry { path: path.into() })
+}
+
+fn lookup(names: &[&str]) -> Option<Entry> {
+    Some(match names {
+        [] => Entry::Directory(Directory::Root),
+        ["memory"] => Entry::Directory(Directory::Memory),
+        ["node"] => Entry::Directory(Directory::Nodes),
+        ["memory", "events", after] => Entry::File(File::Events(number(after)?)),
+        ["memory", name] => match named(&MEMORY_FILES, name) {
+            Some(file) => Entry::File(file),
+            None => Entry::Directory(Directory::Block(number(name.strip_prefix("memory")?)?)),
+        },
+        ["memory", block, name] => {
+            let block = number(block.strip_prefix("memory")?)?;
+            Entry::File(File::Block(block, named(&BLOCK_FILES, name)?))
+        }
+        ["node", node] => Entry::Directory(Directory::Node(number(node.strip_prefix("node")?)?)),
+        ["node", node, name] => {
+            let node = number(node.strip_prefix("node")?)?;
+            Entry::File(File::Node(node, named(&NODE_FILES, name)?))
+        }
+        _ => return None,
+    })
+}
+
+fn named<T: Copy>(files: &[(&str, T)], name: &str) -> Option<T> {
+    let mut found = files.iter().filter(|(known, _)| *known == name);
+    found.next().map(|&(_, file)| file)
+}
+
+/// A decimal number without a sign.
+fn number<T: core::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_found_by_the_name_under_which_it_is_listed() {
+        let directories = [
+            ("memory", Directory::Memory),
+            ("memory/memory7", Directory::Block(7)),
+            ("node/node1", Directory::Node(1)),
+        ];
+        for (path, directory) in directories {
+            assert_eq!(find(path), Ok(Entry::Directory(directory)));
+            assert!(!directory.files().is_empty());
+            for name in directory.files() {
+                let found = find(&alloc::format!("/{path}//{name}/"));
+                assert!(matches!(found, Ok(Entry::File(_))), "{path}/{name}: {found:?}");
+            }
+        }
+        assert_eq!(find("/"), Ok(Entry::Directory(Directory::Root)));
+        assert_eq!(
+            find("memory/memory12/state"),
+            Ok(Entry::File(File::Block(12, BlockFile::State)))
+        );
+        assert_eq!(find("memory/events/41"), Ok(Entry::File(File::Events(41))));
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        for path in [
+            "memor",
+            "memory/block",
+            "memory/memory",
+            "memory/memory+1",
+            "memory/memory4294967296",
+            "memory/memory1/states",
+            "memory/memory1/state/now",
+            "memory/events/x",
+            "node/node256",
+            "node/1",
+        ] {
+            assert_eq!(find(path), Err(NoEntry { path: path.into() }));
+        }
+    }
+
+    #[test]
+    fn policies_are_found_by_their_words() {
+        for policy in OnlinePolicy::ALL {
+            assert_eq!(OnlinePolicy::from_name(policy.name()), Some(policy));
+        }
+        assert_eq!(OnlinePolicy::from_name("online"), Some(OnlinePolicy::Movable));
+        assert_eq!(OnlinePolicy::from_name("Offline"), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! What an operator wants of blocks (the control tree): which zone new ones go to, how fast they are emptied, and single blocks taken
+//! out of use or put back in use. Asked by the control channel, carried out by the resize worker, to whom blocks belong.
+
+use super::shrink::Emptied;
+use super::{Descriptors, Interruption, OfflineBlock, Worker};
+use crate::kernel::Kernel;
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use guest_kernel::control_tree::OnlinePolicy;
+use guest_kernel::sync::{Signal, race};
+use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, ZoneKind};
+use guest_sync::SpinLock;
+
+/// How long whoever asked for a block waits for the worker. The host's own patience is a little longer.
+const PATIENCE_NS: u64 = 8_000_000_000;
+
+/// What is wanted, and what waits to be done.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    policy: AtomicU8,
+    /// MiB a second; 0 is no limit.
+    rate: AtomicU64,
+    waiting: SpinLock<VecDeque<Arc<Order>>>,
+    pub(super) came: Signal,
+}
+
+/// A block that is to be something else.
+#[derive(Debug)]
+struct Order {
+    block: BlockIndex,
+    wanted: OnlinePolicy,
+    /// Nobody waits for it any more.
+    outcome: SpinLock<Option<Result<(), String>>>,
+    done: Signal,
+}
+
+impl Orders {
+    /// Nothing is asked for yet.
+    pub(crate) fn new(policy: OnlinePolicy) -> Self {
+        let orders = Self {
+            policy: AtomicU8::new(0),
+            rate: AtomicU64::new(0),
+            waiting: SpinLock::default(),
+            came: Signal::new(),
+        };
+        orders.set_policy(policy);
+        orders
+    }
+
+    /// What becomes of a block that is plugged.
+    pub(crate) fn policy(&self) -> OnlinePolicy {
+        OnlinePolicy::ALL[usize::from(self.policy.load(Ordering::Relaxed))]
+    }
+
+    /// Sets what becomes of blocks that are plugged from now on.
+    pub(crate) fn set_policy(&self, policy: OnlinePolicy) {
+        self.policy.store(policy as u8, Ordering::Relaxed);
+    }
+
+    /// MiB a second that blocks are emptied with; 0 is no limit.
+    pub(crate) fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Relaxed)
+    }
+
+    /// Sets how fast blocks are emptied from now on.
+    pub(crate) fn set_rate(&self, mib: u64) {
+        self.rate.store(mib, Ordering::Relaxed);
+    }
+}
+
+/// Makes a block what is wanted of it, and waits for that.
+///
+/// # Errors
+/// Why it is not done, or not yet.
+pub(crate) async fn order(kernel: &Kernel, block: BlockIndex, wanted: OnlinePolicy) -> Result<(), String> {
+    let order = Arc::new(Order {
+        block,
+        wanted,
+        outcome: SpinLock::new(None),
+        done: Signal::new(),
+    });
+    kernel.orders.waiting.lock().push_back(order.clone());
+    kernel.orders.came.raise();
+    let _ = race(order.done.after(0), kernel.timers().sleep(PATIENCE_NS)).await;
+    let outcome = order.outcome.lock().take();
+    outcome.unwrap_or_else(|| {
+        let mut waiting = kernel.orders.waiting.lock();
+        let before = waiting.len();
+        waiting.retain(|known| !Arc::ptr_eq(known, &order));
+        let seconds = PATIENCE_NS / 1_000_000_000;
+        Err(if waiting.len() < before {
+            alloc::format!("nobody came to it within {seconds} s; nothing was done")
+        } else {
+            alloc::format!("not done within {seconds} s; it goes on, and the events say how it ends")
+        })
+    })
+}
+
+impl Worker {
+    /// Carries out what was asked for since the last time.
+    pub(super) async fn obey(&mut self) -> Result<(), Interruption> {
+        loop {
+            let next = self.kernel.orders.waiting.lock().pop_front();
+            let Some(order) = next else { return Ok(()) };
+            let mut interrupted = Ok(());
+            let outcome = match order.wanted {
+                OnlinePolicy::Offline => self.take_offline(order.block, &mut interrupted).await,
+                OnlinePolicy::Movable => self.take_online(order.block, ZoneKind::Movable),
+                OnlinePolicy::Kernel => self.take_online(order.block, ZoneKind::Normal),
+            };
+            *order.outcome.lock() = Some(outcome);
+            order.done.raise();
+            self.kernel.validate();
+            interrupted?;
+        }
+    }
+
+    fn take_online(&self, block: BlockIndex, kind: ZoneKind) -> Result<(), String> {
+        self.expect_state(block, BlockState::Offline)?;
+        let descriptors = Descriptors::Missing;
+        self.bring_online_in(OfflineBlock { block, descriptors }, kind);
+        self.kernel.memory_came.raise();
+        self.expect_state(block, BlockState::Online)
+    }
+
+    /// Empties a block and takes it out of use; it stays plugged.
+    async fn take_offline(
+        &mut self,
+        block: BlockIndex,
+        interrupted: &mut Result<(), Interruption>,
+    ) -> Result<(), String> {
+        let isolated = self
+            .kernel
+            .phys
+            .isolate(block)
+            .map_err(|error| error.to_string())?;
+        // What is free on it is lost to programs, and what is in use on it takes as much elsewhere.
+        if self.spare_bytes() < self.device.region().block_size() {
+            self.put_back(isolated, None);
+            return Err("programs need its memory".into());
+        }
+        match self.empty(isolated).await {
+            Emptied::Yes(offline) => {
+                self.kernel.direct_map.unmap_huge(self.addresses(block));
+                self.unback(alloc::vec![offline]);
+                Ok(())
+            }
+            Emptied::No(isolated, _) => {
+                let refusal = self.refusal.take();
+                self.put_back(isolated, None);
+                Err(refusal.map_or_else(
+                    || "there is no room elsewhere for what is on it".into(),
+                    |refusal| refusal.to_string(),
+                ))
+            }
+            Emptied::Interrupted(isolated, why) => {
+                self.put_back(isolated, None);
+                self.kernel.memory_came.raise();
+                *interrupted = Err(why);
+                Err("the host has asked for another size meanwhile".into())
+            }
+        }
+    }
+
+    fn expect_state(&self, block: BlockIndex, wanted: BlockState) -> Result<(), String> {
+        match self.kernel.phys.hotplug_region().state(block) {
+            None => Err(alloc::format!("there is no block {}", block.0)),
+            Some(state) if state == wanted => Ok(()),
+            Some(state) => Err(alloc::format!("block {} is {}", block.0, state.name())),
+        }
+    }
+
+    /// Waits so long that no more than the rate allows was moved since `start`; a new target ends it.
+    pub(super) async fn keep_rate(&self, moved_pages: u32, start: u64) {
+        let rate = self.kernel.orders.rate();
+        if rate == 0 {
+            return;
+        }
+        let bytes = u64::from(moved_pages) * PAGE_SIZE;
+        let until = start + bytes.saturating_mul(1_000_000_000) / (rate << 20);
+        if until > self.kernel.clock.now() {
+            let pause = self.kernel.timers().sleep_until(until);
+            let _ = race(self.device.config_changed(), pause).await;
+        }
+    }
+}
