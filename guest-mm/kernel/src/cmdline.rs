@@ -92,6 +92,16 @@ pub enum Load {
     Kmap,
 }
 
+impl Load {
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "vmalloc" => Some(Self::Vmalloc),
+            "kmap" => Some(Self::Kmap),
+            _ => None,
+        }
+    }
+}
+
 /// Everything the command line can say to this guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -170,66 +180,35 @@ impl Options {
     /// Returns whether the value is legal for the name; unknown names take any value.
     fn set(&mut self, name: &str, value: &str) -> bool {
         match name {
-            "virtio_mmio.device" => parse_device(value)
-                .map(|device| self.devices.push(device))
-                .is_some(),
+            "virtio_mmio.device" => add(&mut self.devices, parse_device(value)),
             "program" => {
                 let words = words(value);
-                let is_named = !words.is_empty();
-                self.programs.extend(is_named.then_some(words));
-                is_named
+                add(&mut self.programs, (!words.is_empty()).then_some(words))
             }
-            "tick_ms" => value
-                .parse()
-                .ok()
-                .filter(|ms: &NonZeroU32| ms.get() <= 1000)
-                .map(|ms| self.tick_ms = ms)
-                .is_some(),
-            "loglevel" => value
-                .parse()
-                .ok()
-                .filter(|&level: &u8| level <= 8)
-                .map(|level| self.loglevel = level)
-                .is_some(),
-            "fault_around_kib" => value
-                .parse()
-                .ok()
-                .filter(|&kib: &u32| kib.is_power_of_two() && (4..=2048).contains(&kib))
-                .map(|kib| self.fault_around_kib = kib)
-                .is_some(),
-            "maxcpus" => value
-                .parse()
-                .ok()
-                .filter(|&cpus: &NonZeroU8| cpus <= MAX_CPUS)
-                .map(|cpus| self.max_cpus = cpus)
-                .is_some(),
+            "tick_ms" => {
+                let ms = value.parse().ok();
+                put(&mut self.tick_ms, ms.filter(|ms: &NonZeroU32| ms.get() <= 1000))
+            }
+            "loglevel" => put(&mut self.loglevel, value.parse().ok().filter(|&level| level <= 8)),
+            "fault_around_kib" => {
+                let is_legal = |&kib: &u32| kib.is_power_of_two() && (4..=2048).contains(&kib);
+                put(&mut self.fault_around_kib, value.parse().ok().filter(is_legal))
+            }
+            "maxcpus" => {
+                let cpus = value.parse().ok();
+                put(&mut self.max_cpus, cpus.filter(|&cpus| cpus <= MAX_CPUS))
+            }
             "highmem" => {
                 self.highmem = parse_size(value).and_then(NonZeroU64::new);
                 self.highmem.is_some()
             }
-            "kmap_slots" => value
-                .parse()
-                .ok()
-                .filter(|&slots: &NonZeroU16| slots <= MAX_KMAPS)
-                .map(|slots| self.kmap_slots = slots)
-                .is_some(),
-            "load" => {
-                let load = match value {
-                    "vmalloc" => Some(Load::Vmalloc),
-                    "kmap" => Some(Load::Kmap),
-                    _ => None,
-                };
-                self.loads.extend(load);
-                load.is_some()
+            "kmap_slots" => {
+                let slots = value.parse().ok();
+                put(&mut self.kmap_slots, slots.filter(|&slots| slots <= MAX_KMAPS))
             }
-            "scratch" => {
-                let is_disk = matches!(value.as_bytes(), [b'v', b'd', b'a'..=b'z']);
-                self.scratch.extend(is_disk.then(|| value.to_string()));
-                is_disk
-            }
-            "memhp_default_state" => OnlinePolicy::from_name(value)
-                .map(|policy| self.memhp_default_state = policy)
-                .is_some(),
+            "load" => add(&mut self.loads, Load::from_name(value)),
+            "scratch" => add(&mut self.scratch, parse_disk(value)),
+            "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
             "validate" => {
                 self.validate = true;
                 value.is_empty()
@@ -242,6 +221,24 @@ impl Options {
             _ => true,
         }
     }
+}
+
+/// Stores a value, if there is one.
+fn put<T>(place: &mut T, value: Option<T>) -> bool {
+    value.map(|value| *place = value).is_some()
+}
+
+/// Adds a value, if there is one.
+fn add<T>(list: &mut Vec<T>, value: Option<T>) -> bool {
+    let before = list.len();
+    list.extend(value);
+    list.len() > before
+}
+
+/// The name of a disk.
+fn parse_disk(value: &str) -> Option<String> {
+    let is_disk = matches!(value.as_bytes(), [b'v', b'd', b'a'..=b'z']);
+    is_disk.then(|| value.to_string())
 }
 
 impl Options {
