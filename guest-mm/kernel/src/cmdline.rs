@@ -70,6 +70,15 @@ pub struct MmioDevice {
     pub gsi: u32,
 }
 
+/// A swap area: `swap=DISK` or `swap=DISK,pri=N`, as in Linux' fstab.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SwapDisk {
+    /// The disk (`vdb`).
+    pub disk: String,
+    /// Areas of a higher priority are filled first, those of the same one in turn. Without one it is lower than that of any area before.
+    pub priority: Option<i16>,
+}
+
 /// A failure provoked on purpose, so that reporting it can be tested: `panic_test=`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PanicTest {
@@ -129,6 +138,8 @@ pub struct Options {
     /// `memhp_default_state=`: what becomes of a block that is plugged, `online_movable` (the default), `online_kernel` or `offline`, as
     /// Linux' parameter. The control tree can change it.
     pub memhp_default_state: OnlinePolicy,
+    /// `swap=`, in order: disks that are swap areas.
+    pub swaps: Vec<SwapDisk>,
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
@@ -157,6 +168,7 @@ impl Options {
             kmap_slots: MAX_KMAPS,
             loads: Vec::new(),
             scratch: Vec::new(),
+            swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
             validate: false,
             slab_debug: Debugging::Off,
@@ -208,6 +220,7 @@ impl Options {
             }
             "load" => add(&mut self.loads, Load::from_name(value)),
             "scratch" => add(&mut self.scratch, parse_disk(value)),
+            "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
             "validate" => {
                 self.validate = true;
@@ -266,6 +279,15 @@ impl fmt::Display for OptionError {
             self.name, self.value
         )
     }
+}
+
+fn parse_swap(value: &str) -> Option<SwapDisk> {
+    let (disk, priority) = match value.split_once(",pri=") {
+        Some((disk, priority)) => (disk, Some(priority.parse().ok()?)),
+        None => (value, None),
+    };
+    let disk = parse_disk(disk)?;
+    Some(SwapDisk { disk, priority })
 }
 
 fn parse_panic_test(text: &str) -> Option<(PanicTest, u8)> {
@@ -384,6 +406,11 @@ mod tests {
             "kmap_slots=1025",
             "load=",
             "load=all",
+            "swap=",
+            "swap=sda",
+            "swap=vda,pri=",
+            "swap=vda,pri=40000",
+            "swap=vda,prio=1",
             "memhp_default_state=on",
             "panic_test=never",
         ] {
@@ -398,6 +425,17 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn swap_areas_have_a_disk_and_may_have_a_priority() {
+        let options = Options::parse("swap=vdb swap=vda,pri=-7");
+        let area = |disk: &str, priority| SwapDisk {
+            disk: disk.to_string(),
+            priority,
+        };
+        assert_eq!(options.swaps, [area("vdb", None), area("vda", Some(-7))]);
+        assert_eq!(options.errors, []);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::disks;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::{activity, heap};
+use crate::swap;
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
@@ -29,6 +30,7 @@ balloon       pages in the balloon, wanted in it, and moved since boot
 blocks        every block of the hot-plug region: state, zone, free and used pages
 ps            every program: state, memory, checks of its own data, faults, CPU
 cpus          every CPU: programs, and counters of what it has done
+swaps         every swap area: size, use, priority and errors, as /proc/swaps
 vmstat        counters of the memory manager and of the resize, as /proc/vmstat
 sysfs         the control tree: sysfs PATH lists or shows what is there, sysfs PATH VALUE changes it (memory/, node/)
 reboot        resets the machine, once this is answered
@@ -98,6 +100,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "balloon" => balloon(&mut text, kernel),
         "disks" => disks::report(&mut text, kernel),
         "blocks" => report::blocks(&mut text, phys),
+        "swaps" => swap::report(&mut text, kernel),
         "ps" => ps(&mut text, kernel, &kernel.mm()),
         "vmstat" => report::vmstat(&mut text, phys)
             .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))

@@ -36,15 +36,11 @@ pub(crate) fn name(index: usize) -> String {
     alloc::format!("vd{}", char::from(letter))
 }
 
-/// The disk of that name, if there is one. Disks are found before programs are started, and stay.
-#[expect(
-    dead_code,
-    reason = "swap areas and file systems find their disks with it, and are the next to come"
-)]
-pub(crate) fn find(kernel: &Kernel, wanted: &str) -> Option<&'static Drive> {
+/// The disk of that name, if there is one, with its number. Disks are found before programs are started, and stay.
+pub(crate) fn find(kernel: &Kernel, wanted: &str) -> Option<(usize, &'static Drive)> {
     let disks = kernel.disks.lock();
     let at = (0..disks.len()).find(|&index| name(index) == wanted)?;
-    disks.get(at).map(|disk| disk.drive)
+    disks.get(at).map(|disk| (at, disk.drive))
 }
 
 /// Takes note of another disk; returns its number, and what others ask.

@@ -21,6 +21,7 @@ use crate::machine::nucleus::TimerCount;
 use crate::machine::{power, quiet};
 use crate::process::Program;
 use crate::resize::orders::Orders;
+use crate::swap::Swap;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
@@ -34,7 +35,7 @@ use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
-use guest_mm::mm::PageWait;
+use guest_mm::mm::{IoChoice, PageWait};
 use guest_mm::phys::PhysicalMemory;
 use guest_mm::reclaim::{Reclaim, Shrinker};
 use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId};
@@ -82,11 +83,11 @@ struct Work {
 
 /// See the module.
 ///
-/// Lock order: `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`; then any one of those that guard a single
+/// Lock order: `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`, then the areas of `swap`; then any one of those that guard a single
 /// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
 /// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
-    mm: Memory,
+    mm: &'static Memory,
     pub(crate) direct_map: DirectMap,
     /// Frames, which every CPU takes and frees without the lock of `mm`.
     pub(crate) phys: &'static PhysicalMemory<'static>,
@@ -119,6 +120,7 @@ pub(crate) struct Kernel {
     pub(crate) balloon: SpinLock<BalloonStatus>,
     /// The disks, in the order of the machine.
     pub(crate) disks: SpinLock<Vec<DiskStatus>>,
+    pub(crate) swap: Swap,
     pub(crate) tick_ns: u64,
     validates: bool,
     acpi: Acpi,
@@ -172,6 +174,7 @@ impl Kernel {
         let pantry: &Pantry<'_> = Box::leak(Box::new(Pantry::new(machine.memory)));
         let shrinkers: [&dyn Shrinker; 3] = [pantry, areas, machine.slabs];
         let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new(shrinkers));
+        let mm: &Memory = Box::leak(Box::new(mm));
         Box::leak(Box::new(Self {
             mm,
             phys: machine.memory,
@@ -193,6 +196,7 @@ impl Kernel {
             orders: Orders::new(machine.options.memhp_default_state),
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
+            swap: Swap::new(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
             acpi: machine.acpi,
@@ -383,9 +387,14 @@ impl Kernel {
     /// The memory manager, for one step of work, during which nobody checks it.
     pub(crate) fn mm(&self) -> Working<'_> {
         Working {
-            mm: &self.mm,
+            mm: self.mm,
             _visit: quiet::visit(this_cpu()),
         }
+    }
+
+    /// Waits until a disk of a swap area is to do something.
+    pub(crate) async fn swap_io_wanted(&self, choice: IoChoice) {
+        self.mm.swap_io_wanted(choice).await;
     }
 
     /// Waits until nobody has the lock of a page.

@@ -23,11 +23,15 @@ mod panic;
 mod process;
 mod resize;
 mod smp;
+mod swap;
 mod syscall;
 
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
+use alloc::string::String;
+use alloc::vec::Vec;
+use guest_kernel::cmdline::SwapDisk;
 use guest_kernel::plant;
 use guest_sync::CpuId;
 
@@ -63,14 +67,20 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
         None => {}
     }
     options.loads.iter().for_each(|&load| load::start(kernel, load));
-    let has_programs = !options.programs.is_empty();
-    for words in options.programs {
+    kernel::spawn(&executor, begin(kernel, options.swaps, options.programs));
+    kernel.run(&executor)
+}
+
+/// Takes the swap areas into use, and then starts the programs.
+async fn begin(kernel: &'static Kernel, swaps: Vec<SwapDisk>, programs: Vec<Vec<String>>) {
+    swap::start(kernel, swaps).await;
+    let has_programs = !programs.is_empty();
+    for words in programs {
         process::start(kernel, words);
     }
     if has_programs {
-        kernel::spawn(&executor, end_after_programs(kernel));
+        end_after_programs(kernel).await;
     }
-    kernel.run(&executor)
 }
 
 /// Switches the machine off when all programs have ended.
