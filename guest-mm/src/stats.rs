@@ -133,6 +133,15 @@ pub(crate) struct Counts {
     pub(crate) nr_anon_transparent_hugepages: Count,
     pub(crate) nr_page_table_pages: Count,
     pub(crate) allocstall: Count,
+    pub(crate) nr_file_pages: Count,
+    pub(crate) nr_mapped: Count,
+    pub(crate) nr_shmem: Count,
+    pub(crate) nr_dirty: Count,
+    pub(crate) nr_writeback: Count,
+    pub(crate) pgpgin: Count,
+    pub(crate) pgpgout: Count,
+    pub(crate) pgactivate: Count,
+    pub(crate) balance_dirty_pages: Count,
 }
 
 /// What happened since boot, and how much of what there is. Frames count 4 KiB each; events count once.
@@ -190,6 +199,24 @@ pub struct VmStat {
     pub nr_page_table_pages: u64,
     /// Requests that found no memory at first: lists of CPUs were drained for them.
     pub allocstall: u64,
+    /// Pages of mappings: of files, and shared memory.
+    pub nr_file_pages: u64,
+    /// Page-table entries that map pages of mappings.
+    pub nr_mapped: u64,
+    /// Pages of shared memory among them.
+    pub nr_shmem: u64,
+    /// Pages of files that are newer than the disk.
+    pub nr_dirty: u64,
+    /// Pages of files on their way to the disk.
+    pub nr_writeback: u64,
+    /// Pages of files that were read. (Linux counts sectors, and swap too.)
+    pub pgpgin: u64,
+    /// Pages of files that were written.
+    pub pgpgout: u64,
+    /// Pages that became active ones.
+    pub pgactivate: u64,
+    /// Times that one who wanted to write had to wait because too much was dirty (no such counter in Linux).
+    pub balance_dirty_pages: u64,
 }
 
 impl Counts {
@@ -219,6 +246,15 @@ impl Counts {
             nr_anon_transparent_hugepages: self.nr_anon_transparent_hugepages.value(),
             nr_page_table_pages: self.nr_page_table_pages.value(),
             allocstall: self.allocstall.value(),
+            nr_file_pages: self.nr_file_pages.value(),
+            nr_mapped: self.nr_mapped.value(),
+            nr_shmem: self.nr_shmem.value(),
+            nr_dirty: self.nr_dirty.value(),
+            nr_writeback: self.nr_writeback.value(),
+            pgpgin: self.pgpgin.value(),
+            pgpgout: self.pgpgout.value(),
+            pgactivate: self.pgactivate.value(),
+            balance_dirty_pages: self.balance_dirty_pages.value(),
             ..VmStat::default()
         };
         for zone in zones {
@@ -283,6 +319,11 @@ impl VmStat {
                 self.nr_anon_transparent_hugepages,
             ),
             ("nr_page_table_pages", self.nr_page_table_pages),
+            ("nr_file_pages", self.nr_file_pages),
+            ("nr_mapped", self.nr_mapped),
+            ("nr_shmem", self.nr_shmem),
+            ("nr_dirty", self.nr_dirty),
+            ("nr_writeback", self.nr_writeback),
         ];
         let zones = [
             ("pgalloc_dma", self.pgalloc[ZoneKind::Dma.index()]),
@@ -296,11 +337,15 @@ impl VmStat {
             ("pgfault", self.pgfault),
             ("pgcow", self.pgcow),
             ("pgmajfault", self.pgmajfault),
+            ("pgpgin", self.pgpgin),
+            ("pgpgout", self.pgpgout),
+            ("balance_dirty_pages", self.balance_dirty_pages),
             ("pswpin", self.pswpin),
             ("pswpout", self.pswpout),
             ("pswpout_error", self.pswpout_error),
             ("pgscan", self.pgscan),
             ("pgsteal", self.pgsteal),
+            ("pgactivate", self.pgactivate),
             ("pgreuse", self.pgreuse),
             ("allocstall", self.allocstall),
             ("thp_fault_alloc", self.thp_fault_alloc),

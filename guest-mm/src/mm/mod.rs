@@ -9,6 +9,7 @@ mod fork;
 mod gather;
 pub(crate) mod huge;
 mod map;
+pub mod mapping;
 mod reclaim;
 pub(crate) mod rmap;
 mod space;
@@ -31,6 +32,7 @@ use crate::pagetable::{Entry, Tables};
 use crate::pfn::{Order, PAGE_SHIFT, Pfn};
 use crate::phys::PhysicalMemory;
 use anon::AnonVmas;
+use mapping::{Dirty, FileIoQueue, Mappings};
 use spaces::Spaces;
 use swap::Swap;
 use waits::PageWaits;
@@ -41,6 +43,7 @@ pub use create::{FixedMapping, SpaceError};
 pub use fault::{FaultError, FaultOutcome};
 pub use fork::ForkError;
 pub use map::{Advice, MapRequest, MmapError, Place};
+pub use mapping::MappingId;
 pub use reclaim::Shrunk;
 pub(crate) use space::Locked;
 pub use space::{AddressSpace, USER_START};
@@ -62,6 +65,9 @@ pub struct Mm<'m, F, M> {
     pub(crate) spaces: Spaces,
     pub(crate) anon_vmas: AnonVmas,
     pub(crate) swap: Swap,
+    pub(crate) mappings: Mappings,
+    file_io: FileIoQueue,
+    dirty: Dirty,
     page_waits: PageWaits,
     fault_around: Order,
     zero_page: Option<Pfn>,
@@ -77,6 +83,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             spaces: Spaces::default(),
             anon_vmas: AnonVmas::default(),
             swap: Swap::default(),
+            mappings: Mappings::default(),
+            file_io: FileIoQueue::default(),
+            dirty: Dirty::default(),
             page_waits: PageWaits::default(),
             fault_around: Order::new(4).expect("16 pages"),
             zero_page: None,

@@ -64,6 +64,24 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         0
     }
 
+    /// Takes every entry of a page of a mapping away that can be found; it is in the mapping's tree. The caller has the page lock and
+    /// a reference, and flushes.
+    pub(crate) fn unmap_file_page(
+        &self,
+        cpu: &Cpu,
+        (pfn, page): (Pfn, &Page),
+        walk: &mut Walk,
+        flush: &mut FlushBatch,
+    ) {
+        self.for_each_entry(pfn, page, walk, |_, locked, (slot, va, entry)| {
+            self.tables(cpu).set(slot, Entry::EMPTY);
+            flush.add(flush_of(locked.table, va, order_of(entry)));
+            page.drop_mapping();
+            // The caller has another one.
+            page.drop_reference();
+        });
+    }
+
     /// Puts a mapping in the place of a migration entry.
     pub(crate) fn map_again(&self, cpu: &Cpu, unmapped: &Unmapped, entry: Entry) {
         let mut space = unmapped.space.lock();

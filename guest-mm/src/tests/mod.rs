@@ -1,6 +1,7 @@
 //! Tests over several layers: each against a plain model, with `validate()` after every step.
 
 mod failures;
+mod files;
 mod fork;
 pub(crate) mod inject;
 pub(crate) mod kernel_cpus;
@@ -15,5 +16,6 @@ mod paging;
 pub(crate) mod phys_model;
 mod sim;
 mod swap;
+pub(crate) mod test_fs;
 mod vmemmap;
 mod world;

@@ -2,6 +2,7 @@
 //!
 //! Slow on purpose: every descriptor is looked at. For tests, and for a debugging command.
 
+mod mappings;
 mod section;
 mod space;
 

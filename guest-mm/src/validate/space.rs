@@ -14,15 +14,17 @@ use crate::validate::{Invalid, ensure};
 
 /// What was found while walking.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     tables: u64,
     rss: u64,
     migrating: u32,
     swap: u64,
-    /// Entries that name each slot of the swap area.
-    slots: BTreeMap<SlotNr, u16>,
+    /// Entries that name each slot of the swap area, in page tables and in mappings.
+    pub(super) slots: BTreeMap<SlotNr, u16>,
     /// Entries that map each page, over all address spaces.
-    entries: BTreeMap<Pfn, u32>,
+    pub(super) entries: BTreeMap<Pfn, u32>,
+    /// Pages of mappings.
+    pub(super) files: u64,
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -61,6 +63,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             );
         }
         self.validate_members(members)?;
+        self.validate_mappings(&mut all)?;
         self.validate_slots(&all)?;
         self.validate_totals(&all)
     }
@@ -221,7 +224,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         Ok(())
     }
 
-    fn online_page(&self, pfn: Pfn, va: u64) -> Result<&Page, Invalid> {
+    pub(super) fn online_page(&self, pfn: Pfn, va: u64) -> Result<&Page, Invalid> {
         let page = self.phys.page(pfn);
         page.ok_or_else(|| Invalid(alloc::format!("{va:#x}: {pfn} is offline")))
     }
@@ -229,7 +232,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Every page that claims to be mapped or to be a table was met on the walk, as often as it counts: nothing leaked.
     fn validate_totals(&self, all: &Tally) -> Result<(), Invalid> {
         let (mut tables, mut mapped) = (0, 0);
-        let (mut anon, mut anon_huge, mut listed) = (0, 0, 0);
+        let (mut anon, mut anon_huge, mut listed, mut files) = (0, 0, 0, 0);
         for zone in self.phys.zones() {
             let areas = zone.areas.lock();
             for pfn in areas.iter().flat_map(|(_, section)| section.range.iter()) {
@@ -241,19 +244,28 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     continue;
                 };
                 tables += u64::from(page.flags().has(PageFlags::TABLE));
-                if !page.flags().has(PageFlags::ANON) {
+                if page.flags().has(PageFlags::FILE) {
+                    files += 1;
+                } else if !page.flags().has(PageFlags::ANON) {
                     continue;
                 }
                 ensure!(page.flags().has(PageFlags::LRU), "{pfn} is on no list: {page:?}");
                 listed += 1;
-                anon += u64::from(page.order().nr_pages());
-                anon_huge += u64::from(page.order() == Order::PAGEBLOCK);
+                if page.flags().has(PageFlags::ANON) {
+                    anon += u64::from(page.order().nr_pages());
+                    anon_huge += u64::from(page.order() == Order::PAGEBLOCK);
+                }
                 mapped += usize::from(page.mapcount() > 0);
                 let entries = all.entries.get(&pfn).copied().unwrap_or(0);
                 validate_references(pfn, page, entries)?;
             }
         }
         self.validate_lists_of_pages(listed)?;
+        ensure!(
+            files == all.files,
+            "{files} pages say that they are of mappings, {} are",
+            all.files
+        );
         ensure!(tables == all.tables, "{tables} tables, {} in use", all.tables);
         ensure!(
             mapped == all.entries.len(),
@@ -301,7 +313,11 @@ fn validate_rights(entry: Entry, vma: &Vma, page: &Page, va: u64) -> Result<(), 
 fn validate_references(pfn: Pfn, page: &Page, entries: u32) -> Result<(), Invalid> {
     let flags = page.flags();
     let one = |flag| u32::from(flags.has(flag));
-    let cached = one(PageFlags::SWAPCACHE) + one(PageFlags::WRITEBACK);
+    // The tree of the swap cache or of the mapping, and what else there may be.
+    let cached = one(PageFlags::SWAPCACHE)
+        + one(PageFlags::WRITEBACK)
+        + one(PageFlags::FILE)
+        + one(PageFlags::PRIVATE);
     let known = entries + one(PageFlags::LOCKED) + cached;
     ensure!(
         page.mapcount() == entries && (page.count() == known || flags.has(PageFlags::PINNED)),

@@ -1,0 +1,127 @@
+//! Files made shorter or longer: pages beyond the end go, and what is behind the end in the last page is zero.
+
+use alloc::sync::Arc;
+
+use guest_sync::Cpu;
+
+use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, PageLookup, index_of};
+use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::mm::Mm;
+use crate::mm::rmap::Walk;
+use crate::pfn::PAGE_SIZE;
+
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
+    /// Makes a mapping's file `size` bytes long (Linux `truncate_setsize`). Pages beyond go, mapped or dirty or not; copies that
+    /// private areas have of them stay. Bytes that are added are zero. The file system keeps others from writing or doing the same
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such mapping, or its last page cannot be read, for which there must be memory. The size may have changed then,
+    /// and a second call brings it to an end.
+    pub async fn truncate(&self, cpu: &Cpu, id: MappingId, size: u64) -> Result<(), FileError> {
+        let mapping = self.mapping(id)?;
+        index_of(size).ok_or(FileError::TooLarge)?;
+        let old = mapping.lock().size;
+        if size > old {
+            self.zero_tail(cpu, &mapping, old).await?;
+            mapping.lock().size = size;
+            return Ok(());
+        }
+        // From here on no page beyond is mapped or read.
+        mapping.lock().size = size;
+        let first = u32::try_from(size.div_ceil(PAGE_SIZE)).ok();
+        if let Some(first) = first {
+            self.drop_pages(cpu, &mapping, first).await;
+        }
+        self.zero_tail(cpu, &mapping, size).await
+    }
+
+    /// Takes all pages from `first` on out of a mapping.
+    async fn drop_pages(&self, cpu: &Cpu, mapping: &Arc<Mapping>, first: u32) {
+        let mut next = Some(first);
+        while let Some(from) = next {
+            let Some((index, content)) = mapping.lock().tree.first_from(from) else {
+                return;
+            };
+            let wait = match content {
+                Content::Slot(_) => {
+                    self.drop_slot(cpu, mapping, index);
+                    None
+                }
+                Content::Page(_) => match self.lock_page_of(cpu, mapping, index) {
+                    PageLookup::Absent => None,
+                    PageLookup::Wait(wait) => Some(wait),
+                    PageLookup::Locked(page) => page.writeback().or_else(|| {
+                        self.drop_page(cpu, &page);
+                        None
+                    }),
+                },
+            };
+            match wait {
+                Some(wait) => self.until_unlocked(wait).await,
+                None => next = index.checked_add(1),
+            }
+        }
+    }
+
+    /// Takes a page out of its mapping, and out of all page tables first.
+    fn drop_page(&self, cpu: &Cpu, page: &LockedPage<'_, '_, F, M>) {
+        let mut walk = Walk::default();
+        // A fork that is under way may add an entry that this walk does not meet.
+        while page.page.mapcount() > 0 {
+            let mut flush = FlushBatch::new();
+            self.unmap_file_page(cpu, (page.pfn, page.page), &mut walk, &mut flush);
+            if !flush.is_empty() {
+                self.mmu.flush(&flush);
+            }
+        }
+        if let (MappingKind::File(ops), Some(private)) = (&page.mapping.kind, page.private_page()) {
+            ops.invalidatepage(private);
+        }
+        page.remove();
+    }
+
+    /// Gives up the slot of a page of shared memory, if it is still in one.
+    fn drop_slot(&self, cpu: &Cpu, mapping: &Mapping, index: u32) {
+        let mut state = mapping.lock();
+        if let Some(Content::Slot(slot)) = state.tree.get(index) {
+            state.tree.remove(index);
+            drop(state);
+            self.drop_swap_entry(cpu, slot);
+        }
+    }
+
+    /// Zeroes what is behind the end of a file of `size` bytes in its last page, in memory and later on the disk: it
+    /// becomes part of the file when that grows.
+    pub(crate) async fn zero_tail(
+        &self,
+        cpu: &Cpu,
+        mapping: &Arc<Mapping>,
+        size: u64,
+    ) -> Result<(), FileError> {
+        let Some(index) = index_of(size).filter(|_| !size.is_multiple_of(PAGE_SIZE)) else {
+            return Ok(());
+        };
+        let is_shmem = matches!(mapping.kind, MappingKind::Shmem);
+        loop {
+            if is_shmem && mapping.lock().tree.get(index).is_none() {
+                return Ok(());
+            }
+            let wait = match self.lock_or_create(cpu, mapping, index)? {
+                PageLookup::Absent => continue,
+                PageLookup::Wait(wait) => wait,
+                PageLookup::Locked(page) if page.is_up_to_date() => {
+                    self.zero_beyond(page.pfn(), index, size);
+                    // What has no block is zero on the disk as well.
+                    if page.has_backing() {
+                        page.set_dirty();
+                    }
+                    return Ok(());
+                }
+                PageLookup::Locked(page) if page.take_error() => return Err(FileError::Io),
+                PageLookup::Locked(page) => page.read(),
+            };
+            self.until_unlocked(wait).await;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Pages of files: read in once, written back, dropped, and what errors of the disk do.
+
+use std::sync::Arc;
+use std::vec;
+use std::vec::Vec;
+
+use crate::disk::Fault;
+use crate::mm::MappingId;
+use crate::mm::mapping::{DefaultOps, FileError, MappingKind, ReadAhead};
+use crate::tests::machine::{TestMm, machine};
+use crate::tests::test_fs::TestFs;
+
+const PAGE: usize = 4096;
+
+fn file(mm: &TestMm<'_>, size: u64) -> MappingId {
+    mm.create_mapping(MappingKind::File(Arc::new(DefaultOps)), size)
+}
+
+fn read(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, len: usize) -> Result<Vec<u8>, FileError> {
+    let mut bytes = vec![0; len];
+    let mut ahead = ReadAhead::default();
+    let to = async |done: usize, piece: &[u8]| {
+        bytes[done..done + piece.len()].copy_from_slice(piece);
+        Ok(())
+    };
+    let read = fs.run(fs.mm.read_file(fs.cpu, id, &mut ahead, (offset, len), to))?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+fn write(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, bytes: &[u8]) -> Result<usize, FileError> {
+    let from = async |done: usize, piece: &mut [u8]| {
+        piece.copy_from_slice(&bytes[done..done + piece.len()]);
+        Ok(())
+    };
+    fs.run(fs.mm.write_file(fs.cpu, id, fs, (offset, bytes.len()), from))
+}
+
+#[test]
+fn a_file_is_read_once_and_ahead_of_its_reader() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 64 * PAGE as u64 - 100);
+    fs.preset(id, &(1..=64).collect::<Vec<u8>>());
+    let bytes = read(&fs, id, 0, 70 * PAGE).unwrap();
+    assert_eq!(bytes.len(), 64 * PAGE - 100);
+    assert!((0..bytes.len()).all(|at| usize::from(bytes[at]) == at / PAGE + 1));
+    assert_eq!(read(&fs, id, 5000, 3).unwrap(), [2, 2, 2]);
+    assert_eq!(read(&fs, id, 64 * PAGE as u64, 1).unwrap(), []);
+    let stats = mm.phys.stats();
+    assert_eq!((stats.pgpgin, stats.nr_file_pages, stats.nr_dirty), (64, 64, 0));
+    fs.run(mm.truncate(&cpu, id, 0)).unwrap();
+    mm.remove_mapping(id).unwrap();
+    assert_eq!(mm.phys.stats().nr_file_pages, 0);
+}
+
+#[test]
+fn what_is_written_is_in_memory_at_once_and_on_the_disk_after_a_sync() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 0);
+    let text: Vec<u8> = (0..=250).cycle().take(10 * PAGE + 77).collect();
+    assert_eq!(write(&fs, id, 3000, &text), Ok(text.len()));
+    assert_eq!(mm.mapping_size(id), Some(3000 + text.len() as u64));
+    assert_eq!(read(&fs, id, 3000, text.len()).unwrap(), text);
+    assert_eq!(read(&fs, id, 0, 3000).unwrap(), vec![0; 3000]);
+    let stats = mm.phys.stats();
+    assert_eq!(
+        (stats.pgpgin, stats.pgpgout, stats.nr_dirty),
+        (0, 0, 11),
+        "nothing had to be read"
+    );
+    assert!(mm.is_dirty(id));
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Ok(()));
+    let on_disk = |at: usize| {
+        let block = fs.block(id, u32::try_from(at / PAGE).unwrap()).unwrap();
+        fs.disk.contents(block)[at % PAGE]
+    };
+    assert!((0..text.len()).all(|at| on_disk(3000 + at) == text[at]));
+    let stats = mm.phys.stats();
+    assert_eq!((stats.pgpgout, stats.nr_dirty, stats.nr_writeback), (11, 0, 0));
+    assert!(!mm.is_dirty(id) && mm.dirtied_at(id).is_none());
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_an_error_of_its_reader_alone_and_the_next_try_reads_again() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 8 * PAGE as u64);
+    fs.preset(id, &[7; 8]);
+    fs.disk.break_block(Fault::Read, fs.block(id, 2).unwrap());
+    assert_eq!(
+        read(&fs, id, 0, 8 * PAGE).unwrap().len(),
+        2 * PAGE,
+        "as far as it can be read"
+    );
+    assert_eq!(read(&fs, id, 2 * PAGE as u64, 1), Err(FileError::Io));
+    assert_eq!(read(&fs, id, 3 * PAGE as u64, 5 * PAGE).unwrap(), [7; 5 * PAGE]);
+    fs.disk.mend();
+    assert_eq!(read(&fs, id, 0, 8 * PAGE).unwrap(), [7; 8 * PAGE]);
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_told_of_once_and_stays_dirty() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 0);
+    write(&fs, id, 0, &[3; 3 * PAGE]).unwrap();
+    fs.disk.break_block(Fault::Write, fs.block(id, 0).unwrap());
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Err(FileError::Io));
+    assert!(mm.phys.stats().nr_dirty > 0 && mm.is_dirty(id));
+    fs.disk.mend();
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Ok(()));
+    assert_eq!(
+        (
+            mm.phys.stats().nr_dirty,
+            fs.disk.contents(fs.block(id, 0).unwrap())[9]
+        ),
+        (0, 3)
+    );
+}
+
+#[test]
+fn what_was_cut_off_a_file_is_zero_when_it_grows_again() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 0);
+    write(&fs, id, 0, &[9; 4 * PAGE]).unwrap();
+    fs.run(mm.sync(&cpu, id)).unwrap();
+    fs.run(mm.truncate(&cpu, id, PAGE as u64 + 10)).unwrap();
+    fs.forget(id, 2);
+    assert_eq!(
+        (mm.cached_pages(id), mm.mapping_size(id)),
+        (2, Some(PAGE as u64 + 10))
+    );
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Ok(()));
+    fs.run(mm.truncate(&cpu, id, 3 * PAGE as u64)).unwrap();
+    let mut expected = vec![0; 3 * PAGE];
+    expected[..PAGE + 10].fill(9);
+    assert_eq!(read(&fs, id, 0, 4 * PAGE).unwrap(), expected);
+    assert_eq!(fs.disk.contents(fs.block(id, 1).unwrap())[10..], [0; PAGE - 10]);
+}
+
+#[test]
+fn without_a_block_nothing_is_written_and_what_was_before_counts() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 0);
+    fs.free.set(2);
+    assert_eq!(write(&fs, id, 0, &[1; 4 * PAGE]), Ok(2 * PAGE));
+    assert_eq!(write(&fs, id, 2 * PAGE as u64, &[1]), Err(FileError::NoSpace));
+    assert_eq!(mm.mapping_size(id), Some(2 * PAGE as u64));
+}
+
+#[test]
+fn dirty_pages_are_written_when_they_are_old_or_many_and_who_writes_more_waits() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 2048);
+    let (old, new) = (file(&mm, 0), file(&mm, 0));
+    mm.set_time(100);
+    write(&fs, old, 0, &[1; 2 * PAGE]).unwrap();
+    mm.set_time(200);
+    write(&fs, new, 0, &[2; 2 * PAGE]).unwrap();
+    write(&fs, old, PAGE as u64, &[1; PAGE]).unwrap();
+    assert_eq!(mm.write_back_old(&cpu, 100, 64), 2);
+    fs.work();
+    assert!(!mm.is_dirty(old) && mm.is_dirty(new));
+    let limit = mm.dirty_limits().limit;
+    let many = usize::try_from(limit).unwrap() + 50;
+    let from = async |_: usize, piece: &mut [u8]| {
+        piece.fill(5);
+        Ok(())
+    };
+    let mut writer = std::pin::pin!(mm.write_file(&cpu, new, &fs, (0, many * PAGE), from));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(
+        writer.as_mut().poll(&mut context).is_pending(),
+        "too much is dirty"
+    );
+    assert!(mm.is_too_dirty());
+    while writer.as_mut().poll(&mut context).is_pending() {
+        assert!(mm.write_back(&cpu, 64) > 0 || fs.work());
+        fs.work();
+    }
+    assert_eq!(read(&fs, new, 0, 1).unwrap(), [5]);
+}

@@ -1,0 +1,176 @@
+//! A file system that remembers in a map which block is behind which page, over the simulated disk.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::vec::Vec;
+
+use guest_sync::Cpu;
+
+use crate::Frames;
+use crate::Order;
+use crate::disk::{BlockDevice, BlockNr, IoError, Request, SimulatedDisk};
+use crate::mm::MappingId;
+use crate::mm::mapping::{FileError, FileIo, FileSystem, IoDirection};
+use crate::pfn::PAGE_BYTES;
+use crate::tests::machine::TestMm;
+
+/// See the module.
+pub(crate) struct TestFs<'a, 'm> {
+    pub(crate) mm: &'a TestMm<'m>,
+    pub(crate) cpu: &'a Cpu,
+    pub(crate) disk: SimulatedDisk<FileIo>,
+    blocks: RefCell<BTreeMap<(MappingId, u32), u32>>,
+    next: Cell<u32>,
+    /// Blocks that may still be given out.
+    pub(crate) free: Cell<u32>,
+}
+
+impl<'a, 'm> TestFs<'a, 'm> {
+    pub(crate) fn new(mm: &'a TestMm<'m>, cpu: &'a Cpu, nr_blocks: u32) -> Self {
+        Self {
+            mm,
+            cpu,
+            disk: SimulatedDisk::new(nr_blocks.into(), 64),
+            blocks: RefCell::default(),
+            next: Cell::new(1),
+            free: Cell::new(nr_blocks - 1),
+        }
+    }
+
+    /// The block behind a page, if it has one.
+    pub(crate) fn block(&self, mapping: MappingId, index: u32) -> Option<BlockNr> {
+        let blocks = self.blocks.borrow();
+        blocks
+            .get(&(mapping, index))
+            .map(|block| BlockNr((*block).into()))
+    }
+
+    /// Puts a file on the disk, a byte for each page.
+    pub(crate) fn preset(&self, mapping: MappingId, pages: &[u8]) {
+        for (index, byte) in (0..).zip(pages) {
+            let block = self.allocate(mapping, index).unwrap();
+            self.disk.preset(BlockNr(block.into()), &[*byte; PAGE_BYTES]);
+        }
+    }
+
+    /// Gives up the blocks of pages from `first` on.
+    pub(crate) fn forget(&self, mapping: MappingId, first: u32) {
+        self.blocks
+            .borrow_mut()
+            .retain(|(of, index), _| *of != mapping || *index < first);
+    }
+
+    fn allocate(&self, mapping: MappingId, index: u32) -> Option<u32> {
+        let mut blocks = self.blocks.borrow_mut();
+        if let Some(block) = blocks.get(&(mapping, index)) {
+            return Some(*block);
+        }
+        let free = self.free.get().checked_sub(1)?;
+        self.free.set(free);
+        let block = self.next.get();
+        self.next.set(block + 1);
+        blocks.insert((mapping, index), block);
+        Some(block)
+    }
+
+    /// Takes requests, and gives the disk what it can hold. False if there is nothing to do.
+    pub(crate) fn take_requests(&self) -> bool {
+        let mut has_worked = false;
+        while self.disk.under_way() < 48
+            && let Some(io) = self.mm.next_file_io()
+        {
+            has_worked = true;
+            self.begin(io);
+        }
+        has_worked
+    }
+
+    fn begin(&self, mut io: FileIo) {
+        let indices = (io.index()..).zip(0..io.pages().len());
+        let block_of = |io: &FileIo, (index, nth)| match io.direction() {
+            IoDirection::Read => self.blocks.borrow().get(&(io.mapping(), index)).copied(),
+            // Without a look at metadata.
+            IoDirection::Write => Some(self.mm.io_private(io, nth).expect("a dirty page has its block")),
+        };
+        let blocks: Vec<Option<u32>> = indices.map(|page| block_of(&io, page)).collect();
+        let follows = |nth: &usize| blocks[*nth] == blocks[*nth - 1].map(|block| block + 1);
+        let run = (1..blocks.len())
+            .find(|nth| !follows(nth))
+            .unwrap_or(blocks.len());
+        let rest = io.split_off(run);
+        let Some(block) = blocks[0] else {
+            for pfn in io.pages() {
+                self.mm.frames.zero(*pfn, Order::ZERO);
+            }
+            self.mm.end_file_io(self.cpu, io, Ok(()));
+            return rest.into_iter().for_each(|rest| self.begin(rest));
+        };
+        let pages = io.pages().to_vec();
+        let request = match io.direction() {
+            IoDirection::Write => Request::Write(BlockNr(block.into()), pages),
+            IoDirection::Read => {
+                for (nth, block) in (0..pages.len()).zip(block..) {
+                    self.mm.set_io_private(&io, nth, block);
+                }
+                Request::Read(BlockNr(block.into()), pages)
+            }
+        };
+        self.disk.submit(request, io).map_err(|(why, _)| why).unwrap();
+        rest.into_iter().for_each(|rest| self.begin(rest));
+    }
+
+    /// Tells what became of requests. False if none is done.
+    pub(crate) fn end_requests(&self) -> bool {
+        let mut has_worked = false;
+        while let Some((io, result)) = self.disk.completed() {
+            has_worked = true;
+            self.mm.end_file_io(self.cpu, io, result);
+        }
+        has_worked
+    }
+
+    /// Does all that is asked for; looks at every invariant after each step.
+    pub(crate) fn work(&self) -> bool {
+        let mut has_worked = false;
+        loop {
+            let taken = self.take_requests();
+            let done = self.disk.step(&self.mm.frames, 0) | self.end_requests();
+            self.mm.validate().unwrap();
+            if !taken && !done {
+                return has_worked;
+            }
+            has_worked = true;
+        }
+    }
+
+    /// Runs a future to its end, the disk working whenever it waits.
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            self.mm.validate().unwrap();
+            match polled {
+                Poll::Ready(value) => return value,
+                Poll::Pending => assert!(self.work(), "it waits, and there is nothing to wait for"),
+            }
+        }
+    }
+}
+
+impl FileSystem for TestFs<'_, '_> {
+    async fn readpage(&self, _io: &FileIo) -> Result<(), IoError> {
+        unreachable!("requests are taken from the queue")
+    }
+
+    async fn writepage(&self, _io: &FileIo) -> Result<(), IoError> {
+        unreachable!("requests are taken from the queue")
+    }
+
+    async fn prepare_write(&self, mapping: MappingId, index: u32) -> Result<(), FileError> {
+        let block = self.allocate(mapping, index).ok_or(FileError::NoSpace)?;
+        self.mm.set_private(self.cpu, mapping, index, block).await?;
+        Ok(())
+    }
+}
