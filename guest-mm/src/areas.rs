@@ -15,7 +15,7 @@ use crate::section::{Admission, FreeLinks, Section, Sections, WholeLinks};
 #[derive(Debug)]
 pub(crate) struct FreeAreas {
     zone: ZoneIndex,
-    sections: Sections,
+    pub(crate) sections: Sections,
     /// Empty places in `sections`.
     vacant: Vec<u32>,
     /// Open sections with at least one free frame.
@@ -23,7 +23,7 @@ pub(crate) struct FreeAreas {
     /// Open sections with at least one free chunk of a pageblock or more.
     pub(crate) with_whole: FillList,
     /// Free frames of all open sections.
-    free_pages: u64,
+    pub(crate) free_pages: u64,
 }
 
 /// Room for one more section, allocated while no lock is held.
@@ -161,6 +161,9 @@ impl FreeAreas {
         let (now, range) = (u64::from(section.open_pages()), section.range);
         self.free_pages = self.free_pages - before + now;
         tags.set_isolated(range, admission == Admission::Isolated);
+        if let Some(section) = self.section(number) {
+            section.mark_withdrawn(tags);
+        }
         self.relist(number);
     }
 
@@ -257,7 +260,7 @@ impl FreeAreas {
     }
 
     /// Moves a section to the lists that its fill calls for.
-    fn relist(&mut self, number: u32) {
+    pub(crate) fn relist(&mut self, number: u32) {
         let Some(section) = self.section(number) else {
             return;
         };

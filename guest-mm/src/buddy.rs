@@ -100,6 +100,10 @@ impl Section {
     fn settle(&mut self, tags: &Tags, pageblock: u32) {
         let block = &self.pageblocks[pageblock as usize];
         if u32::from(block.free_pages) == PAGEBLOCK_NR_PAGES {
+            if block.withdrawn {
+                // Nothing is left on it: compaction is done with it.
+                self.readmit(tags, pageblock);
+            }
             self.relink(tags, pageblock);
             self.add_whole(pageblock);
         } else if block.listed_bucket() != block.bucket() {
@@ -221,7 +225,7 @@ impl Section {
     }
 
     /// Moves a pageblock to the list that its fill calls for.
-    fn relink(&mut self, tags: &Tags, pageblock: u32) {
+    pub(crate) fn relink(&mut self, tags: &Tags, pageblock: u32) {
         let block = &self.pageblocks[pageblock as usize];
         let want = block.bucket();
         if block.listed_bucket() != want {

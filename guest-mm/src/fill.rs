@@ -78,6 +78,11 @@ impl FillList {
         (self.nonempty != 0).then(|| self.heads[15 - self.nonempty.leading_zeros() as usize])
     }
 
+    /// The first item of a bucket; those after it in the same bucket follow with [`FillList::next`].
+    pub(crate) fn first_of(&self, bucket: u8) -> Option<u32> {
+        Some(self.heads[usize::from(bucket)]).filter(|&head| head != NONE)
+    }
+
     /// The item after `item`, on the way from the fullest bucket to the emptiest.
     pub(crate) fn next(&self, links: &impl FillLinks, item: u32) -> Option<u32> {
         let link = links.link(item);

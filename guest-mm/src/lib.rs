@@ -10,6 +10,7 @@ extern crate std;
 mod areas;
 pub mod blocks;
 mod buddy;
+pub mod compact;
 pub mod disk;
 mod fill;
 pub mod frames;

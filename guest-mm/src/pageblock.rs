@@ -103,6 +103,10 @@ pub(crate) struct Pageblock {
     pub(crate) free_pages: u16,
     /// Not `No` exactly when all frames are free.
     pub(crate) whole: Whole,
+    /// Being emptied by compaction: on no list, so that nothing new comes to it.
+    pub(crate) withdrawn: bool,
+    /// Compaction could not empty it lately (Linux `PB_compact_skip`).
+    pub(crate) skip: bool,
     /// Place in one of the section's lists: of partly used pageblocks, or of free chunks of order 9 and 10.
     link: FillLink,
 }
@@ -117,6 +121,8 @@ impl Pageblock {
             free: [0; WORDS],
             free_pages: 0,
             whole: Whole::No,
+            withdrawn: false,
+            skip: false,
             link: FillLink::UNLINKED,
         }
     }
@@ -125,7 +131,8 @@ impl Pageblock {
     #[inline]
     pub(crate) fn bucket(&self) -> Option<u8> {
         let free = u32::from(self.free_pages);
-        (free > 0 && free < PAGEBLOCK_NR_PAGES).then(|| (self.free_pages >> BUCKET_SHIFT).to_le_bytes()[0])
+        (free > 0 && free < PAGEBLOCK_NR_PAGES && !self.withdrawn)
+            .then(|| (self.free_pages >> BUCKET_SHIFT).to_le_bytes()[0])
     }
 
     #[inline]

@@ -142,6 +142,15 @@ pub(crate) struct Counts {
     pub(crate) pgpgout: Count,
     pub(crate) pgactivate: Count,
     pub(crate) balance_dirty_pages: Count,
+    pub(crate) compact_migrate_scanned: Count,
+    pub(crate) compact_free_scanned: Count,
+    pub(crate) compact_isolated: Count,
+    pub(crate) compact_stall: Count,
+    pub(crate) compact_fail: Count,
+    pub(crate) compact_success: Count,
+    pub(crate) compact_daemon_wake: Count,
+    pub(crate) compact_daemon_migrate_scanned: Count,
+    pub(crate) compact_daemon_free_scanned: Count,
 }
 
 /// What happened since boot, and how much of what there is. Frames count 4 KiB each; events count once.
@@ -217,6 +226,24 @@ pub struct VmStat {
     pub pgactivate: u64,
     /// Times that one who wanted to write had to wait because too much was dirty (no such counter in Linux).
     pub balance_dirty_pages: u64,
+    /// Pages that compaction looked at to move them.
+    pub compact_migrate_scanned: u64,
+    /// Places that it looked at for where they could go.
+    pub compact_free_scanned: u64,
+    /// Pages that it moved.
+    pub compact_isolated: u64,
+    /// Requests that compacted memory themselves.
+    pub compact_stall: u64,
+    /// Those of them that got nothing by it.
+    pub compact_fail: u64,
+    /// Those of them that led to a chunk of the size wanted.
+    pub compact_success: u64,
+    /// Times that a daemon was woken to compact.
+    pub compact_daemon_wake: u64,
+    /// `compact_migrate_scanned`, the daemons' part.
+    pub compact_daemon_migrate_scanned: u64,
+    /// `compact_free_scanned`, the daemons' part.
+    pub compact_daemon_free_scanned: u64,
 }
 
 impl Counts {
@@ -255,6 +282,15 @@ impl Counts {
             pgpgout: self.pgpgout.value(),
             pgactivate: self.pgactivate.value(),
             balance_dirty_pages: self.balance_dirty_pages.value(),
+            compact_migrate_scanned: self.compact_migrate_scanned.value(),
+            compact_free_scanned: self.compact_free_scanned.value(),
+            compact_isolated: self.compact_isolated.value(),
+            compact_stall: self.compact_stall.value(),
+            compact_fail: self.compact_fail.value(),
+            compact_success: self.compact_success.value(),
+            compact_daemon_wake: self.compact_daemon_wake.value(),
+            compact_daemon_migrate_scanned: self.compact_daemon_migrate_scanned.value(),
+            compact_daemon_free_scanned: self.compact_daemon_free_scanned.value(),
             ..VmStat::default()
         };
         for zone in zones {
@@ -353,6 +389,18 @@ impl VmStat {
             ("thp_split_page", self.thp_split_page),
             ("pgmigrate_success", self.pgmigrate_success),
             ("pgmigrate_fail", self.pgmigrate_fail),
+            ("compact_migrate_scanned", self.compact_migrate_scanned),
+            ("compact_free_scanned", self.compact_free_scanned),
+            ("compact_isolated", self.compact_isolated),
+            ("compact_stall", self.compact_stall),
+            ("compact_fail", self.compact_fail),
+            ("compact_success", self.compact_success),
+            ("compact_daemon_wake", self.compact_daemon_wake),
+            (
+                "compact_daemon_migrate_scanned",
+                self.compact_daemon_migrate_scanned,
+            ),
+            ("compact_daemon_free_scanned", self.compact_daemon_free_scanned),
             ("thp_migration_success", self.thp_migration_success),
             ("thp_migration_split", self.thp_migration_split),
             ("blocks_plugged", self.blocks_plugged),

@@ -5,6 +5,7 @@ use guest_sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use guest_sync::{PerCpu, SpinLock};
 
 use crate::areas::FreeAreas;
+use crate::compact::Deferral;
 use crate::gfp::Gfp;
 use crate::lru::Lru;
 use crate::node::{NodeId, Topology, ZoneIndex};
@@ -104,6 +105,7 @@ pub struct Zone {
     lists: PerCpu<CpuLists>,
     pub(crate) areas: SpinLock<FreeAreas>,
     pub(crate) lru: Lru,
+    pub(crate) deferral: Deferral,
     start: AtomicU32,
     spanned_pages: AtomicU32,
     present_pages: AtomicU64,
@@ -127,6 +129,7 @@ impl Zone {
             limits: Limits::default(),
             lists: PerCpu::new(nr_cpus, |_| CpuLists::new()),
             lru: Lru::default(),
+            deferral: Deferral::default(),
             areas: SpinLock::new(FreeAreas::new(ZoneIndex::of(node, kind))),
             start: AtomicU32::new(0),
             spanned_pages: AtomicU32::new(0),

@@ -222,20 +222,25 @@ impl PhysicalMemory<'_> {
     ///
     /// Each chunk comes up once in a pass: allocation cannot enter the block, and the cursor never goes back.
     pub fn next_in_use(&self, block: &mut IsolatedBlock) -> Option<InUse> {
-        let (pfn, head) = self.next_head(block)?;
+        let (pfn, head) = self.next_head(block.range, block.section, &mut block.cursor)?;
+        Some(self.hold(pfn, head))
+    }
+
+    /// Holds a chunk that was found in use, if it can be moved.
+    pub(crate) fn hold(&self, pfn: Pfn, order: Order) -> InUse {
         let page = self.table.page(pfn);
         // Nothing new enters the block, so what is still in use once it is held is what was found.
         let place = page.anon_place();
         let is_cached = page.flags().has(PageFlags::SWAPCACHE);
         let is_held = (place.is_some() || is_cached) && page.try_reference();
         let pinned = page.flags().has(PageFlags::PINNED);
-        Some(InUse {
+        InUse {
             pfn,
-            order: head,
+            order,
             place,
             is_held,
             pinned_by: pinned.then(|| self.pins.lock().holder(pfn)).flatten(),
-        })
+        }
     }
 
     /// Lets go of what was found in use.
@@ -246,22 +251,28 @@ impl PhysicalMemory<'_> {
         }
     }
 
-    fn next_head(&self, block: &mut IsolatedBlock) -> Option<(Pfn, Order)> {
-        let areas = self.zone_at(block.section.zone()).areas.lock();
-        let section = areas.section(block.section.section())?;
-        while block.cursor < block.range.nr_pages() {
-            let free = section.free_run(block.cursor);
+    /// The next chunk in use in a range of a section, and its order; the cursor is the offset in the range from which on to
+    /// look, and is left after the chunk.
+    pub(crate) fn next_head(&self, range: PfnRange, home: Tag, cursor: &mut u32) -> Option<(Pfn, Order)> {
+        let areas = self.zone_at(home.zone()).areas.lock();
+        let section = areas.section(home.section())?;
+        if !section.range.contains(range.start()) {
+            return None;
+        }
+        let offset = range.start() - section.range.start();
+        while *cursor < range.nr_pages() {
+            let free = section.free_run(offset + *cursor);
             if free > 0 {
-                block.cursor += free;
+                *cursor += free;
                 continue;
             }
-            let at = block.range.start() + block.cursor;
-            block.cursor += 1;
-            let Some(head) = self.table.head_of(at) else {
+            let at = range.start() + *cursor;
+            *cursor += 1;
+            let Some(head) = self.table.head_of(at).filter(|&head| head >= range.start()) else {
                 continue;
             };
             let found = self.table.page(head).head();
-            block.cursor = head - block.range.start() + found.order().nr_pages();
+            *cursor = head - range.start() + found.order().nr_pages();
             if found.state() == PageState::Allocated {
                 return Some((head, found.order()));
             }

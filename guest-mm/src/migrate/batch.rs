@@ -13,6 +13,7 @@ use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::rmap::{Unmapped, Walk};
 use crate::page::{Page, PageFlags};
 use crate::pfn::{Order, Pfn};
+use crate::phys::PhysicalMemory;
 use crate::swap::SlotNr;
 
 /// Pages unmapped and not yet copied. Ends with [`Mm::finish_migration`] or [`Mm::abort_migration`]; until then the
@@ -76,6 +77,39 @@ enum Setback {
     Split,
 }
 
+/// Which pages a batch takes, one after the other, and where they go.
+pub(crate) trait Route {
+    /// The next page in use. None comes up twice.
+    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse>;
+
+    /// The last page that came up did not get under way, and comes up again.
+    fn step_back(&mut self, order: Order);
+
+    /// A frame of that size for the next page; `None` when there is none to be had.
+    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn>;
+
+    /// So many frames have moved.
+    fn moved(&mut self, nr_pages: u32);
+}
+
+impl Route for IsolatedBlock {
+    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse> {
+        phys.next_in_use(self)
+    }
+
+    fn step_back(&mut self, order: Order) {
+        self.cursor -= order.nr_pages();
+    }
+
+    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn> {
+        phys.alloc_pages(cpu, Gfp::SPARE, order).ok()
+    }
+
+    fn moved(&mut self, nr_pages: u32) {
+        self.moved_pages += nr_pages;
+    }
+}
+
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Moves pages off an isolated block, about `budget_pages` 4 KiB pages' worth: at least one page, and a huge page
     /// counts 512. One flush in all.
@@ -86,6 +120,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// Unmaps the next pages of an isolated block wherever they are mapped, with a destination for each.
     pub fn begin_migration(&self, cpu: &Cpu, block: &mut IsolatedBlock, budget_pages: u32) -> MigrationBatch {
+        self.begin_moves(cpu, block, budget_pages)
+    }
+
+    /// As [`Mm::begin_migration`], along any route.
+    pub(crate) fn begin_moves(&self, cpu: &Cpu, route: &mut impl Route, budget_pages: u32) -> MigrationBatch {
         let mut batch = MigrationBatch {
             moves: Vec::new(),
             unmapped: Vec::new(),
@@ -96,21 +135,21 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let (mut flush, mut walk) = (FlushBatch::new(), Walk::default());
         let mut taken = 0;
         while taken < budget_pages.max(1) {
-            let Some(page) = self.phys.next_in_use(block) else {
+            let Some(page) = route.next_in_use(self.phys) else {
                 batch.end = BatchEnd::PassDone;
                 break;
             };
             let (pfn, order) = (page.pfn, page.order);
             let unmapped = &mut batch.unmapped;
-            match self.unmap_for_migration(cpu, page, &mut walk, &mut flush, unmapped) {
+            match self.unmap_for_migration(cpu, (page, route), &mut walk, &mut flush, unmapped) {
                 Ok(moving) => {
                     taken += order.nr_pages();
                     batch.moves.push(moving);
                 }
                 Err(Setback::Refused(reason)) => self.refuse(&mut batch, pfn, order, reason),
-                Err(Setback::Split) => block.cursor -= order.nr_pages(),
+                Err(Setback::Split) => route.step_back(order),
                 Err(Setback::NoMemory) => {
-                    block.cursor -= order.nr_pages();
+                    route.step_back(order);
                     batch.end = BatchEnd::NoMemory;
                     break;
                 }
@@ -129,6 +168,16 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         &self,
         cpu: &Cpu,
         block: &mut IsolatedBlock,
+        batch: MigrationBatch,
+    ) -> MigrateReport {
+        self.finish_moves(cpu, block, batch)
+    }
+
+    /// As [`Mm::finish_migration`], along any route.
+    pub(crate) fn finish_moves(
+        &self,
+        cpu: &Cpu,
+        route: &mut impl Route,
         mut batch: MigrationBatch,
     ) -> MigrateReport {
         batch.copy(&self.frames);
@@ -151,7 +200,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             entries = others;
             self.arrive(cpu, &moving, own);
             let order = moving.page.order;
-            block.moved_pages += order.nr_pages();
+            route.moved(order.nr_pages());
             let nr_pages = u64::from(order.nr_pages());
             self.phys.counts.pgmigrate_success.add(nr_pages);
             if order == Order::PAGEBLOCK {
@@ -202,7 +251,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     fn unmap_for_migration(
         &self,
         cpu: &Cpu,
-        page: InUse,
+        (page, route): (InUse, &mut impl Route),
         walk: &mut Walk,
         flush: &mut FlushBatch,
         unmapped: &mut Vec<Unmapped>,
@@ -214,7 +263,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 return Err(Setback::Refused(reason));
             }
         };
-        let Ok(to) = self.phys.alloc_pages(cpu, Gfp::SPARE, page.order) else {
+        let Some(to) = route.destination(self.phys, cpu, page.order) else {
             self.unlock_page(page.pfn, descriptor);
             return Err(self.split_for_migration(cpu, page));
         };

@@ -23,6 +23,7 @@ use crate::mm::Mm;
 use crate::pfn::{Order, Pfn};
 
 pub use batch::MigrationBatch;
+pub(crate) use batch::Route;
 
 /// What a batch did.
 #[must_use = "refused pages keep the block from going offline"]

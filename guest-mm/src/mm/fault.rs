@@ -83,6 +83,8 @@ pub(crate) enum Step {
     Done(FaultOutcome),
     /// This huge page must be split first, without the lock.
     Split(ToSplit),
+    /// There was no pageblock: memory is to be compacted, without the lock.
+    Compact,
 }
 
 /// What the page is wanted for.
@@ -111,8 +113,10 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             Access::Read | Access::Execute => Want::Look,
         };
         let mut is_counted = false;
+        let mut has_compacted = false;
         loop {
             let mut space = found.lock();
+            space.may_compact = !has_compacted && self.compacts_for_fault();
             let vma = area_for(&mut space, va)?;
             if !vma.prot.permits(access) {
                 return Err(FaultError::Protection { va, access });
@@ -128,6 +132,11 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
                     if let Some(wait) = self.split_for_fault(cpu, page)? {
                         return Ok(FaultOutcome::Locked(wait));
                     }
+                }
+                Step::Compact => {
+                    drop(space);
+                    self.compact_direct(cpu, Gfp::SPARE, Order::PAGEBLOCK);
+                    has_compacted = true;
                 }
             }
         }
@@ -173,6 +182,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             if self.map_huge(cpu, space, va, vma) {
                 self.phys.counts.thp_fault_alloc.add(1);
                 return Ok(Step::Done(FaultOutcome::MappedHuge));
+            }
+            if space.may_compact {
+                return Ok(Step::Compact);
             }
             self.phys.counts.thp_fault_fallback.add(1);
         }

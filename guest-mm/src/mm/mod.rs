@@ -26,6 +26,7 @@ use alloc::sync::Arc;
 
 use guest_sync::Cpu;
 
+use crate::compact::Defrag;
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::page::{Page, PageFlags};
 use crate::pagetable::{Entry, Tables};
@@ -70,6 +71,7 @@ pub struct Mm<'m, F, M> {
     dirty: Dirty,
     page_waits: PageWaits,
     fault_around: Order,
+    pub(crate) defrag: Defrag,
     zero_page: Option<Pfn>,
 }
 
@@ -88,6 +90,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             dirty: Dirty::default(),
             page_waits: PageWaits::default(),
             fault_around: Order::new(4).expect("16 pages"),
+            defrag: Defrag::Always,
             zero_page: None,
         }
     }

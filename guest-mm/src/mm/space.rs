@@ -55,6 +55,8 @@ pub(crate) struct SpaceState {
 pub(crate) struct Locked<'a> {
     pub(crate) table: PageTable,
     pub(crate) settling: &'a WaitQueue,
+    /// Who has locked it can let go of it to compact memory, and try again.
+    pub(crate) may_compact: bool,
     state: SpinGuard<'a, SpaceState>,
 }
 
@@ -112,6 +114,7 @@ impl AddressSpace {
         Locked {
             table: self.table,
             settling: &self.settling,
+            may_compact: false,
             state: self.state.lock(),
         }
     }

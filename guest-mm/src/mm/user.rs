@@ -201,6 +201,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     work(&self.frames, &space.table.find(&self.frames, va));
                     return Ok(());
                 }
+                Step::Compact => unreachable!("who copies does not let go of the address space for that"),
                 Step::Split(page) => {
                     drop(space);
                     if let Some(page) = self.split_for_fault(cpu, page).map_err(fault)? {

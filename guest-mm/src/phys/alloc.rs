@@ -138,6 +138,10 @@ impl PhysicalMemory<'_> {
         {
             return Ok(pfn);
         }
+        if order > Order::ZERO {
+            self.candidates(node, gfp)
+                .for_each(|zone| self.shortage.wake_compactor(zone.node(), order));
+        }
         Err(AllocError { order, gfp })
     }
 
@@ -153,7 +157,7 @@ impl PhysicalMemory<'_> {
     }
 
     /// The zones that the request may use, in the order in which they are tried.
-    fn candidates(&self, node: NodeId, gfp: Gfp) -> impl Iterator<Item = &Zone> {
+    pub(crate) fn candidates(&self, node: NodeId, gfp: Gfp) -> impl Iterator<Item = &Zone> {
         let this_node = gfp.has(Gfp::THIS_NODE);
         self.zonelist(node).filter(move |zone| {
             zone.kind() <= gfp.highest_zone() && zone.is_populated() && (!this_node || zone.node() == node)

@@ -40,6 +40,8 @@ pub(crate) struct Shortage {
     /// By highest zone and order; greater orders are with the last.
     queues: [[WaitQueue; NR_ORDERS]; NR_ZONES],
     daemons: Box<[Daemon]>,
+    /// Those that compact.
+    compactors: Box<[Daemon]>,
 }
 
 impl Shortage {
@@ -52,6 +54,7 @@ impl Shortage {
             nr_waiting: AtomicU32::new(0),
             queues: array::from_fn(|_| ROOM.map(WaitQueue::with_room)),
             daemons: (0..nr_nodes).map(daemon).collect(),
+            compactors: (0..nr_nodes).map(daemon).collect(),
         }
     }
 
@@ -83,13 +86,32 @@ impl Shortage {
 
     /// Memory of the node runs low, and a chunk of `order` was wanted.
     pub(crate) fn wake_daemon(&self, node: NodeId, order: Order) {
-        let daemon = &self.daemons[node.index()];
-        let known = daemon.wanted.load(Ordering::Relaxed);
+        self.daemons[node.index()].wake(order);
+    }
+
+    /// A chunk of `order` was wanted of the node, which has none.
+    pub(crate) fn wake_compactor(&self, node: NodeId, order: Order) {
+        self.compactors[node.index()].wake(order);
+    }
+}
+
+impl Daemon {
+    fn wake(&self, order: Order) {
+        let known = self.wanted.load(Ordering::Relaxed);
         if known != NOTHING_WANTED && known >= order.number() {
             return;
         }
-        daemon.wanted.store(order.number(), Ordering::Release);
-        daemon.wait.wake_one();
+        self.wanted.store(order.number(), Ordering::Release);
+        self.wait.wake_one();
+    }
+
+    /// Sleeps until it is woken; the largest order that was asked for since.
+    async fn until_wanted(&self) -> Order {
+        let look = || match self.wanted.swap(NOTHING_WANTED, Ordering::AcqRel) {
+            NOTHING_WANTED => None,
+            order => Order::new(order),
+        };
+        self.wait.until(look).await
     }
 }
 
@@ -132,12 +154,15 @@ impl PhysicalMemory<'_> {
     /// Sleeps until memory of the node has fallen below a `Low` watermark for some request; returns the largest order
     /// that was wanted. For one daemon a node.
     pub async fn daemon_wanted(&self, node: NodeId) -> Order {
-        let daemon = &self.shortage.daemons[node.index()];
-        let look = || match daemon.wanted.swap(NOTHING_WANTED, Ordering::AcqRel) {
-            NOTHING_WANTED => None,
-            order => Order::new(order),
-        };
-        daemon.wait.until(look).await
+        self.shortage.daemons[node.index()].until_wanted().await
+    }
+
+    /// Sleeps until a request for more than one frame has failed that the node could have served; returns the largest order that was
+    /// wanted. For one daemon a node (Linux `kcompactd`).
+    pub async fn compaction_wanted(&self, node: NodeId) -> Order {
+        let order = self.shortage.compactors[node.index()].until_wanted().await;
+        self.counts.compact_daemon_wake.add(1);
+        order
     }
 
     /// Lets everybody look who waits for memory, after what CPUs keep at hand was given back. For daemons, and whoever

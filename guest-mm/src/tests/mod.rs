@@ -1,5 +1,6 @@
 //! Tests over several layers: each against a plain model, with `validate()` after every step.
 
+mod compaction;
 mod failures;
 mod files;
 mod fork;

@@ -28,12 +28,12 @@ impl Section {
 
     fn validate_tags(&self, table: &FrameTable<'_>, zone: &Zone, number: u32) -> Result<(), Invalid> {
         let expected = Tag::new(ZoneIndex::of(zone.node(), zone.kind()), number);
-        for pfn in self.range.iter().step_by(PAGEBLOCK_NR_PAGES as usize) {
+        let pageblocks = self.range.iter().step_by(PAGEBLOCK_NR_PAGES as usize);
+        for (pfn, pageblock) in pageblocks.zip(&self.pageblocks) {
             let tag = table.tags.at(pfn);
+            let is_isolated = self.admission == Admission::Isolated || pageblock.withdrawn;
             let fits = tag.is_some_and(|tag| {
-                tag.zone() == expected.zone()
-                    && tag.section() == number
-                    && tag.is_isolated() == (self.admission == Admission::Isolated)
+                tag.zone() == expected.zone() && tag.section() == number && tag.is_isolated() == is_isolated
             });
             ensure!(fits, "{pfn} of section {number} is tagged {tag:?}");
         }

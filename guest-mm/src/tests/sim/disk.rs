@@ -28,7 +28,7 @@ impl Sim<'_> {
                 break;
             }
         }
-        if !self.is_ending.get() && self.one_in(30) {
+        if !self.is_ending.get() && self.one_in(8) {
             let block = BlockNr(self.below(BLOCKS.into()) % 64);
             let fault = if self.one_in(2) { Fault::Read } else { Fault::Write };
             self.disk.break_block(fault, block);

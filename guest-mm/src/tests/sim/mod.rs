@@ -9,6 +9,7 @@
 //! A failure names its seed. `SIM_SEED=N cargo nextest run -p guest-mm sim` repeats it, `SIM_SEEDS=N` runs seeds 0 to N-1 instead of the
 //! few that are run otherwise.
 
+mod compactor;
 mod disk;
 mod executor;
 mod mover;
@@ -40,7 +41,7 @@ const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
 const SEEDS: u64 = 8;
 /// Turns of tasks for each seed, before everybody is told to end.
-const TURNS: u32 = 700;
+const TURNS: u32 = 1000;
 /// A frame that is reserved on the test machine.
 const ZERO_PAGE: Pfn = Pfn::new(300);
 
@@ -70,6 +71,7 @@ struct Seen {
     injected: Cell<u32>,
     io_errors: Cell<u32>,
     reclaimed: Cell<u32>,
+    compacted: Cell<u32>,
 }
 
 fn count(cell: &Cell<u32>, more: u32) {
@@ -140,6 +142,7 @@ fn run(seed: u64) -> Seen {
     }
     let mut executor = Executor::default();
     executor.spawn(mover::live(&sim));
+    executor.spawn(compactor::live(&sim));
     let mut turns = 0;
     while executor.has_tasks() {
         sim.is_ending.set(turns >= TURNS);
@@ -208,6 +211,7 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         ("requests failed on purpose", total(|seen| &seen.injected)),
         ("errors of the disk met", total(|seen| &seen.io_errors)),
         ("pages reclaimed", total(|seen| &seen.reclaimed)),
+        ("pages compacted", total(|seen| &seen.compacted)),
     ];
     for (what, times) in summary {
         eprintln!("{what}: {times}");
