@@ -76,6 +76,37 @@ fn a_damaged_image_is_named_and_never_changed() {
 }
 
 #[test]
+fn the_programs_of_the_built_in_guest_can_be_had_alone_and_in_an_image() {
+    let home = Home::new();
+    let (file, image) = (home.files().join("programs"), home.files().join("root.img"));
+    home.run(["disk", "programs", file.to_str().unwrap()]).success();
+    let executable = fs::read(&file).unwrap();
+    assert!(executable.starts_with(b"\x7fELF\x02\x01\x01"));
+    let (image, tree) = (image.to_str().unwrap(), tree(&home.files()));
+    let arguments = [
+        "disk",
+        "make",
+        image,
+        "--size",
+        "8M",
+        "--from",
+        &tree,
+        "--programs",
+    ];
+    home.run(arguments).success();
+    let listed = home.run(["disk", "list", image, "/bin", "--json"]).success();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let listed = listed.as_array().unwrap();
+    assert!(listed.iter().any(|entry| entry["name"] == "hog"), "{listed:?}");
+    // One file with all of the names.
+    for entry in listed {
+        assert_eq!(entry["size"], executable.len(), "{entry}");
+        assert_eq!(entry["links"], listed.len(), "{entry}");
+    }
+    home.run(["disk", "check", image]).success();
+}
+
+#[test]
 fn what_cannot_be_an_image_leaves_what_was_there() {
     let home = Home::new();
     let files = home.files();

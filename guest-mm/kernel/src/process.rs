@@ -7,7 +7,7 @@ use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::activity;
 use crate::machine::cpu::this_cpu;
-use crate::machine::image;
+use crate::machine::image::{self, PROGRAMS};
 use crate::machine::nucleus::{Context, Trap};
 use crate::machine::object_cache::{CacheBox, ObjectCache};
 use crate::syscall::{self, Outcome};
@@ -23,9 +23,6 @@ use guest_mm::slab::NoObject;
 use guest_mm::{Backing, Entry, FixedMapping, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
 use guest_programs::abi::{Error, KILLED};
 use guest_sync::{CpuId, SpinLock};
-
-/// All programs (package guest-programs), built by build.rs.
-static PROGRAMS: &[u8] = include_bytes!(env!("GUEST_PROGRAMS"));
 
 /// Where a program's segments may lie. Its stack is above them.
 const PROGRAM_ADDRESSES: core::ops::Range<u64> = 0x40_0000..SEGMENTS_END;
@@ -321,7 +318,7 @@ fn kill(program: &Program, context: &Context, why: fmt::Arguments<'_>) -> State 
 
 /// A new address space with the executable and a stack in it, and the registers to start with.
 fn load(mm: &Memory) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
-    let executable = Executable::parse(PROGRAMS, PROGRAM_ADDRESSES).map_err(LoadError::File)?;
+    let executable = Executable::parse(&PROGRAMS, PROGRAM_ADDRESSES).map_err(LoadError::File)?;
     let nucleus = Pfn::containing(image::nucleus()).ok_or(LoadError::File(ElfError::Truncated))?;
     let bits = Entry::PRESENT | Entry::WRITABLE | Entry::HUGE | Entry::ACCESSED | Entry::DIRTY;
     let fixed = FixedMapping::Leaf {

@@ -5,6 +5,14 @@
 #[cfg(test)]
 extern crate std;
 
+/// The programs: what a word of a command line can name, alone or at the end of a path.
+pub const NAMES: [&str; 5] = ["crash", "family", "hog", "stress", "trespass"];
+
+/// The name of the program in the first word of a command line, which may be a path.
+pub fn name_of(word: &str) -> &str {
+    word.rsplit('/').next().unwrap_or(word)
+}
+
 pub mod abi;
 pub mod options;
 pub mod pattern;

@@ -30,7 +30,7 @@ fn main() -> u64 {
         return 2;
     };
     let mut arguments = text.split_terminator('\0');
-    match arguments.next() {
+    match arguments.next().map(guest_programs::name_of) {
         Some("family") => family::main(arguments),
         Some("hog") => hog::main(arguments),
         Some("stress") => stress::main(arguments),

@@ -1,6 +1,6 @@
 //! Where the parts of this image lie: the linker script's symbols (guest.ld).
 
-#![expect(unsafe_code, reason = "names the linker script's symbols")]
+#![expect(unsafe_code, reason = "names the linker script's symbols, and a section")]
 
 use core::ops::Range;
 
@@ -12,6 +12,12 @@ unsafe extern "C" {
     safe static boot_stacks: u8;
     safe static image_end: u8;
 }
+
+/// All programs (package guest-programs), built by build.rs: in a section of their own, in which the VMM finds them
+/// (`ballast disk programs`).
+#[unsafe(link_section = ".guest_programs")]
+pub(crate) static PROGRAMS: [u8; include_bytes!(env!("GUEST_PROGRAMS")).len()] =
+    *include_bytes!(env!("GUEST_PROGRAMS"));
 
 macro_rules! address_of {
     ($symbol:ident) => {

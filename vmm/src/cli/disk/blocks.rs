@@ -18,6 +18,8 @@ pub(super) enum ImageError {
     FileSystem { path: PathBuf, source: FsError },
     #[error("{path:?} is neither a file nor a directory")]
     Special { path: PathBuf },
+    #[error("there are no programs in the built-in guest")]
+    NoPrograms,
     #[error("an image without a size: {0}")]
     Size(#[source] io::Error),
 }

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::table::Table;
 use super::{Failure, Status, print, print_json};
+use crate::boot::built_in;
 use crate::spec::{ByteSize, parse_size};
 use blocks::{FileBlocks, ImageError};
 
@@ -26,6 +27,7 @@ use blocks::{FileBlocks, ImageError};
 #[command(after_help = "\
 Examples:
   ballast disk make data.img --size 64M --from ./tree
+  ballast disk make root.img --size 64M --programs
   ballast disk swap swap.img --size 256M
   ballast disk list data.img /
   ballast disk cat data.img /log/today
@@ -49,6 +51,14 @@ enum What {
         /// Directory whose files and directories are copied into it
         #[arg(long, value_name = "DIRECTORY")]
         from: Option<PathBuf>,
+        /// Put the built-in guest's programs into its directory /bin
+        #[arg(long)]
+        programs: bool,
+    },
+    /// Write the executable with all of the built-in guest's programs; which one it becomes its own name decides
+    Programs {
+        /// File to write; an existing one is replaced
+        file: PathBuf,
     },
     /// Make an image with a swap area; an existing file is replaced once the new one is complete
     Swap {
@@ -106,7 +116,13 @@ enum DiskError {
 impl Disk {
     pub(super) fn run(&self) -> Result<Status, Failure> {
         match &self.what {
-            What::Make { image, size, from } => make(image, size, from.as_deref()),
+            What::Make {
+                image,
+                size,
+                from,
+                programs,
+            } => make(image, size, from.as_deref(), *programs),
+            What::Programs { file } => programs(file),
             What::Swap { image, size } => swap(image, size),
             What::List { image, path, json } => list(image, path, *json),
             What::Cat { image, path } => cat(image, path),
@@ -115,7 +131,7 @@ impl Disk {
     }
 }
 
-fn make(image: &Path, size: &str, from: Option<&Path>) -> Result<Status, Failure> {
+fn make(image: &Path, size: &str, from: Option<&Path>, programs: bool) -> Result<Status, Failure> {
     let size = parse_size(size).map_err(Failure::usage)?;
     blocks::replace(image, |file| {
         let volume = run(Volume::format(FileBlocks::new(file, size)?));
@@ -123,10 +139,27 @@ fn make(image: &Path, size: &str, from: Option<&Path>) -> Result<Status, Failure
         if let Some(from) = from {
             tree::copy(from, &mut volume)?;
         }
+        if programs {
+            let added = run(tree::add_programs(&mut volume, built_in_programs()?));
+            added.map_err(|error| ImageError::make(Path::new("/bin"), error))?;
+        }
         run(volume.commit()).map_err(|error| ImageError::make(image, error))
     })
     .map_err(Failure::run_time)?;
     Ok(Status::Done)
+}
+
+fn programs(file: &Path) -> Result<Status, Failure> {
+    blocks::replace(file, |mut to| {
+        to.write_all(built_in_programs()?)
+            .map_err(|source| ImageError::file(file, source))
+    })
+    .map_err(Failure::run_time)?;
+    Ok(Status::Done)
+}
+
+fn built_in_programs() -> Result<&'static [u8], ImageError> {
+    built_in::programs().ok_or(ImageError::NoPrograms)
 }
 
 fn swap(image: &Path, size: &str) -> Result<Status, Failure> {

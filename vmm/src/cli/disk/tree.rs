@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use guest_mm::fs::pagefs::{FsError, InodeNr, Kind, Name, Volume, run};
+use guest_mm::fs::pagefs::{Blocks, FsError, InodeNr, Kind, Name, Volume, run};
 
 use super::blocks::{FileBlocks, ImageError};
 use super::sorted;
@@ -31,6 +31,31 @@ fn copy_into(from: &Path, volume: &mut Volume<FileBlocks>, to: InodeNr) -> Resul
             run(volume.write_file(file, &bytes)).map_err(inside)?;
         } else {
             return Err(ImageError::Special { path });
+        }
+    }
+    Ok(())
+}
+
+/// Puts the executable with all programs into `/bin`, under the name of each: one file with many names.
+pub(super) async fn add_programs<B: Blocks>(
+    volume: &mut Volume<B>,
+    executable: &[u8],
+) -> Result<(), FsError> {
+    let bin = Name::new(b"bin")?;
+    let directory = match volume.lookup(InodeNr::ROOT, &bin).await {
+        Err(FsError::NotFound) => volume.create(InodeNr::ROOT, &bin, Kind::Directory).await?,
+        there => there?,
+    };
+    let mut file = None;
+    for name in guest_programs::NAMES {
+        let name = Name::new(name.as_bytes())?;
+        match file {
+            Some(file) => volume.link(directory, &name, file).await?,
+            None => {
+                let new = volume.create(directory, &name, Kind::File).await?;
+                volume.write_file(new, executable).await?;
+                file = Some(new);
+            }
         }
     }
     Ok(())
