@@ -19,7 +19,7 @@ fn file(mm: &TestMm<'_>, size: u64) -> MappingId {
 fn read(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, len: usize) -> Result<Vec<u8>, FileError> {
     let mut bytes = vec![0; len];
     let mut ahead = ReadAhead::default();
-    let to = async |done: usize, piece: &[u8]| {
+    let to = |done: usize, piece: &[u8]| {
         bytes[done..done + piece.len()].copy_from_slice(piece);
         Ok(())
     };
@@ -29,7 +29,7 @@ fn read(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, len: usize) -> Result<V
 }
 
 fn write(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, bytes: &[u8]) -> Result<usize, FileError> {
-    let from = async |done: usize, piece: &mut [u8]| {
+    let from = |done: usize, piece: &mut [u8]| {
         piece.copy_from_slice(&bytes[done..done + piece.len()]);
         Ok(())
     };
@@ -167,7 +167,7 @@ fn dirty_pages_are_written_when_they_are_old_or_many_and_who_writes_more_waits()
     assert!(!mm.is_dirty(old) && mm.is_dirty(new));
     let limit = mm.dirty_limits().limit;
     let many = usize::try_from(limit).unwrap() + 50;
-    let from = async |_: usize, piece: &mut [u8]| {
+    let from = |_: usize, piece: &mut [u8]| {
         piece.fill(5);
         Ok(())
     };
@@ -183,4 +183,19 @@ fn dirty_pages_are_written_when_they_are_old_or_many_and_who_writes_more_waits()
         fs.work();
     }
     assert_eq!(read(&fs, new, 0, 1).unwrap(), [5]);
+}
+
+#[test]
+fn what_waits_for_files_may_go_on_on_another_cpu() {
+    fn can_move<T: Send>(_: &T) {}
+    machine!(mm, cpu, 512, 2);
+    let _ = &cpu;
+    let id = file(&mm, 0);
+    let here: fn() -> &'static guest_sync::Cpu = || panic!("never called");
+    can_move(&mm.truncate(here, id, 0));
+    can_move(&mm.sync(here, id));
+    can_move(&mm.set_private(here, id, 0, 1));
+    let mut ahead = ReadAhead::default();
+    let to = (crate::SpaceId(core::num::NonZeroU32::MIN), 0);
+    can_move(&mm.read_file_to_user(here, id, &mut ahead, (0, 1), to));
 }

@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_programs_are_an_executable_of_their_own_in_the_image() {
         let programs = programs().unwrap();
-        assert!(programs.starts_with(b"\x7fELF\x02\x01\x01") && programs.len() % 8 == 0);
+        assert!(programs.starts_with(b"\x7fELF\x02\x01\x01") && programs.len().is_multiple_of(8));
         // Each is known by its name, which the executable compares its first word with.
         for name in guest_programs::NAMES {
             let is_there = programs.windows(name.len()).any(|bytes| bytes == name.as_bytes());

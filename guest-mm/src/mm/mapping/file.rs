@@ -12,6 +12,7 @@ use super::{
     Content, FileError, FileSystem, LockedPage, Mapping, MappingId, PageLookup, ReadAhead, index_of,
 };
 use crate::frames::{Frames, Mmu, SpaceId};
+use crate::mempool::ThisCpu;
 use crate::mm::{CopyError, Mm, PageWait};
 use crate::page::PageFlags;
 use crate::pfn::{PAGE_BYTES, PAGE_SIZE, Pfn};
@@ -20,6 +21,14 @@ use crate::pfn::{PAGE_BYTES, PAGE_SIZE, Pfn};
 enum Readable {
     /// It has its contents, and this is a reference to it.
     Page(Pfn),
+    Wait(PageWait),
+}
+
+/// How far the writing of a piece is.
+enum Writing {
+    Done,
+    /// The file system has to find a block for the page first.
+    NoBlock,
     Wait(PageWait),
 }
 
@@ -33,18 +42,18 @@ struct Piece {
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Reads up to `len` bytes of a file from `offset` on, as far as the file goes, and gives them to `to` in pieces of at most a page, with
-    /// the number of bytes before them. Pages that are missing are read in, and some ahead of the reader. Returns how many bytes
-    /// were read.
+    /// the number of bytes before them. What that finds locked ([`CopyError::Locked`]) is waited for, and it is called again. Pages that
+    /// are missing are read in, and some ahead of the reader. Returns how many bytes were read.
     ///
     /// # Errors
     /// What stopped it before the first byte; later, what was read before counts.
     pub async fn read_file(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         id: MappingId,
         ahead: &mut ReadAhead,
         (offset, len): (u64, usize),
-        mut to: impl AsyncFnMut(usize, &[u8]) -> Result<(), FileError>,
+        mut to: impl FnMut(usize, &[u8]) -> Result<(), FileError>,
     ) -> Result<usize, FileError> {
         let mapping = self.mapping(id)?;
         let mut buffer = page_buffer()?;
@@ -60,7 +69,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let part = &mut buffer[..piece.len];
             let mut outcome = self.read_piece(cpu, &mapping, ahead, &piece, part).await;
             if outcome.is_ok() {
-                outcome = to(done, part).await;
+                outcome = self.copied(|| to(done, part)).await;
             }
             match outcome {
                 Ok(()) => done += piece.len,
@@ -81,11 +90,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// What stopped it before the first byte; later, what was written before counts.
     pub async fn write_file(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         id: MappingId,
         fs: &impl FileSystem,
         (offset, len): (u64, usize),
-        mut from: impl AsyncFnMut(usize, &mut [u8]) -> Result<(), FileError>,
+        mut from: impl FnMut(usize, &mut [u8]) -> Result<(), FileError>,
     ) -> Result<usize, FileError> {
         let mapping = self.mapping(id)?;
         let mut buffer = page_buffer()?;
@@ -106,7 +115,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 self.until_may_dirty().await;
             }
             let part = &mut buffer[..piece.len];
-            let mut outcome = from(done, part).await;
+            let mut outcome = self.copied(|| from(done, part)).await;
             if outcome.is_ok() {
                 outcome = self.write_piece(cpu, &mapping, fs, &piece, part).await;
             }
@@ -125,17 +134,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// As there; [`FileError::Copy`] where the program's own store would fail.
     pub async fn read_file_to_user(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         id: MappingId,
         ahead: &mut ReadAhead,
         (offset, len): (u64, usize),
         (space, va): (SpaceId, u64),
     ) -> Result<usize, FileError> {
-        let to = async |done: usize, bytes: &[u8]| loop {
-            match self.write_user(cpu, space, va.wrapping_add(done as u64), bytes) {
-                Err(CopyError::Locked { page, .. }) => self.until_unlocked(page).await,
-                outcome => return outcome.map_err(FileError::from),
-            }
+        let to = |done: usize, bytes: &[u8]| {
+            let written = self.write_user(cpu.this_cpu(), space, va.wrapping_add(done as u64), bytes);
+            written.map_err(FileError::from)
         };
         self.read_file(cpu, id, ahead, (offset, len), to).await
     }
@@ -146,24 +153,32 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// As there; [`FileError::Copy`] where the program's own load would fail.
     pub async fn write_file_from_user(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         id: MappingId,
         fs: &impl FileSystem,
         (offset, len): (u64, usize),
         (space, va): (SpaceId, u64),
     ) -> Result<usize, FileError> {
-        let from = async |done: usize, bytes: &mut [u8]| loop {
-            match self.read_user(cpu, space, va.wrapping_add(done as u64), bytes) {
-                Err(CopyError::Locked { page, .. }) => self.until_unlocked(page).await,
-                outcome => return outcome.map_err(FileError::from),
-            }
+        let from = |done: usize, bytes: &mut [u8]| {
+            let read = self.read_user(cpu.this_cpu(), space, va.wrapping_add(done as u64), bytes);
+            read.map_err(FileError::from)
         };
         self.write_file(cpu, id, fs, (offset, len), from).await
     }
 
+    /// Repeats a copy from or to the caller's memory until it needs no page that somebody else has locked.
+    async fn copied(&self, mut copy: impl FnMut() -> Result<(), FileError>) -> Result<(), FileError> {
+        loop {
+            match copy() {
+                Err(FileError::Copy(CopyError::Locked { page, .. })) => self.until_unlocked(page).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     async fn read_piece(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         mapping: &Arc<Mapping>,
         ahead: &mut ReadAhead,
         piece: &Piece,
@@ -171,15 +186,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Result<(), FileError> {
         let is_there = mapping.lock().tree.get(piece.index).is_some();
         if let Some((first, nr)) = ahead.read(piece.index, is_there) {
-            self.read_ahead_of(cpu, mapping, first, nr);
+            self.read_ahead_of(cpu.this_cpu(), mapping, first, nr);
         }
         loop {
-            match self.find_readable(cpu, mapping, piece.index)? {
+            match self.find_readable(cpu.this_cpu(), mapping, piece.index)? {
                 Readable::Wait(wait) => self.until_unlocked(wait).await,
                 Readable::Page(pfn) => {
                     self.frames.read_bytes(pfn, piece.offset, bytes);
                     self.mark_accessed(pfn, self.mapped_page(pfn));
-                    self.phys.put_page(cpu, pfn);
+                    self.phys.put_page(cpu.this_cpu(), pfn);
                     return Ok(());
                 }
             }
@@ -210,29 +225,38 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     async fn write_piece(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         mapping: &Arc<Mapping>,
         fs: &impl FileSystem,
         piece: &Piece,
         bytes: &[u8],
     ) -> Result<(), FileError> {
         loop {
-            let wait = match self.lock_or_create(cpu, mapping, piece.index)? {
-                PageLookup::Absent => return Err(FileError::OutOfMemory),
-                PageLookup::Wait(wait) => wait,
-                PageLookup::Locked(page) if !page.has_backing() => {
-                    drop(page);
-                    fs.prepare_write(mapping.id, piece.index).await?;
-                    continue;
-                }
-                PageLookup::Locked(page) if page.is_up_to_date() || is_all(mapping, piece) => {
-                    self.fill(&page, piece, bytes);
-                    return Ok(());
-                }
-                PageLookup::Locked(page) if page.take_error() => return Err(FileError::Io),
-                PageLookup::Locked(page) => page.read(),
-            };
-            self.until_unlocked(wait).await;
+            match self.try_write_piece(cpu.this_cpu(), mapping, piece, bytes)? {
+                Writing::Done => return Ok(()),
+                Writing::NoBlock => fs.prepare_write(mapping.id, piece.index).await?,
+                Writing::Wait(wait) => self.until_unlocked(wait).await,
+            }
+        }
+    }
+
+    fn try_write_piece(
+        &self,
+        cpu: &Cpu,
+        mapping: &Arc<Mapping>,
+        piece: &Piece,
+        bytes: &[u8],
+    ) -> Result<Writing, FileError> {
+        match self.lock_or_create(cpu, mapping, piece.index)? {
+            PageLookup::Absent => Err(FileError::OutOfMemory),
+            PageLookup::Wait(wait) => Ok(Writing::Wait(wait)),
+            PageLookup::Locked(page) if !page.has_backing() => Ok(Writing::NoBlock),
+            PageLookup::Locked(page) if page.is_up_to_date() || is_all(mapping, piece) => {
+                self.fill(&page, piece, bytes);
+                Ok(Writing::Done)
+            }
+            PageLookup::Locked(page) if page.take_error() => Err(FileError::Io),
+            PageLookup::Locked(page) => Ok(Writing::Wait(page.read())),
         }
     }
 

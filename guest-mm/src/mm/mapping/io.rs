@@ -13,6 +13,7 @@ use guest_sync::{Cpu, SpinLock};
 use super::{FileSystem, Mapping, MappingId};
 use crate::disk::IoError;
 use crate::frames::{Frames, Mmu};
+use crate::mempool::ThisCpu;
 use crate::mm::Mm;
 use crate::page::PageFlags;
 use crate::pfn::{PAGE_BYTES, PAGE_SIZE, Pfn};
@@ -141,12 +142,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Has a file system carry out a request, and ends it.
-    pub async fn serve_file_io(&self, cpu: &Cpu, io: FileIo, fs: &impl FileSystem) {
+    pub async fn serve_file_io(&self, cpu: impl ThisCpu + Copy, io: FileIo, fs: &impl FileSystem) {
         let result = match io.direction() {
             IoDirection::Read => fs.readpage(&io).await,
             IoDirection::Write => fs.writepage(&io).await,
         };
-        self.end_file_io(cpu, io, result);
+        self.end_file_io(cpu.this_cpu(), io, result);
     }
 
     /// What the file system has on a page of a request, counted from 0: its block.

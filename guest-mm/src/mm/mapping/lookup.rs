@@ -8,6 +8,7 @@ use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, Why
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::lru::LruList;
+use crate::mempool::ThisCpu;
 use crate::mm::{Mm, PageWait};
 use crate::page::PageFlags;
 use crate::pfn::{Order, Pfn};
@@ -70,13 +71,13 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// When there is no such mapping.
     pub async fn set_private(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         id: MappingId,
         index: u32,
         private: u32,
     ) -> Result<bool, FileError> {
         loop {
-            let wait = match self.lock_page(cpu, id, index)? {
+            let wait = match self.lock_page(cpu.this_cpu(), id, index)? {
                 PageLookup::Absent => return Ok(false),
                 PageLookup::Wait(wait) => wait,
                 PageLookup::Locked(page) => {

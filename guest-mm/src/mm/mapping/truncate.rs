@@ -6,6 +6,7 @@ use guest_sync::Cpu;
 
 use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, PageLookup, index_of};
 use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::mempool::ThisCpu;
 use crate::mm::Mm;
 use crate::mm::rmap::Walk;
 use crate::pfn::PAGE_SIZE;
@@ -18,7 +19,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// # Errors
     /// When there is no such mapping, or its last page cannot be read, for which there must be memory. The size may have changed then,
     /// and a second call brings it to an end.
-    pub async fn truncate(&self, cpu: &Cpu, id: MappingId, size: u64) -> Result<(), FileError> {
+    pub async fn truncate(
+        &self,
+        cpu: impl ThisCpu + Copy,
+        id: MappingId,
+        size: u64,
+    ) -> Result<(), FileError> {
         let mapping = self.mapping(id)?;
         index_of(size).ok_or(FileError::TooLarge)?;
         let old = mapping.lock().size;
@@ -37,7 +43,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Takes all pages from `first` on out of a mapping.
-    async fn drop_pages(&self, cpu: &Cpu, mapping: &Arc<Mapping>, first: u32) {
+    async fn drop_pages(&self, cpu: impl ThisCpu + Copy, mapping: &Arc<Mapping>, first: u32) {
         let mut next = Some(first);
         while let Some(from) = next {
             let Some((index, content)) = mapping.lock().tree.first_from(from) else {
@@ -45,14 +51,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             };
             let wait = match content {
                 Content::Slot(_) => {
-                    self.drop_slot(cpu, mapping, index);
+                    self.drop_slot(cpu.this_cpu(), mapping, index);
                     None
                 }
-                Content::Page(_) => match self.lock_page_of(cpu, mapping, index) {
+                Content::Page(_) => match self.lock_page_of(cpu.this_cpu(), mapping, index) {
                     PageLookup::Absent => None,
                     PageLookup::Wait(wait) => Some(wait),
                     PageLookup::Locked(page) => page.writeback().or_else(|| {
-                        self.drop_page(cpu, &page);
+                        self.drop_page(cpu.this_cpu(), &page);
                         None
                     }),
                 },
@@ -95,7 +101,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// becomes part of the file when that grows.
     pub(crate) async fn zero_tail(
         &self,
-        cpu: &Cpu,
+        cpu: impl ThisCpu + Copy,
         mapping: &Arc<Mapping>,
         size: u64,
     ) -> Result<(), FileError> {
@@ -107,7 +113,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             if is_shmem && mapping.lock().tree.get(index).is_none() {
                 return Ok(());
             }
-            let wait = match self.lock_or_create(cpu, mapping, index)? {
+            let wait = match self.lock_or_create(cpu.this_cpu(), mapping, index)? {
                 PageLookup::Absent => continue,
                 PageLookup::Wait(wait) => wait,
                 PageLookup::Locked(page) if page.is_up_to_date() => {

@@ -7,6 +7,7 @@ use guest_sync::Cpu;
 
 use super::{Content, FileError, FileIo, LockedPage, Mapping, MappingId, PageLookup, WhyWrite};
 use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::mempool::ThisCpu;
 use crate::mm::rmap::Walk;
 use crate::mm::zap::flush_of;
 use crate::mm::{Mm, PageWait};
@@ -54,7 +55,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ///
     /// # Errors
     /// [`FileError::Io`] when a page could not be written; it is dirty again.
-    pub async fn sync(&self, cpu: &Cpu, id: MappingId) -> Result<(), FileError> {
+    pub async fn sync(&self, cpu: impl ThisCpu + Copy, id: MappingId) -> Result<(), FileError> {
         let mapping = self.mapping(id)?;
         if mapping.kind.is_file() {
             self.write_all(cpu, &mapping).await;
@@ -109,11 +110,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Begins to write all that is dirty now.
-    async fn write_all(&self, cpu: &Cpu, mapping: &Arc<Mapping>) {
+    async fn write_all(&self, cpu: impl ThisCpu + Copy, mapping: &Arc<Mapping>) {
         mapping.lock().tag_for_writing();
         let mut next = Some(0);
         while let Some(from) = next {
-            let step = self.write_tagged(cpu, mapping, (from, u32::MAX), Busy::Stop);
+            let step = self.write_tagged(cpu.this_cpu(), mapping, (from, u32::MAX), Busy::Stop);
             next = step.next;
             if let Some(wait) = step.wait {
                 self.until_unlocked(wait).await;
