@@ -256,7 +256,7 @@ fn copy_error(error: CopyError) -> Error {
             error: FaultError::OutOfMemory,
             ..
         } => Error::NoMemory,
-        CopyError::Fault { .. } | CopyError::Locked { .. } => Error::Fault,
+        CopyError::Fault { .. } | CopyError::Locked { .. } | CopyError::NeedsBlock { .. } => Error::Fault,
     }
 }
 
@@ -264,6 +264,7 @@ fn map_error(error: MmapError) -> Error {
     match error {
         MmapError::NoRoom { .. } | MmapError::NoMemory => Error::NoMemory,
         MmapError::UnknownSpace(_)
+        | MmapError::UnknownMapping(_)
         | MmapError::BadRange { .. }
         | MmapError::BadFrames
         | MmapError::Occupied(_)

@@ -62,7 +62,7 @@ pub struct InUse {
     pub order: Order,
     /// Where programs have the page mapped, if they have.
     pub place: Option<AnonPlace>,
-    /// Whether it can be moved, and is held: a page of programs', or of the swap cache.
+    /// Whether it can be moved, and is held: a page of programs', of the swap cache, or of a file.
     pub is_held: bool,
     /// The pin, if it is pinned.
     pub pinned_by: Option<&'static str>,
@@ -231,7 +231,8 @@ impl PhysicalMemory<'_> {
         let page = self.table.page(pfn);
         // Nothing new enters the block, so what is still in use once it is held is what was found.
         let place = page.anon_place();
-        let is_cached = page.flags().has(PageFlags::SWAPCACHE);
+        let flags = page.flags();
+        let is_cached = flags.has(PageFlags::SWAPCACHE) || flags.has(PageFlags::FILE);
         let is_held = (place.is_some() || is_cached) && page.try_reference();
         let pinned = page.flags().has(PageFlags::PINNED);
         InUse {

@@ -133,7 +133,8 @@ impl Source<'_> {
         while let Some((head, _)) = self.phys.next_head(self.range, self.home, &mut cursor) {
             let page = self.phys.table.page(head);
             let flags = page.flags();
-            let movable = page.anon_place().is_some() || flags.has(PageFlags::SWAPCACHE);
+            let movable =
+                page.anon_place().is_some() || flags.has(PageFlags::SWAPCACHE) || flags.has(PageFlags::FILE);
             if page.state() == PageState::Allocated && (!movable || flags.has(PageFlags::PINNED)) {
                 return false;
             }

@@ -58,14 +58,46 @@ struct Move {
     to: Pfn,
     /// How many entries it has.
     nr_entries: usize,
-    /// The swap cache has a reference too.
-    is_cached: bool,
+    home: Home,
+}
+
+/// Who has the page, besides entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// Nobody.
+    Entries,
+    /// The swap cache.
+    SwapCache,
+    /// A mapping, and the file system if it has something on it.
+    Mapping {
+        /// References of the file system's: 0 or 1.
+        private: u8,
+    },
+}
+
+impl Home {
+    fn of(page: &Page) -> Self {
+        let flags = page.flags();
+        if flags.has(PageFlags::FILE) {
+            let private = u8::from(flags.has(PageFlags::PRIVATE));
+            Self::Mapping { private }
+        } else if flags.has(PageFlags::SWAPCACHE) {
+            Self::SwapCache
+        } else {
+            Self::Entries
+        }
+    }
 }
 
 impl Move {
     /// References to the page that go with it.
     fn nr_references(&self) -> usize {
-        self.nr_entries + usize::from(self.is_cached)
+        let others = match self.home {
+            Home::Entries => 0,
+            Home::SwapCache => 1,
+            Home::Mapping { private } => 1 + usize::from(private),
+        };
+        self.nr_entries + others
     }
 }
 
@@ -268,8 +300,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Err(self.split_for_migration(cpu, page));
         };
         let nr_entries = self.unmap_page(cpu, (page.pfn, descriptor), walk, flush, unmapped);
-        let is_cached = descriptor.flags().has(PageFlags::SWAPCACHE);
-        if nr_entries == 0 && !(is_cached && descriptor.mapcount() == 0) {
+        let home = Home::of(descriptor);
+        if nr_entries == 0 && (home == Home::Entries || descriptor.mapcount() > 0) {
             // Gone meanwhile, or just being shared with a child.
             self.unlock_page(page.pfn, descriptor);
             self.phys.put_page(cpu, to);
@@ -280,7 +312,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             page,
             to,
             nr_entries,
-            is_cached,
+            home,
         })
     }
 
@@ -310,6 +342,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         // On its way to the disk: the disk reads this frame.
         if descriptor.flags().has(PageFlags::WRITEBACK) {
+            self.unlock_page(page.pfn, descriptor);
+            return Err(RefusalReason::Busy);
+        }
+        if !self.may_move(page.pfn, descriptor) {
             self.unlock_page(page.pfn, descriptor);
             return Err(RefusalReason::Busy);
         }
@@ -349,16 +385,17 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         // Who finds the new page in the swap cache waits until all is done.
         let locked = to.try_lock();
         debug_assert!(locked);
-        to.add_flags(PageFlags::ANON);
-        if let Some(place) = from.anon_place() {
-            self.set_anon(moving.to, place);
-        }
         for _ in 1..moving.nr_references() {
             // The first one's reference came with the frame.
             to.try_reference();
         }
-        (1..moving.nr_entries).for_each(|_| to.add_mapping());
-        self.arrive_in_cache(moving, from, to);
+        if matches!(moving.home, Home::Mapping { .. }) {
+            to.set_mapcount(from.mapcount());
+            self.arrive_in_mapping(from, moving.page.pfn, to, moving.to);
+        } else {
+            to.add_flags(PageFlags::ANON);
+            self.arrive_anonymous(moving, from, to);
+        }
         for entry in entries {
             self.map_again(cpu, entry, entry.entry.with_pfn(moving.to));
         }
@@ -374,9 +411,23 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.wake_waiters(moving.page.pfn);
     }
 
+    fn arrive_anonymous(&self, moving: &Move, from: &Page, to: &Page) {
+        if let Some(place) = from.anon_place() {
+            self.set_anon(moving.to, place);
+        }
+        (1..moving.nr_entries).for_each(|_| to.add_mapping());
+        for flag in [PageFlags::REFERENCED, PageFlags::MLOCKED] {
+            if from.flags().has(flag) {
+                to.add_flags(flag);
+            }
+        }
+        to.set_age(from.age());
+        self.arrive_in_cache(moving, from, to);
+    }
+
     /// The new page takes the old one's place in the swap cache.
     fn arrive_in_cache(&self, moving: &Move, from: &Page, to: &Page) {
-        let Some(slot) = SlotNr::new(from.private()).filter(|_| moving.is_cached) else {
+        let Some(slot) = SlotNr::new(from.private()).filter(|_| moving.home == Home::SwapCache) else {
             return;
         };
         to.set_private(slot.number());

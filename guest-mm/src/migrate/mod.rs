@@ -14,6 +14,7 @@
 //! back.
 
 mod batch;
+mod file;
 
 use alloc::vec::Vec;
 use core::fmt;

@@ -7,7 +7,7 @@ use crate::gfp::Gfp;
 use crate::lru::LruList;
 use crate::mm::fault::Step;
 use crate::mm::zap::order_of;
-use crate::mm::{AnonPlace, FaultError, FaultOutcome, Locked, Mm, PageWait, Vma};
+use crate::mm::{AnonPlace, FaultError, FaultOutcome, FileArea, Locked, Mm, PageWait, Sharing, Vma};
 use crate::page::{Page, PageFlags};
 use crate::pagetable::{Entry, Found, Slot};
 use crate::pfn::{Order, PAGE_SIZE, Pfn};
@@ -31,7 +31,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Ok(Step::Done(FaultOutcome::AlreadyMapped));
         }
         let page = self.mapped_page(found.entry.pfn());
-        let mut is_own = page.mapcount() == 1;
+        if page.flags().has(PageFlags::FILE) {
+            let area = vma.backing.file().filter(|area| area.sharing == Sharing::Shared);
+            if let Some(area) = area {
+                return self.store_to_shared(cpu, space, (vma, area), (va, found));
+            }
+        }
+        let mut is_own = page.mapcount() == 1 && !page.flags().has(PageFlags::FILE);
         if is_own && page.flags().has(PageFlags::SWAPCACHE) {
             match self.take_from_swap(cpu, found.entry.pfn(), page) {
                 Ok(taken) => is_own = taken,
@@ -83,9 +89,34 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.tables(cpu)
             .set(found.slot, Entry::new(copy, vma.prot.leaf_bits() | huge));
         self.flush_one(space.table, va, order);
+        if self.mapped_page(shared).flags().has(PageFlags::FILE) {
+            space.file_pages -= 1;
+            space.rss_pages += 1;
+            self.phys.counts.nr_mapped.sub(1);
+        }
         self.mapped_page(shared).drop_mapping();
         self.phys.put_page(cpu, shared);
         self.phys.counts.pgcow.add(1);
+    }
+
+    /// A store to a page of a mapping through a shared area.
+    fn store_to_shared(
+        &self,
+        cpu: &Cpu,
+        space: &Locked<'_>,
+        (vma, area): (&Vma, FileArea),
+        (va, found): (u64, &Found),
+    ) -> Result<Step, FaultError> {
+        if found.entry.has(Entry::WRITABLE) {
+            self.flush_one(space.table, va, Order::ZERO);
+            return Ok(Step::Done(FaultOutcome::AlreadyMapped));
+        }
+        let outcome = self.share_for_writing(cpu, (vma, area), found);
+        let outcome = outcome.ok_or(FaultError::NoArea { va })?;
+        if outcome == FaultOutcome::Reused {
+            self.phys.counts.pgreuse.add(1);
+        }
+        Ok(Step::Done(outcome))
     }
 
     fn replace_zero_page(

@@ -107,7 +107,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             space.cut(range);
             self.zap(cpu, space, range);
         }
-        space.leave_anon_vmas(&self.anon_vmas);
+        space.leave_unused(&self.anon_vmas, &self.mappings);
     }
 
     /// Frees what is left of a space without pages: fixed leaves are forgotten, tables freed.

@@ -7,7 +7,7 @@ use guest_sync::Cpu;
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
 use crate::mm::huge::{SplitError, ToSplit};
-use crate::mm::{AnonPlace, Backing, HugeAdvice, Locked, Mm, PageWait, Vma};
+use crate::mm::{AnonPlace, Backing, FilePlace, HugeAdvice, Locked, Mm, PageWait, Vma};
 use crate::pagetable::{Access, Entry, Found, Level, Slot, VaRange};
 use crate::pfn::{Order, PAGE_BYTES, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 
@@ -35,6 +35,9 @@ pub enum FaultOutcome {
     /// Somebody has the page lock, to move the page or change where it is mapped: try again after
     /// [`Mm::until_unlocked`].
     Locked(PageWait),
+    /// A store to a page of a file that has no block yet: the file system finds one
+    /// ([`FileSystem::prepare_write`](crate::mm::mapping::FileSystem::prepare_write)), and then the access is tried again.
+    NeedsBlock(FilePlace),
 }
 
 /// Why a fault cannot be served.
@@ -56,7 +59,12 @@ pub enum FaultError {
     },
     /// No frame for the page or for a table.
     OutOfMemory,
-    /// The page could not be read from the swap area (SIGBUS). Another try reads again.
+    /// The page is beyond the end of the file (SIGBUS, `BUS_ADRERR`).
+    BeyondEnd {
+        /// The address.
+        va: u64,
+    },
+    /// The page could not be read from its file or from the swap area (SIGBUS). Another try reads again.
     Io {
         /// The address.
         va: u64,
@@ -70,7 +78,8 @@ impl fmt::Display for FaultError {
             Self::NoArea { va } => write!(f, "nothing is mapped at {va:#x}"),
             Self::Protection { va, access } => write!(f, "{access:?} of {va:#x} is not permitted"),
             Self::OutOfMemory => write!(f, "out of memory"),
-            Self::Io { va } => write!(f, "the page at {va:#x} could not be read from the swap area"),
+            Self::BeyondEnd { va } => write!(f, "{va:#x} is beyond the end of the file that is mapped there"),
+            Self::Io { va } => write!(f, "the page at {va:#x} could not be read from the disk"),
         }
     }
 }
@@ -103,6 +112,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// pageblock is to spare; otherwise zeroed 4 KiB pages for the neighbourhood ([`Mm::set_fault_around`]), or the zero page
     /// ([`Mm::set_zero_page`]) when it was a load. A store to what is shared since a fork gets a copy. An address below a stack lets it
     /// grow.
+    ///
+    /// A page of a mapping: mapped as it is, with those around it that are in memory, or read in first; a store to a private area gets
+    /// a copy, one to a shared area makes the page dirty.
     ///
     /// # Errors
     /// When the program had no right to the access, or memory is out. Nothing was changed then.
@@ -178,6 +190,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             self.flush_one(space.table, va, Order::ZERO);
             return Ok(Step::Done(FaultOutcome::AlreadyMapped));
         }
+        if let Backing::File(area) = vma.backing {
+            return self.fault_file(cpu, space, (va, &found), (vma, area), want);
+        }
         if huge_possible(vma, va, &found) {
             if self.map_huge(cpu, space, va, vma) {
                 self.phys.counts.thp_fault_alloc.add(1);
@@ -222,7 +237,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// Maps the page and those of its neighbours that are missing and for which there is memory to spare.
     fn map_around(&self, cpu: &Cpu, space: &mut Locked<'_>, va: u64, vma: &Vma) -> Result<u32, FaultError> {
         let frame = match vma.backing {
-            Backing::Physical(_) => None,
+            Backing::Physical(_) | Backing::File(_) => None,
             Backing::Anonymous(_) | Backing::Stack { .. } => {
                 let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
                 Some(frame.map_err(|_| FaultError::OutOfMemory)?)
@@ -304,7 +319,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
 
     /// The empty entries around the one in `wanted`, which is at `va`, that may be filled with it: in an aligned window, in the area, and in the
     /// same page table.
-    fn missing_around(
+    pub(crate) fn missing_around(
         &self,
         wanted: Slot,
         va: u64,

@@ -10,7 +10,7 @@ use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
 use crate::mm::gather::Gather;
 use crate::mm::zap::{flush_of, order_of};
-use crate::mm::{AnonPlace, Locked, Mm};
+use crate::mm::{AnonPlace, Layout, Locked, Mm};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{Order, PAGE_BYTES, PAGEBLOCK_SIZE, Pfn};
@@ -90,8 +90,20 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             {
                 self.anon_vmas.join(anon_vma, id);
             }
+            if let Some(area) = vma.backing.file()
+                && !pair.child.mappings.contains_key(&area.mapping)
+            {
+                let joined = self.mappings.join(area.mapping, id);
+                debug_assert!(joined, "the parent is a member");
+            }
             pair.child.insert(vma);
-            if vma.backing.is_anonymous() {
+            // What is only a file's, the child finds there by itself (Linux `copy_page_range`).
+            let is_own = vma.backing.is_anonymous() || vma.anon_vma.is_some();
+            let is_nonlinear = vma
+                .backing
+                .file()
+                .is_some_and(|area| area.layout == Layout::NonLinear);
+            if is_own || is_nonlinear {
                 self.share_range(cpu, pair, vma.range)?;
             }
         }
@@ -172,8 +184,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Ok(());
         }
         let shared = entry.without(Entry::WRITABLE | Entry::DIRTY);
-        if entry.has(Entry::FIXED) {
-            self.tables(cpu).set(to, shared);
+        if entry.has(Entry::FIXED) || entry.file_index().is_some() {
+            let copied = if entry.is_present() { shared } else { entry };
+            self.tables(cpu).set(to, copied);
+            return Ok(());
+        }
+        if self.mapped_page(entry.pfn()).flags().has(PageFlags::FILE) {
+            self.share_file_page(cpu, pair, to, shared);
             return Ok(());
         }
         let (order, page) = (order_of(entry), self.mapped_page(entry.pfn()));
@@ -192,6 +209,18 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         pair.child.rss_pages += u64::from(order.nr_pages());
         Ok(())
+    }
+
+    /// Maps a page of a mapping for the child, which asks by a fault of its own before it stores to it: write-back may be at
+    /// work on the page without having met the child.
+    fn share_file_page(&self, cpu: &Cpu, pair: &mut Pair<'_>, to: Slot, entry: Entry) {
+        let page = self.mapped_page(entry.pfn());
+        let held = page.try_reference();
+        assert!(held, "{} is mapped without a reference", entry.pfn());
+        page.add_mapping();
+        self.tables(cpu).set(to, entry);
+        pair.child.file_pages += 1;
+        self.phys.counts.nr_mapped.add(1);
     }
 
     fn copy_for_child(

@@ -6,7 +6,7 @@ use guest_sync::Cpu;
 
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::huge::{SplitError, ToSplit};
-use crate::mm::{AddressSpace, Backing, HugeAdvice, Locked, Mm, Prot, Vma};
+use crate::mm::{AddressSpace, Backing, HugeAdvice, Locked, MappingId, Mm, Prot, Sharing, Vma};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
@@ -40,7 +40,9 @@ pub struct MapRequest {
 pub enum MmapError {
     /// No such address space.
     UnknownSpace(SpaceId),
-    /// Unaligned address, no bytes, or beyond user memory.
+    /// No such mapping.
+    UnknownMapping(MappingId),
+    /// Unaligned address, no bytes, or beyond user memory, or beyond the pages that a file can have.
     BadRange {
         /// Address given.
         va: u64,
@@ -80,6 +82,7 @@ impl fmt::Display for MmapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownSpace(id) => write!(f, "no address space {}", id.number()),
+            Self::UnknownMapping(id) => write!(f, "no mapping {}", id.number()),
             Self::BadRange { va, len } => write!(f, "{len:#x} bytes at {va:#x} are no range of user pages"),
             Self::BadFrames => write!(f, "physical range beyond 16 TiB"),
             Self::Occupied(range) => write!(f, "{range} is in use"),
@@ -110,6 +113,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let nr_pages = u32::try_from(size / PAGE_SIZE).map_err(|_| MmapError::BadFrames)?;
             PfnRange::new(base, nr_pages).ok_or(MmapError::BadFrames)?;
         }
+        if let Backing::File(area) = request.backing {
+            let last = u64::from(area.first_page) + size / PAGE_SIZE;
+            if last > u64::from(u32::MAX) {
+                return Err(bad(0));
+            }
+        }
         let huge = request.backing == Backing::Anonymous(HugeAdvice::Huge) && size >= PAGEBLOCK_SIZE;
         let align = if huge { PAGEBLOCK_SIZE } else { PAGE_SIZE };
         let wish = match request.place {
@@ -125,6 +134,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         let place = wish.or_else(|| space.find_place(size, align));
         let range = place.ok_or(MmapError::NoRoom { bytes: size })?;
+        if let Backing::File(area) = request.backing
+            && !space.mappings.contains_key(&area.mapping)
+            && !self.mappings.join(area.mapping, id)
+        {
+            return Err(MmapError::UnknownMapping(area.mapping));
+        }
         space.insert(Vma {
             range,
             prot: request.prot,
@@ -145,7 +160,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         for part in space.cut(range) {
             self.zap(cpu, &mut space, part.range);
         }
-        space.leave_anon_vmas(&self.anon_vmas);
+        space.leave_unused(&self.anon_vmas, &self.mappings);
         Ok(())
     }
 
@@ -161,10 +176,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         for part in &parts {
             space.insert(Vma { prot, ..*part });
         }
-        space.leave_anon_vmas(&self.anon_vmas);
+        space.leave_unused(&self.anon_vmas, &self.mappings);
         let mut flush = FlushBatch::new();
         for part in parts {
-            self.protect_range(cpu, &space, part.range, prot, &mut flush);
+            self.protect_range(cpu, &space, &part, prot, &mut flush);
         }
         if !flush.is_empty() {
             self.mmu.flush(&flush);
@@ -172,7 +187,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         Ok(())
     }
 
-    /// Takes advice on the anonymous memory in a range; whatever else is in it stays as it is.
+    /// Takes advice on what is in a range. Pages of files that may go ([`Advice::DontNeed`]) stay in memory, and are
+    /// mapped again when they are touched; copies of them are lost.
     ///
     /// # Errors
     /// As [`Mm::munmap`].
@@ -195,9 +211,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             };
             space.insert(Vma { backing, ..*part });
         }
-        space.leave_anon_vmas(&self.anon_vmas);
+        space.leave_unused(&self.anon_vmas, &self.mappings);
         for part in parts {
-            if advice == Advice::DontNeed && part.backing.is_anonymous() {
+            if advice == Advice::DontNeed && !matches!(part.backing, Backing::Physical(_)) {
                 self.zap(cpu, &mut space, part.range);
             }
         }
@@ -243,14 +259,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         crosses.then(|| self.to_split(found.entry.pfn()))
     }
 
-    fn protect_range(
-        &self,
-        cpu: &Cpu,
-        space: &Locked<'_>,
-        range: VaRange,
-        prot: Prot,
-        flush: &mut FlushBatch,
-    ) {
+    fn protect_range(&self, cpu: &Cpu, space: &Locked<'_>, vma: &Vma, prot: Prot, flush: &mut FlushBatch) {
+        let range = vma.range;
         let mut va = range.start();
         while va < range.end() {
             let found = space.table.find(&self.frames, va);
@@ -267,7 +277,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     index: found.level.index(page),
                     ..found.slot
                 };
-                if self.protect_leaf(cpu, slot, prot) {
+                if self.protect_leaf(cpu, slot, vma.backing, prot) {
                     flush.add(Flush {
                         space: space.id(),
                         root: space.table.root,
@@ -281,8 +291,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    /// Gives an entry the rights of its area, but for the right to write to what others see too. False where nothing is.
-    fn protect_leaf(&self, cpu: &Cpu, slot: Slot, prot: Prot) -> bool {
+    /// Gives an entry the rights of its area, but for the right to write to what others see too, or what is not dirty yet. False where
+    /// nothing is.
+    fn protect_leaf(&self, cpu: &Cpu, slot: Slot, backing: Backing, prot: Prot) -> bool {
         let old = Entry::from_bits(self.frames.read(slot.table, slot.index));
         if !old.is_present() {
             return false;
@@ -290,6 +301,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let kept = Prot::LEAF_RIGHTS;
         let is_others = || {
             let page = self.mapped_page(old.pfn());
+            if page.flags().has(PageFlags::FILE) {
+                let is_shared = backing.file().is_some_and(|area| area.sharing == Sharing::Shared);
+                return !(is_shared && old.has(Entry::WRITABLE));
+            }
             page.mapcount() > 1 || page.flags().has(PageFlags::SWAPCACHE)
         };
         let is_shared = self.is_zero_page(old) || !old.has(Entry::FIXED) && is_others();

@@ -5,6 +5,7 @@ mod brk;
 mod cow;
 mod create;
 mod fault;
+mod file_fault;
 mod fork;
 mod gather;
 pub(crate) mod huge;
@@ -44,14 +45,14 @@ pub use create::{FixedMapping, SpaceError};
 pub use fault::{FaultError, FaultOutcome};
 pub use fork::ForkError;
 pub use map::{Advice, MapRequest, MmapError, Place};
-pub use mapping::MappingId;
+pub use mapping::{FilePlace, MappingId};
 pub use reclaim::Shrunk;
 pub(crate) use space::Locked;
 pub use space::{AddressSpace, USER_START};
 pub use swap::SwapUsage;
 pub use swap_io::{IoChoice, PageIo};
 pub use user::CopyError;
-pub use vma::{Backing, HugeAdvice, Prot, Vma};
+pub use vma::{Backing, FileArea, HugeAdvice, Layout, Prot, Sharing, Vma};
 pub use waits::PageWait;
 
 /// Physical and virtual memory of the guest, over the machine's frames `F` and translation caches `M`.

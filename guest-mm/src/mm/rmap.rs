@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
+use crate::mm::mapping::id_of;
 use crate::mm::zap::{flush_of, order_of};
-use crate::mm::{AddressSpace, Locked, Mm};
+use crate::mm::{AddressSpace, Layout, Locked, MappingId, Mm};
 use crate::page::Page;
-use crate::pagetable::{Entry, Slot};
+use crate::pagetable::{Entry, Level, PageTable, Slot, VaRange};
 use crate::pfn::Pfn;
 
 /// What a walk needs; kept over the pages of a batch, most of which belong to the same address space.
@@ -17,6 +18,8 @@ use crate::pfn::Pfn;
 pub(crate) struct Walk {
     members: Vec<SpaceId>,
     last: Option<Arc<AddressSpace>>,
+    /// Entries of one address space.
+    hits: Vec<(Slot, u64, Entry)>,
 }
 
 /// An entry replaced by a migration entry.
@@ -74,8 +77,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         flush: &mut FlushBatch,
     ) {
         self.for_each_entry(pfn, page, walk, |_, locked, (slot, va, entry)| {
-            self.tables(cpu).set(slot, Entry::EMPTY);
+            self.tables(cpu).set(slot, entry_left(locked, va, page.index()));
             flush.add(flush_of(locked.table, va, order_of(entry)));
+            locked.file_pages -= 1;
+            self.phys.counts.nr_mapped.sub(1);
             page.drop_mapping();
             // The caller has another one.
             page.drop_reference();
@@ -98,6 +103,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         walk: &mut Walk,
         mut visit: impl FnMut(&Arc<AddressSpace>, &mut Locked<'_>, (Slot, u64, Entry)),
     ) {
+        if let Some(id) = id_of(page) {
+            return self.for_each_file_entry((pfn, page), id, walk, visit);
+        }
         let Some(place) = page.anon_place() else {
             return;
         };
@@ -118,6 +126,62 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
+    /// The same for a page of a mapping: in every address space that has areas of it, and there in each of them that shows the
+    /// page.
+    fn for_each_file_entry(
+        &self,
+        (pfn, page): (Pfn, &Page),
+        id: MappingId,
+        walk: &mut Walk,
+        mut visit: impl FnMut(&Arc<AddressSpace>, &mut Locked<'_>, (Slot, u64, Entry)),
+    ) {
+        if page.mapcount() == 0 {
+            return;
+        }
+        self.mappings.members_into(id, &mut walk.members);
+        for at in 0..walk.members.len() {
+            let Some(space) = self.member(walk, at) else {
+                continue;
+            };
+            let mut locked = space.lock();
+            if locked.has_ended {
+                continue;
+            }
+            walk.hits.clear();
+            for start in locked.mappings.get(&id).into_iter().flatten() {
+                let vma = &locked.vmas[start];
+                match vma.backing.file() {
+                    Some(area) if area.layout == Layout::Linear => {
+                        let place = vma.va_of_page(area, page.index());
+                        let found = place.map(|va| (va, locked.table.find(&self.frames, va)));
+                        walk.hits
+                            .extend(found.map(|(va, found)| (found.slot, va, found.entry)));
+                    }
+                    _ => self.entries_in(locked.table, vma.range, &mut walk.hits),
+                }
+            }
+            for &hit in &walk.hits {
+                let entry = hit.2;
+                let maps = entry.is_present() && !entry.has(Entry::FIXED) && entry.pfn() == pfn;
+                if maps {
+                    visit(&space, &mut locked, hit);
+                }
+            }
+        }
+    }
+
+    /// All leaves in a range: where a page is in a non-linear area only they know.
+    fn entries_in(&self, table: PageTable, range: VaRange, hits: &mut Vec<(Slot, u64, Entry)>) {
+        let mut va = range.start();
+        while va < range.end() {
+            let found = table.find(&self.frames, va);
+            if found.level == Level::PAGE {
+                hits.push((found.slot, va, found.entry));
+            }
+            va = found.end_of(va);
+        }
+    }
+
     fn member(&self, walk: &mut Walk, at: usize) -> Option<Arc<AddressSpace>> {
         let id = walk.members[at];
         // One that has ended and whose number is another's is looked up again by its owner's walk: this one's has no such page.
@@ -128,5 +192,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         walk.last = self.spaces.find(id);
         walk.last.clone()
+    }
+}
+
+/// What is left of an entry whose page of a mapping stays in its mapping: nothing, or the page's index where the address alone does not
+/// tell it.
+fn entry_left(space: &Locked<'_>, va: u64, index: u32) -> Entry {
+    let linear = space.vma_at(va).and_then(|vma| {
+        let area = vma.backing.file()?;
+        Some(area.first_page + vma.page_offset(va))
+    });
+    if linear == Some(index) {
+        Entry::EMPTY
+    } else {
+        Entry::file(index)
     }
 }

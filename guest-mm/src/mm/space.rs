@@ -1,6 +1,6 @@
 //! An address space (Linux `mm_struct`): its areas and its page tables, behind one lock.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut, Range};
 
@@ -8,6 +8,7 @@ use guest_sync::{SpinGuard, SpinLock};
 
 use crate::frames::SpaceId;
 use crate::mm::anon::{AnonVmaId, AnonVmas};
+use crate::mm::mapping::{MappingId, Mappings};
 use crate::mm::{Backing, Vma};
 use crate::pagetable::{PageTable, VaRange};
 use crate::pfn::{PAGE_SIZE, Pfn};
@@ -43,8 +44,12 @@ pub(crate) struct SpaceState {
     pub(crate) migrating: u32,
     /// The heap that `brk` moves the end of; empty at first.
     pub(crate) heap: Range<u64>,
+    /// Page-table entries that map pages of mappings.
+    pub(crate) file_pages: u64,
     /// Areas with each `anon_vma`.
     pub(crate) anon_vmas: BTreeMap<AnonVmaId, u32>,
+    /// Where the areas of each mapping begin. The address space is a member of each of these.
+    pub(crate) mappings: BTreeMap<MappingId, BTreeSet<u64>>,
     /// Where the search for room goes on.
     next_place: u64,
     /// It is being taken down: nothing may be added.
@@ -71,7 +76,9 @@ impl AddressSpace {
                 swap_pages: 0,
                 migrating: 0,
                 heap: 0..0,
+                file_pages: 0,
                 anon_vmas: BTreeMap::new(),
+                mappings: BTreeMap::new(),
                 next_place: MMAP_BASE,
                 has_ended: false,
             }),
@@ -92,6 +99,11 @@ impl AddressSpace {
     /// Anonymous frames mapped; a huge page counts 512, a shared page in each address space that maps it.
     pub fn rss_pages(&self) -> u64 {
         self.state.lock().rss_pages
+    }
+
+    /// Pages of mappings that are mapped; a page that is mapped twice counts twice.
+    pub fn file_pages(&self) -> u64 {
+        self.state.lock().file_pages
     }
 
     /// Pages that are in the swap area, and not mapped here.
@@ -169,9 +181,15 @@ impl Locked<'_> {
         anon_vma
     }
 
-    /// Leaves each `anon_vma` that no area has any more; at the end of whatever takes areas away.
-    pub(crate) fn leave_anon_vmas(&mut self, all: &AnonVmas) {
+    /// Leaves each `anon_vma` and each mapping that no area has any more; at the end of whatever takes areas away.
+    pub(crate) fn leave_unused(&mut self, all: &AnonVmas, mappings: &Mappings) {
         let id = self.id();
+        self.mappings.retain(|&mapping, areas| {
+            if areas.is_empty() {
+                mappings.leave(mapping, id);
+            }
+            !areas.is_empty()
+        });
         self.anon_vmas.retain(|&anon_vma, nr_areas| {
             if *nr_areas == 0 {
                 all.leave(anon_vma, id);
@@ -272,7 +290,15 @@ impl SpaceState {
             self.remove(&above);
             vma = joined;
         }
+        self.add(vma);
+    }
+
+    fn add(&mut self, vma: Vma) {
         self.count_area(vma.anon_vma, 1);
+        if let Some(area) = vma.backing.file() {
+            let starts = self.mappings.entry(area.mapping).or_default();
+            starts.insert(vma.range.start());
+        }
         self.vmas.insert(vma.range.start(), vma);
     }
 
@@ -289,9 +315,7 @@ impl SpaceState {
                 VaRange::between(range.end(), vma.range.end()),
             ] {
                 if rest.start() < rest.end() {
-                    let part = vma.part(rest);
-                    self.count_area(part.anon_vma, 1);
-                    self.vmas.insert(part.range.start(), part);
+                    self.add(vma.part(rest));
                 }
             }
             parts.push(vma.part(range));
@@ -302,9 +326,14 @@ impl SpaceState {
     fn remove(&mut self, vma: &Vma) {
         self.vmas.remove(&vma.range.start());
         self.count_area(vma.anon_vma, -1);
+        if let Some(area) = vma.backing.file()
+            && let Some(starts) = self.mappings.get_mut(&area.mapping)
+        {
+            starts.remove(&vma.range.start());
+        }
     }
 
-    /// One area more or less with an `anon_vma`. At 0 the membership stays until [`Locked::leave_anon_vmas`]: an area that
+    /// One area more or less with an `anon_vma`. At 0 the membership stays until [`Locked::leave_unused`]: an area that
     /// changes its rights is taken out and put back.
     fn count_area(&mut self, anon_vma: Option<AnonVmaId>, change: i32) {
         let Some(anon_vma) = anon_vma else {

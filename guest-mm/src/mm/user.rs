@@ -6,7 +6,7 @@ use guest_sync::Cpu;
 
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mm::fault::{Step, Want, area_for};
-use crate::mm::{Backing, FaultError, FaultOutcome, Mm, PageWait, Vma};
+use crate::mm::{Backing, FaultError, FaultOutcome, FilePlace, Mm, PageWait, Vma};
 use crate::pagetable::{Access, Found, VaRange};
 use crate::pfn::{PAGE_SIZE, Pfn};
 use crate::phys::{Pin, PinError};
@@ -28,6 +28,14 @@ pub enum CopyError {
         /// What to wait for.
         page: PageWait,
     },
+    /// A page of a file there has no block yet: go on when the file system has found one
+    /// ([`FileSystem::prepare_write`](crate::mm::mapping::FileSystem::prepare_write)).
+    NeedsBlock {
+        /// Address of the page.
+        va: u64,
+        /// Which page it is.
+        place: FilePlace,
+    },
 }
 
 impl fmt::Display for CopyError {
@@ -35,6 +43,7 @@ impl fmt::Display for CopyError {
         match self {
             Self::Fault { va, error } => write!(f, "copy stopped at {va:#x}: {error}"),
             Self::Locked { va, .. } => write!(f, "copy stopped at {va:#x}: the page is being moved"),
+            Self::NeedsBlock { va, .. } => write!(f, "copy stopped at {va:#x}: the page has no block yet"),
         }
     }
 }
@@ -188,15 +197,21 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let vma = area_for(&mut space, va).map_err(fault)?;
             permit(rights, &vma, va).map_err(fault)?;
             let found = space.table.find(&self.frames, va);
-            let is_there = found.entry.is_present() && rights.want() == Want::Look;
+            let want = match (rights, vma.backing) {
+                // Pages of files are brought in as they are: nothing is stored to them.
+                (Rights::Map, Backing::File(_)) => Want::Look,
+                _ => rights.want(),
+            };
+            let is_there = found.entry.is_present() && want == Want::Look;
             let step = match is_there {
                 true => Step::Done(FaultOutcome::AlreadyMapped),
-                false => self
-                    .fault_in(cpu, &mut space, va, &vma, rights.want())
-                    .map_err(fault)?,
+                false => self.fault_in(cpu, &mut space, va, &vma, want).map_err(fault)?,
             };
             match step {
                 Step::Done(FaultOutcome::Locked(page)) => return Err(CopyError::Locked { va, page }),
+                Step::Done(FaultOutcome::NeedsBlock(place)) => {
+                    return Err(CopyError::NeedsBlock { va, place });
+                }
                 Step::Done(_) => {
                     work(&self.frames, &space.table.find(&self.frames, va));
                     return Ok(());

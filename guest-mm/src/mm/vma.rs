@@ -1,6 +1,6 @@
 //! Areas of an address space (Linux `vm_area_struct`): what may be there, before anything is.
 
-use crate::mm::AnonVmaId;
+use crate::mm::{AnonVmaId, MappingId};
 use crate::pagetable::{Access, Entry, VaRange};
 use crate::pfn::{PAGE_SHIFT, Pfn};
 
@@ -82,12 +82,73 @@ pub enum Backing {
     },
     /// Physical memory from a frame on, as `/dev/mem`: neither counted nor owned, and there need not be any.
     Physical(Pfn),
+    /// Pages of a mapping: a file, or shared memory.
+    File(FileArea),
+}
+
+/// Who sees what is stored to an area of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Sharing {
+    /// `MAP_PRIVATE`: the program alone; a store copies the page.
+    Private,
+    /// `MAP_SHARED`: all who map or read the file, and the file.
+    Shared,
+}
+
+/// Which page of a mapping is where in an area.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Layout {
+    /// One after the other.
+    Linear,
+    /// Page-table entries say so ([`Mm::remap_file_pages`](crate::Mm::remap_file_pages)) where it is not what it would be otherwise.
+    NonLinear,
+}
+
+/// Pages of a mapping that an area shows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileArea {
+    /// Of which mapping.
+    pub mapping: MappingId,
+    /// The page at the area's start.
+    pub first_page: u32,
+    /// Who sees stores.
+    pub sharing: Sharing,
+    /// Which page is where.
+    pub layout: Layout,
+}
+
+impl FileArea {
+    /// Pages from `first_page` on, one after the other.
+    pub const fn new(mapping: MappingId, first_page: u32, sharing: Sharing) -> Self {
+        Self {
+            mapping,
+            first_page,
+            sharing,
+            layout: Layout::Linear,
+        }
+    }
+
+    /// The same, `pages` further.
+    const fn skip(self, pages: u32) -> Self {
+        Self {
+            first_page: self.first_page + pages,
+            ..self
+        }
+    }
 }
 
 impl Backing {
     /// Whether pages of it are the program's own.
     pub const fn is_anonymous(self) -> bool {
         matches!(self, Self::Anonymous(_) | Self::Stack { .. })
+    }
+
+    /// The pages of a mapping, if that is what is behind it.
+    pub const fn file(self) -> Option<FileArea> {
+        match self {
+            Self::File(area) => Some(area),
+            _ => None,
+        }
     }
 }
 
@@ -110,6 +171,7 @@ impl Vma {
         let range = self.range.intersection(range).unwrap_or(self.range);
         let backing = match self.backing {
             Backing::Physical(base) => Backing::Physical(base + self.page_offset(range.start())),
+            Backing::File(area) => Backing::File(area.skip(self.page_offset(range.start()))),
             anonymous => anonymous,
         };
         Self {
@@ -125,6 +187,9 @@ impl Vma {
             (Backing::Physical(base), Backing::Physical(other)) => {
                 base.number() + self.page_offset(self.range.end()) == other.number()
             }
+            (Backing::File(area), Backing::File(other)) => {
+                area.skip(self.page_offset(self.range.end())) == other
+            }
             (mine, other) => mine == other,
         };
         let kin = match (self.anon_vma, next.anon_vma) {
@@ -137,6 +202,13 @@ impl Vma {
             anon_vma: self.anon_vma.or(next.anon_vma),
             ..*self
         })
+    }
+
+    /// Where a linear area of a mapping shows a page, if it does.
+    pub(crate) fn va_of_page(&self, area: FileArea, index: u32) -> Option<u64> {
+        let pages = u64::from(index.checked_sub(area.first_page)?);
+        let va = self.range.start() + (pages << PAGE_SHIFT);
+        self.range.contains(va).then_some(va)
     }
 
     /// Pages from the area's start to an address in it.

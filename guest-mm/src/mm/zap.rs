@@ -59,13 +59,23 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.drop_swap_entry(cpu, slot);
             return;
         }
+        if old.file_index().is_some() {
+            return;
+        }
         gather.flush_later(flush_of(space.table, va, order_of(old)));
         if old.has(Entry::FIXED) {
             return;
         }
         debug_assert!(!old.is_migration());
-        space.rss_pages -= u64::from(order_of(old).nr_pages());
         let page = self.mapped_page(old.pfn());
+        if page.flags().has(PageFlags::FILE) {
+            space.file_pages -= 1;
+            self.phys.counts.nr_mapped.sub(1);
+            page.drop_mapping();
+            gather.put_later(old.pfn());
+            return;
+        }
+        space.rss_pages -= u64::from(order_of(old).nr_pages());
         debug_assert!(page.flags().has(PageFlags::ANON));
         let left = page.drop_mapping();
         if left == 0 && page.flags().has(PageFlags::SWAPCACHE) && page.try_lock() {

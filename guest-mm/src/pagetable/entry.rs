@@ -45,6 +45,10 @@ impl Entry {
     /// Software, in entries without P: the page is in the swap area, in the slot that the address bits name.
     pub const SWAP: u64 = 1 << 8;
 
+    /// Software, in entries without P: the page of a mapping that belongs here is the one that the address bits name
+    /// (Linux `_PAGE_FILE`).
+    pub const FILE: u64 = 1 << 6;
+
     const ADDRESS: u64 = 0xffff_ffff << PAGE_SHIFT;
 
     /// An entry that points at a frame, with the given bits.
@@ -93,6 +97,20 @@ impl Entry {
             return None;
         }
         SlotNr::new(self.pfn().number())
+    }
+
+    /// The entry for a page of a mapping that is not mapped just now.
+    pub const fn file(index: u32) -> Self {
+        Self((index as u64) << PAGE_SHIFT | Self::FILE)
+    }
+
+    /// The page of a mapping that it stands for without mapping it.
+    pub const fn file_index(self) -> Option<u32> {
+        let others = Self::PRESENT | Self::MIGRATION | Self::SWAP;
+        if self.0 & others != 0 || !self.has(Self::FILE) {
+            return None;
+        }
+        Some(self.pfn().number())
     }
 
     /// Frame that it points at.

@@ -2,6 +2,7 @@
 
 mod compaction;
 mod failures;
+mod file_maps;
 mod files;
 mod fork;
 pub(crate) mod inject;

@@ -1,9 +1,12 @@
 //! Mappings: every page in a tree says so, every dirty one is found by write-back, and the counters are those of the pages.
 
+use alloc::vec::Vec;
+
 use crate::frames::{Frames, Mmu};
-use crate::mm::Mm;
 use crate::mm::mapping::{Content, Mapping, MappingKind};
-use crate::page::PageFlags;
+use crate::mm::{Layout, Mm, Prot, Sharing, Vma};
+use crate::page::{Page, PageFlags};
+use crate::pagetable::Entry;
 use crate::pfn::Pfn;
 use crate::radix_tree::Tag;
 use crate::validate::space::Tally;
@@ -21,9 +24,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Every mapping, and the counters of all. Adds the slots that trees name to those that entries name.
     pub(super) fn validate_mappings(&self, all: &mut Tally) -> Result<(), Invalid> {
         let mut sums = Sums::default();
+        let mut listed = Vec::new();
         for mapping in self.mappings.all() {
             let state = mapping.lock();
             let mut has_dirty = false;
+            listed.extend(state.members.iter().map(|&space| (mapping.id, space)));
             for (index, content) in state.tree.iter() {
                 match content {
                     Content::Slot(slot) => *all.slots.entry(slot).or_insert(0) += 1,
@@ -42,6 +47,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 mapping.id.number()
             );
         }
+        all.members.sort_unstable();
+        ensure!(
+            listed == all.members,
+            "mappings: {listed:?} are listed as members, {:?} are",
+            all.members
+        );
         let stats = self.phys.stats();
         let counted = (
             stats.nr_file_pages,
@@ -54,6 +65,48 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             counted == found,
             "nr_file_pages, nr_shmem, nr_dirty and nr_writeback {counted:?} are {found:?}"
         );
+        Ok(())
+    }
+
+    /// An entry that maps a page of a mapping: the right one, with no more rights than its area has, and none to store to a page
+    /// that write-back would not find.
+    pub(super) fn validate_file_leaf(
+        &self,
+        vma: &Vma,
+        entry: Entry,
+        (va, pfn, page): (u64, Pfn, &Page),
+        tally: &mut Tally,
+    ) -> Result<(), Invalid> {
+        let flags = page.flags();
+        let area = vma.backing.file();
+        let area = area.ok_or_else(|| Invalid(alloc::format!("{va:#x}: {pfn} in {vma:?}")))?;
+        let is_there = area.layout == Layout::NonLinear || vma.va_of_page(area, page.index()) == Some(va);
+        ensure!(
+            page.mapping() == area.mapping.number() && is_there && flags.has(PageFlags::UPTODATE),
+            "{va:#x} of {vma:?}: {pfn} is {page:?}"
+        );
+        let rights = Entry::USER | Entry::NO_EXECUTE;
+        ensure!(
+            entry.bits() & rights == vma.prot.leaf_bits() & rights,
+            "{va:#x}: {entry:?} with {:?}",
+            vma.prot
+        );
+        let mapping = self.mappings.of_page(page);
+        let is_shmem = mapping.is_some_and(|mapping| matches!(mapping.kind, MappingKind::Shmem));
+        let may_write = area.sharing == Sharing::Shared
+            && vma.prot.has(Prot::WRITE)
+            && (is_shmem || flags.has(PageFlags::DIRTY));
+        ensure!(
+            !entry.has(Entry::WRITABLE) || may_write,
+            "{va:#x}: {entry:?} is writable, {vma:?}, {page:?}"
+        );
+        ensure!(
+            flags.has(PageFlags::LOCKED) == entry.is_migration(),
+            "{va:#x}: {pfn} is {page:?}"
+        );
+        tally.migrating += u32::from(entry.is_migration());
+        tally.mapped += 1;
+        *tally.entries.entry(pfn).or_insert(0) += 1;
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! Address spaces: every table and every mapping agrees with the descriptors, in both directions.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::lru::LruList;
-use crate::mm::{AnonVmaId, Locked, Mm, Vma};
+use crate::mm::{AnonVmaId, Layout, Locked, MappingId, Mm, Vma};
 use crate::page::{Page, PageFlags, PageState};
 use crate::pagetable::{Entry, Level};
 use crate::pfn::{Order, Pfn};
@@ -17,14 +17,18 @@ use crate::validate::{Invalid, ensure};
 pub(super) struct Tally {
     tables: u64,
     rss: u64,
-    migrating: u32,
+    pub(super) migrating: u32,
     swap: u64,
+    /// Entries that map pages of mappings.
+    pub(super) mapped: u64,
     /// Entries that name each slot of the swap area, in page tables and in mappings.
     pub(super) slots: BTreeMap<SlotNr, u16>,
     /// Entries that map each page, over all address spaces.
     pub(super) entries: BTreeMap<Pfn, u32>,
     /// Pages of mappings.
     pub(super) files: u64,
+    /// Address spaces with areas of each mapping.
+    pub(super) members: Vec<(MappingId, SpaceId)>,
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -39,8 +43,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         for space in self.spaces.all() {
             let space = space.lock();
             validate_areas(&space)?;
+            all.members
+                .extend(space.mappings.keys().map(|&mapping| (mapping, space.id())));
             members.extend(space.anon_vmas.keys().map(|&anon_vma| (anon_vma, space.id())));
-            let (rss, migrating, swap) = (all.rss, all.migrating, all.swap);
+            let (rss, migrating, swap, mapped) = (all.rss, all.migrating, all.swap, all.mapped);
             all.tables += 1;
             self.validate_table(&space, space.table.root, Level::ROOT, 0, &mut all)?;
             let id = space.id().number();
@@ -49,6 +55,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 "space {id}: rss {} is {}",
                 space.rss_pages,
                 all.rss - rss
+            );
+            ensure!(
+                space.file_pages == all.mapped - mapped,
+                "space {id}: {} pages of mappings are mapped, {} are",
+                space.file_pages,
+                all.mapped - mapped
             );
             ensure!(
                 space.swap_pages == all.swap - swap,
@@ -170,7 +182,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             "{table} counts {} of {used} entries",
             page.private()
         );
-        ensure!(used > 0 || level == Level::ROOT, "{table} is an empty table");
+        // Pages of mappings are unmapped without a look at the rest of their table.
+        let may_be_empty = level == Level::ROOT || level == Level::PAGE;
+        ensure!(used > 0 || may_be_empty, "{table} is an empty table");
         Ok(())
     }
 
@@ -197,8 +211,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             *tally.slots.entry(slot).or_insert(0) += 1;
             return Ok(());
         }
+        if entry.file_index().is_some() {
+            let is_there = vma
+                .backing
+                .file()
+                .is_some_and(|area| area.layout == Layout::NonLinear);
+            ensure!(is_there, "{va:#x}: {entry:?} in {vma:?}");
+            return Ok(());
+        }
         let pfn = entry.pfn();
         let page = self.online_page(pfn, va)?;
+        if page.flags().has(PageFlags::FILE) {
+            return self.validate_file_leaf(vma, entry, (va, pfn, page), tally);
+        }
         validate_rights(entry, vma, page, va)?;
         let order = if level == Level::HUGE {
             Order::PAGEBLOCK
@@ -283,6 +308,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             "nr_anon_pages {} is {anon}",
             stats.nr_anon_pages
         );
+        ensure!(
+            stats.nr_mapped == all.mapped,
+            "nr_mapped {} is {}",
+            stats.nr_mapped,
+            all.mapped
+        );
         let counted = stats.nr_anon_transparent_hugepages;
         ensure!(
             counted == anon_huge,
@@ -328,7 +359,7 @@ fn validate_references(pfn: Pfn, page: &Page, entries: u32) -> Result<(), Invali
 
 fn validate_areas(space: &Locked<'_>) -> Result<(), Invalid> {
     let mut previous: Option<&Vma> = None;
-    let mut anon_vmas = BTreeMap::new();
+    let (mut anon_vmas, mut mappings) = (BTreeMap::new(), BTreeMap::new());
     for (&start, vma) in &space.vmas {
         ensure!(
             start == vma.range.start() && vma.range.bytes() > 0,
@@ -345,8 +376,18 @@ fn validate_areas(space: &Locked<'_>) -> Result<(), Invalid> {
         if let Some(anon_vma) = vma.anon_vma {
             *anon_vmas.entry(anon_vma).or_insert(0) += 1;
         }
+        if let Some(area) = vma.backing.file() {
+            let starts: &mut BTreeSet<u64> = mappings.entry(area.mapping).or_default();
+            starts.insert(start);
+        }
         previous = Some(vma);
     }
+    ensure!(
+        mappings == space.mappings,
+        "space {}: lists areas of mappings {:?}, has {mappings:?}",
+        space.id().number(),
+        space.mappings
+    );
     ensure!(
         anon_vmas == space.anon_vmas,
         "space {}: counts {:?} areas with anon_vmas, has {anon_vmas:?}",

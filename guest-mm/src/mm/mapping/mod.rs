@@ -41,8 +41,9 @@ pub(crate) use io::{FileIoQueue, WhyRead, WhyWrite};
 pub use lookup::PageLookup;
 pub use ops::{AddressSpaceOps, DefaultOps, FileSystem, MemoryOnly, PrivatePage};
 pub use page::LockedPage;
+pub(crate) use page::private_page;
 pub use read_ahead::ReadAhead;
-pub(crate) use table::Mappings;
+pub(crate) use table::{Mappings, id_of};
 
 /// Number of a mapping. Never 0; reused after the mapping is gone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -156,6 +157,15 @@ impl MappingState {
 /// The page in which byte `offset` of a file is. `None` where no file reaches: beyond 16 TiB.
 pub(crate) fn index_of(offset: u64) -> Option<u32> {
     u32::try_from(offset >> PAGE_SHIFT).ok()
+}
+
+/// A page of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FilePlace {
+    /// Of which mapping.
+    pub mapping: MappingId,
+    /// Which page of it.
+    pub index: u32,
 }
 
 /// Why something with a file was not done.

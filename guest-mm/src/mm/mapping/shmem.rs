@@ -30,11 +30,15 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         slot: SlotNr,
     ) -> Result<Option<PageLookup<'a, 'm, F, M>>, FileError> {
         let Some(pfn) = self.swap.find(slot, |pfn| self.mapped_page(pfn)) else {
-            if mapping.lock().tree.get(index) != Some(Content::Slot(slot)) {
-                return Ok(None);
-            }
             let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
             let frame = frame.map_err(|_| FileError::OutOfMemory)?;
+            // While the tree is locked, the slot cannot become another's.
+            let state = mapping.lock();
+            if state.tree.get(index) != Some(Content::Slot(slot)) || self.swap.is_cached(slot) {
+                drop(state);
+                self.phys.put_page(cpu, frame);
+                return Ok(None);
+            }
             self.read_in(cpu, slot, frame, ReadIn::Wanted)
                 .ok_or(FileError::OutOfMemory)?;
             return Ok(Some(PageLookup::Wait(PageWait::lock(frame))));
@@ -66,7 +70,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         (pfn, page): (Pfn, &Page),
     ) -> Result<TakenBack, FileError> {
         let flags = page.flags();
-        if !flags.has(PageFlags::SWAPCACHE) || page.private() != slot.block() {
+        if !flags.has(PageFlags::SWAPCACHE) || page.private() != slot.number() {
             return Ok(TakenBack::NotIts);
         }
         if flags.has(PageFlags::WRITEBACK) {

@@ -9,6 +9,7 @@ use guest_sync::SpinLock;
 use super::{FileError, Mapping, MappingId, MappingKind};
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mm::Mm;
+use crate::page::{Page, PageFlags};
 
 /// The table of mappings. Locked after an address space, and alone.
 #[derive(Debug, Default)]
@@ -22,10 +23,9 @@ impl Mappings {
         self.places.lock().get(place_of(id)?)?.clone()
     }
 
-    /// The mapping that a page names.
-    #[expect(dead_code, reason = "areas of files come next")]
-    pub(crate) fn of_number(&self, number: u32) -> Option<Arc<Mapping>> {
-        self.find(MappingId(NonZeroU32::new(number)?))
+    /// The mapping of a page.
+    pub(crate) fn of_page(&self, page: &Page) -> Option<Arc<Mapping>> {
+        self.find(id_of(page)?)
     }
 
     /// All of them.
@@ -48,16 +48,27 @@ impl Mappings {
         id
     }
 
-    /// An address space has its first area of the mapping.
-    #[expect(dead_code, reason = "areas of files come next")]
-    pub(crate) fn join(&self, id: MappingId, space: SpaceId) {
+    /// An address space is going to have its first area of the mapping. False if there is no such mapping.
+    pub(crate) fn join(&self, id: MappingId, space: SpaceId) -> bool {
+        let join = |mapping: Arc<Mapping>| {
+            let mut state = mapping.lock();
+            if !state.has_ended {
+                state.members.insert(space);
+            }
+            !state.has_ended
+        };
+        self.find(id).is_some_and(join)
+    }
+
+    /// The address spaces that have areas of a mapping, into a vector that is emptied first.
+    pub(crate) fn members_into(&self, id: MappingId, members: &mut Vec<SpaceId>) {
+        members.clear();
         if let Some(mapping) = self.find(id) {
-            mapping.lock().members.insert(space);
+            members.extend(&mapping.lock().members);
         }
     }
 
     /// The last area that an address space had of the mapping is gone.
-    #[expect(dead_code, reason = "areas of files come next")]
     pub(crate) fn leave(&self, id: MappingId, space: SpaceId) {
         let Some(mapping) = self.find(id) else { return };
         let mut state = mapping.lock();
@@ -68,6 +79,12 @@ impl Mappings {
             mapping.unmapped.wake_all();
         }
     }
+}
+
+/// The number of a page's mapping.
+pub(crate) fn id_of(page: &Page) -> Option<MappingId> {
+    let is_file = page.flags().has(PageFlags::FILE);
+    NonZeroU32::new(page.mapping()).filter(|_| is_file).map(MappingId)
 }
 
 fn place_of(id: MappingId) -> Option<usize> {

@@ -266,7 +266,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let super::MappingKind::File(ops) = &mapping.kind else {
             return false;
         };
-        let private = super::page::private_page(mapping.id, pfn, page);
+        let private = super::private_page(mapping.id, pfn, page);
         if private.is_some_and(|private| !ops.releasepage(private)) {
             return false;
         }

@@ -214,6 +214,7 @@ impl Program {
             Ok(pin) => self.pins.push((pin, va)),
             Err(CopyError::Locked { .. }) => {}
             Err(CopyError::Fault { error, .. }) => self.check_refusal(sim, va, error),
+            Err(error @ CopyError::NeedsBlock { .. }) => panic!("{error}"),
         }
     }
 
@@ -266,7 +267,9 @@ impl Program {
             FaultError::Protection { access, .. } => {
                 assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
             }
-            FaultError::NoArea { .. } | FaultError::UnknownSpace(_) => panic!("{error}"),
+            FaultError::NoArea { .. } | FaultError::BeyondEnd { .. } | FaultError::UnknownSpace(_) => {
+                panic!("{error}")
+            }
         }
     }
 
