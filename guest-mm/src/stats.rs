@@ -142,6 +142,7 @@ pub(crate) struct Counts {
     pub(crate) pgpgout: Count,
     pub(crate) pgactivate: Count,
     pub(crate) balance_dirty_pages: Count,
+    pub(crate) nr_vmscan_write: Count,
     pub(crate) compact_migrate_scanned: Count,
     pub(crate) compact_free_scanned: Count,
     pub(crate) compact_isolated: Count,
@@ -226,6 +227,8 @@ pub struct VmStat {
     pub pgactivate: u64,
     /// Times that one who wanted to write had to wait because too much was dirty (no such counter in Linux).
     pub balance_dirty_pages: u64,
+    /// Pages of files that reclaim began to write.
+    pub nr_vmscan_write: u64,
     /// Pages that compaction looked at to move them.
     pub compact_migrate_scanned: u64,
     /// Places that it looked at for where they could go.
@@ -282,6 +285,7 @@ impl Counts {
             pgpgout: self.pgpgout.value(),
             pgactivate: self.pgactivate.value(),
             balance_dirty_pages: self.balance_dirty_pages.value(),
+            nr_vmscan_write: self.nr_vmscan_write.value(),
             compact_migrate_scanned: self.compact_migrate_scanned.value(),
             compact_free_scanned: self.compact_free_scanned.value(),
             compact_isolated: self.compact_isolated.value(),
@@ -376,6 +380,7 @@ impl VmStat {
             ("pgpgin", self.pgpgin),
             ("pgpgout", self.pgpgout),
             ("balance_dirty_pages", self.balance_dirty_pages),
+            ("nr_vmscan_write", self.nr_vmscan_write),
             ("pswpin", self.pswpin),
             ("pswpout", self.pswpout),
             ("pswpout_error", self.pswpout_error),

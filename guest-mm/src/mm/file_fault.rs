@@ -57,7 +57,6 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             Ok(page) => page,
             Err(wait) => return Ok(Step::Done(FaultOutcome::Locked(wait))),
         };
-        page.mark_accessed();
         let slot = match found.level {
             Level::PAGE => Ok(found.slot),
             _ => self.tables(cpu).ensure(space.table, va, Level::PAGE),

@@ -6,7 +6,7 @@ use guest_sync::Cpu;
 
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::huge::{SplitError, ToSplit};
-use crate::mm::{AddressSpace, Backing, HugeAdvice, Locked, MappingId, Mm, Prot, Sharing, Vma};
+use crate::mm::{AddressSpace, Backing, HugeAdvice, Layout, Locked, MappingId, Mm, Prot, Sharing, Vma};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
@@ -213,7 +213,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         space.leave_unused(&self.anon_vmas, &self.mappings);
         for part in parts {
-            if advice == Advice::DontNeed && !matches!(part.backing, Backing::Physical(_)) {
+            // In a non-linear area the entries are all there is to tell which page is where.
+            let is_linear = part
+                .backing
+                .file()
+                .is_none_or(|area| area.layout == Layout::Linear);
+            let may_go = is_linear && !matches!(part.backing, Backing::Physical(_));
+            if advice == Advice::DontNeed && may_go {
                 self.zap(cpu, &mut space, part.range);
             }
         }

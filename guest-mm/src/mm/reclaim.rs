@@ -9,6 +9,7 @@ use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::lru::LruList;
 use crate::mm::Mm;
 use crate::mm::huge::ToSplit;
+use crate::mm::reclaim_file::Writes;
 use crate::mm::rmap::Walk;
 use crate::mm::zap::flush_of;
 use crate::page::{Page, PageFlags};
@@ -24,25 +25,27 @@ pub struct Shrunk {
     pub scanned: u32,
     /// Frames that are free now.
     pub freed: u32,
-    /// Pages on their way to the swap area, which are free when they are there.
+    /// Pages on their way to the swap area or to their files, which are free when they are there.
     pub written: u32,
     /// Pages that were in use, or could not go, and are on the active list now.
     pub activated: u32,
 }
 
 /// What becomes of a page of the inactive list.
-enum Fate {
+pub(crate) enum Fate {
     /// In use, or it cannot go.
     Keep,
     /// It waits for something, and comes up again.
     Later,
     /// Unmapped everywhere, and still locked: it goes after a flush.
     Unmapped,
+    /// Nobody's any more: whoever took it away has not let go of it yet.
+    Gone,
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Looks at up to `nr` pages of a zone's inactive list, after it was given some of the active one's if it is the shorter; frees those
-    /// that were not used since the last look and whose contents are in the swap area, and writes out the others.
+    /// that were not used since the last look and whose contents are on a disk, and writes out the others.
     pub fn shrink_zone(&self, cpu: &Cpu, zone: &Zone, nr: u32) -> Shrunk {
         let mut walk = Walk::default();
         self.age_active(cpu, zone, nr, &mut walk);
@@ -61,14 +64,22 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     self.put_back(cpu, pfn, LruList::Active);
                 }
                 Fate::Later => self.put_back(cpu, pfn, LruList::Inactive),
+                Fate::Gone => self.phys.put_page(cpu, pfn),
             }
         }
         if !flush.is_empty() {
             self.mmu.flush(&flush);
         }
+        let mut writes = Writes::new();
         for pfn in unmapped {
-            self.evict(cpu, pfn, &mut shrunk);
+            let page = self.mapped_page(pfn);
+            if page.flags().has(PageFlags::FILE) {
+                self.evict_file(cpu, (pfn, page), &mut writes, &mut shrunk);
+            } else {
+                self.evict(cpu, pfn, &mut shrunk);
+            }
         }
+        self.submit_reclaimed(writes);
         self.phys.counts.pgscan.add(shrunk.scanned.into());
         self.phys.counts.pgsteal.add(shrunk.freed.into());
         shrunk
@@ -82,7 +93,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let mut pages = Vec::new();
         self.phys.lru_isolate(zone, LruList::Active, nr, &mut pages);
         for pfn in pages {
-            let is_used = self.was_used(cpu, pfn, self.mapped_page(pfn), walk);
+            let page = self.mapped_page(pfn);
+            let is_used = self.take_referenced(page) | self.was_used(cpu, pfn, page, walk);
             let list = if is_used {
                 LruList::Active
             } else {
@@ -94,7 +106,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// Whether an accessed bit of the page was set; they are clear then. Translations stay: a use that hardware has cached is not seen
     /// until the translation is forgotten for another reason, as in Linux on x86.
-    fn was_used(&self, cpu: &Cpu, pfn: Pfn, page: &Page, walk: &mut Walk) -> bool {
+    pub(crate) fn was_used(&self, cpu: &Cpu, pfn: Pfn, page: &Page, walk: &mut Walk) -> bool {
         let mut is_used = false;
         self.for_each_entry(pfn, page, walk, |_, _, (slot, _, entry)| {
             if entry.has(Entry::ACCESSED) {
@@ -105,7 +117,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         is_used
     }
 
-    fn put_back(&self, cpu: &Cpu, pfn: Pfn, list: LruList) {
+    pub(crate) fn put_back(&self, cpu: &Cpu, pfn: Pfn, list: LruList) {
         self.phys.lru_add(pfn, list);
         self.phys.put_page(cpu, pfn);
     }
@@ -140,6 +152,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let flags = page.flags();
         if flags.has(PageFlags::WRITEBACK) {
             return Fate::Later;
+        }
+        if flags.has(PageFlags::FILE) {
+            return self.unmap_file(cpu, (pfn, page), walk, flush);
+        }
+        if !flags.has(PageFlags::ANON) {
+            return Fate::Gone;
         }
         let was_cached = flags.has(PageFlags::SWAPCACHE);
         let known = page.mapcount() + u32::from(was_cached) + 1;

@@ -49,7 +49,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         gather.finish(self.tables(cpu), &self.mmu);
     }
 
-    fn zap_leaf(&self, cpu: &Cpu, space: &mut Locked<'_>, (slot, va): (Slot, u64), gather: &mut Gather) {
+    /// Empties an entry. Its table stays.
+    pub(crate) fn zap_leaf(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        (slot, va): (Slot, u64),
+        gather: &mut Gather,
+    ) {
         if self.frames.read(slot.table, slot.index) == 0 {
             return;
         }

@@ -18,7 +18,7 @@ fn file(mm: &TestMm<'_>, pages: u64) -> MappingId {
     mm.create_mapping(MappingKind::File(Arc::new(DefaultOps)), pages * PAGE)
 }
 
-fn map(mm: &TestMm<'_>, space: SpaceId, area: FileArea, pages: u64, prot: Prot) -> u64 {
+pub(crate) fn map(mm: &TestMm<'_>, space: SpaceId, area: FileArea, pages: u64, prot: Prot) -> u64 {
     let request = MapRequest {
         len: pages * PAGE,
         place: Place::Anywhere,
@@ -61,7 +61,7 @@ pub(crate) fn store(fs: &TestFs<'_, '_>, space: SpaceId, va: u64, value: u64) ->
     })
 }
 
-fn word(byte: u8) -> u64 {
+pub(crate) fn word(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 

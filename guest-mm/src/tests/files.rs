@@ -12,11 +12,16 @@ use crate::tests::test_fs::TestFs;
 
 const PAGE: usize = 4096;
 
-fn file(mm: &TestMm<'_>, size: u64) -> MappingId {
+pub(crate) fn file(mm: &TestMm<'_>, size: u64) -> MappingId {
     mm.create_mapping(MappingKind::File(Arc::new(DefaultOps)), size)
 }
 
-fn read(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, len: usize) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read(
+    fs: &TestFs<'_, '_>,
+    id: MappingId,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>, FileError> {
     let mut bytes = vec![0; len];
     let mut ahead = ReadAhead::default();
     let to = |done: usize, piece: &[u8]| {
@@ -28,7 +33,12 @@ fn read(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, len: usize) -> Result<V
     Ok(bytes)
 }
 
-fn write(fs: &TestFs<'_, '_>, id: MappingId, offset: u64, bytes: &[u8]) -> Result<usize, FileError> {
+pub(crate) fn write(
+    fs: &TestFs<'_, '_>,
+    id: MappingId,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<usize, FileError> {
     let from = |done: usize, piece: &mut [u8]| {
         piece.copy_from_slice(&bytes[done..done + piece.len()]);
         Ok(())

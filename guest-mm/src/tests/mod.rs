@@ -3,6 +3,7 @@
 mod compaction;
 mod failures;
 mod file_maps;
+mod file_reclaim;
 mod files;
 mod fork;
 pub(crate) mod inject;

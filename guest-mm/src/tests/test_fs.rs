@@ -11,8 +11,8 @@ use guest_sync::Cpu;
 use crate::Frames;
 use crate::Order;
 use crate::disk::{BlockDevice, BlockNr, IoError, Request, SimulatedDisk};
-use crate::mm::MappingId;
 use crate::mm::mapping::{FileError, FileIo, FileSystem, IoDirection};
+use crate::mm::{IoChoice, MappingId, PageIo, Shrunk};
 use crate::pfn::PAGE_BYTES;
 use crate::tests::machine::TestMm;
 
@@ -25,6 +25,8 @@ pub(crate) struct TestFs<'a, 'm> {
     next: Cell<u32>,
     /// Blocks that may still be given out.
     pub(crate) free: Cell<u32>,
+    /// For what has no file.
+    pub(crate) swap: SimulatedDisk<PageIo>,
 }
 
 impl<'a, 'm> TestFs<'a, 'm> {
@@ -36,6 +38,7 @@ impl<'a, 'm> TestFs<'a, 'm> {
             blocks: RefCell::default(),
             next: Cell::new(1),
             free: Cell::new(nr_blocks - 1),
+            swap: SimulatedDisk::new(8 * 4096, 64),
         }
     }
 
@@ -131,12 +134,50 @@ impl<'a, 'm> TestFs<'a, 'm> {
         has_worked
     }
 
+    /// The swap area's disk does one request. False if there is nothing to do.
+    fn swap_work(&self) -> bool {
+        while let Some((request, io)) = self.mm.next_io(IoChoice::All, 8) {
+            // One area behind the other on the same disk.
+            let at = |block: BlockNr| BlockNr(block.0 + 4096 * u64::from(io.area().number()));
+            let request = match request {
+                Request::Read(block, pages) => Request::Read(at(block), pages),
+                Request::Write(block, pages) => Request::Write(at(block), pages),
+                Request::Flush => Request::Flush,
+            };
+            if let Err((_, io)) = self.swap.submit(request, io) {
+                self.mm.io_refused(io);
+                break;
+            }
+        }
+        let has_worked = self.swap.step(&self.mm.frames, 0);
+        while let Some((io, result)) = self.swap.completed() {
+            self.mm.end_io(self.cpu, io, result);
+        }
+        has_worked
+    }
+
+    /// Has every zone looked at so many times, as when memory is short for long, and lets the disks work.
+    pub(crate) fn shrink(&self, times: u32) -> Shrunk {
+        let mut all = Shrunk::default();
+        for _ in 0..times {
+            for zone in self.mm.phys.populated_zones() {
+                let shrunk = self.mm.shrink_zone(self.cpu, zone, 32);
+                all.freed += shrunk.freed;
+                all.written += shrunk.written;
+                all.activated += shrunk.activated;
+                self.mm.validate().unwrap();
+            }
+            self.work();
+        }
+        all
+    }
+
     /// Does all that is asked for; looks at every invariant after each step.
     pub(crate) fn work(&self) -> bool {
         let mut has_worked = false;
         loop {
             let taken = self.take_requests();
-            let done = self.disk.step(&self.mm.frames, 0) | self.end_requests();
+            let done = self.disk.step(&self.mm.frames, 0) | self.end_requests() | self.swap_work();
             self.mm.validate().unwrap();
             if !taken && !done {
                 return has_worked;

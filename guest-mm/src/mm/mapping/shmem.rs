@@ -102,7 +102,6 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
 
     /// Makes a locked page of shared memory that nobody maps one of the swap cache, if there is a slot, and only the tree and the caller
     /// have its `known` references. Whether it did.
-    #[expect(dead_code, reason = "reclaim of shared memory comes next")]
     pub(crate) fn shmem_out(
         &self,
         cpu: &Cpu,
