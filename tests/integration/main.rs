@@ -7,6 +7,7 @@
 mod backings;
 mod bad_input;
 mod builtin_balloon;
+mod builtin_compaction;
 mod builtin_control_tree;
 mod builtin_disks;
 mod builtin_events;

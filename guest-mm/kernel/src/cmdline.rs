@@ -10,6 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
+use guest_mm::compact::Defrag;
 use guest_mm::slab::Debugging;
 
 /// Most CPUs this guest can use.
@@ -140,6 +141,9 @@ pub struct Options {
     pub memhp_default_state: OnlinePolicy,
     /// `swap=`, in order: disks that are swap areas.
     pub swaps: Vec<SwapDisk>,
+    /// `thp_defrag=`: whether memory is compacted for huge pages by the fault that wants one, and by a daemon (`always`, the
+    /// default), by the daemon alone (`defer`), or not at all (`never`): Linux' `transparent_hugepage/defrag`.
+    pub thp_defrag: Defrag,
     /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
@@ -170,6 +174,7 @@ impl Options {
             scratch: Vec::new(),
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
+            thp_defrag: Defrag::Always,
             validate: false,
             slab_debug: Debugging::Off,
             slab_test: false,
@@ -222,6 +227,7 @@ impl Options {
             "scratch" => add(&mut self.scratch, parse_disk(value)),
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
+            "thp_defrag" => put(&mut self.thp_defrag, parse_defrag(value)),
             "validate" => {
                 self.validate = true;
                 value.is_empty()
@@ -246,6 +252,15 @@ fn add<T>(list: &mut Vec<T>, value: Option<T>) -> bool {
     let before = list.len();
     list.extend(value);
     list.len() > before
+}
+
+fn parse_defrag(value: &str) -> Option<Defrag> {
+    match value {
+        "always" => Some(Defrag::Always),
+        "defer" => Some(Defrag::Defer),
+        "never" => Some(Defrag::Never),
+        _ => None,
+    }
 }
 
 /// The name of a disk.
@@ -413,6 +428,7 @@ mod tests {
             "swap=vda,prio=1",
             "memhp_default_state=on",
             "panic_test=never",
+            "thp_defrag=sometimes",
         ] {
             let options = Options::parse(bad);
             assert_eq!(options.errors.len(), 1, "{bad}");

@@ -34,11 +34,12 @@ use guest_kernel::executor::{Executor, Remote};
 use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
+use guest_mm::compact::{CompactResult, Compaction, Goal};
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::mm::{IoChoice, PageWait};
 use guest_mm::phys::PhysicalMemory;
 use guest_mm::reclaim::{Reclaim, Shrinker};
-use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId};
+use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId, Zone};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
 
@@ -162,6 +163,7 @@ impl Kernel {
         let mut mm = Mm::new(machine.memory, AllFrames(high), AllCpus);
         let fault_around = Order::holding(u64::from(machine.options.fault_around_kib) << 10);
         mm.set_fault_around(fault_around.unwrap_or(Order::PAGEBLOCK));
+        mm.set_defrag(machine.options.thp_defrag);
         match machine.memory.alloc_pages(this_cpu(), Gfp::KERNEL, Order::ZERO) {
             Ok(zero_page) => mm.set_zero_page(zero_page),
             Err(error) => panic!("the zero page: {error}"),
@@ -395,6 +397,19 @@ impl Kernel {
     /// Waits until a disk of a swap area is to do something.
     pub(crate) async fn swap_io_wanted(&self, choice: IoChoice) {
         self.mm.swap_io_wanted(choice).await;
+    }
+
+    /// Starts compacting a zone.
+    ///
+    /// # Errors
+    /// Why there is nothing to be done.
+    pub(crate) fn begin_compaction<'a>(
+        &'a self,
+        zone: &'a Zone,
+        goal: Goal,
+    ) -> Result<Compaction<'a>, CompactResult> {
+        let _visit = quiet::visit(this_cpu());
+        self.mm.begin_compaction(zone, goal)
     }
 
     /// Waits until nobody has the lock of a page.

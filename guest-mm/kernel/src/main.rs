@@ -14,6 +14,7 @@ mod exercise;
 mod fault;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;
+mod kcompactd;
 mod kernel;
 mod kswapd;
 mod load;
@@ -33,6 +34,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use guest_kernel::cmdline::SwapDisk;
 use guest_kernel::plant;
+use guest_mm::compact::Defrag;
 use guest_sync::CpuId;
 
 /// Where the nucleus enters the manager, on each CPU; CPU 0 has the physical address of the PVH `hvm_start_info`.
@@ -58,6 +60,9 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     }
     kernel::spawn(&executor, kernel.reap());
     kswapd::start(kernel);
+    if options.thp_defrag != Defrag::Never {
+        kcompactd::start(kernel);
+    }
     match options.panic_test {
         Some((test, 0)) => panic::provoke(test),
         Some((test, cpu)) => {

@@ -9,7 +9,7 @@ use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use guest_programs::abi::{
-    Call, Error, MAX_LINE, SYSTEM_INFO_WORDS, StressOutcome, StressRow, SystemInfo, map_flags,
+    Call, Error, MAX_LINE, SYSTEM_INFO_WORDS, StressOutcome, StressRow, SystemInfo, advice, map_flags,
 };
 use guest_programs::options::CHUNK;
 use guest_programs::pattern::Page;
@@ -150,6 +150,15 @@ pub(crate) fn protect(chunk: &Chunk, rights: u64) -> Result<(), Error> {
 /// If it is not there.
 pub(crate) fn advise(chunk: &mut Chunk, advice: u64) -> Result<(), Error> {
     Error::check(call(Call::Advise, chunk.address, CHUNK, advice)).map(|_| ())
+}
+
+/// Gives some of a chunk's pages back, from number `first` on.
+///
+/// # Errors
+/// If they are not there.
+pub(crate) fn forget_pages(chunk: &mut Chunk, first: u64, pages: u64) -> Result<(), Error> {
+    let (start, bytes) = (chunk.address + first * 4096, pages * 4096);
+    Error::check(call(Call::Advise, start, bytes, advice::DONT_NEED)).map(|_| ())
 }
 
 /// Moves the end of the heap; returns where it is then.

@@ -7,6 +7,7 @@ mod call;
 mod family;
 mod hog;
 mod intrinsics;
+mod scatter;
 mod stress;
 mod trespass;
 
@@ -33,6 +34,7 @@ fn main() -> u64 {
     match arguments.next().map(guest_programs::name_of) {
         Some("family") => family::main(arguments),
         Some("hog") => hog::main(arguments),
+        Some("scatter") => scatter::main(arguments),
         Some("stress") => stress::main(arguments),
         Some("trespass") => trespass::main(arguments),
         Some("crash") => crash(),

@@ -101,6 +101,53 @@ impl FamilyOptions {
     }
 }
 
+/// What `scatter` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScatterOptions {
+    /// `fill=P%`: the share of the guest's memory that it takes in small pages before it gives half of them back: 1 to 95. Default 80.
+    pub percent: u8,
+    /// `huge=N`: chunks of 2 MiB that it then asks for in huge pages: 1 to 64. Default 4.
+    pub huge: u64,
+    /// `rounds=N`: how often it checks all of it before it ends; for ever without.
+    pub rounds: Option<u64>,
+    /// `seed=N`: what its pattern starts from. Default 1.
+    pub seed: u64,
+}
+
+impl ScatterOptions {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing.
+    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let mut options = Self {
+            percent: 80,
+            huge: 4,
+            rounds: None,
+            seed: 1,
+        };
+        for argument in arguments {
+            options.set(argument).ok_or(BadArgument(argument))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, argument: &str) -> Option<()> {
+        let (name, value) = argument.split_once('=')?;
+        match name {
+            "fill" => {
+                let percent = value.strip_suffix('%')?.parse().ok();
+                self.percent = percent.filter(|percent| (1..=95).contains(percent))?;
+            }
+            "huge" => self.huge = value.parse().ok().filter(|huge| (1..=64).contains(huge))?,
+            "rounds" => self.rounds = Some(value.parse().ok()?),
+            "seed" => self.seed = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
 /// Which physical address `trespass` touches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trespass {
@@ -322,6 +369,21 @@ mod tests {
         assert_eq!(FamilyOptions::parse(line.split(' ')), Ok(expected));
         for bad in ["chunks=0", "chunks=9", "children=0", "children", "size=1"] {
             assert_eq!(FamilyOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
+        }
+    }
+
+    #[test]
+    fn every_option_of_scatter_is_understood_within_its_range() {
+        let expected = ScatterOptions {
+            percent: 70,
+            huge: 3,
+            rounds: Some(2),
+            seed: 7,
+        };
+        let line = "fill=70% huge=3 rounds=2 seed=7";
+        assert_eq!(ScatterOptions::parse(line.split(' ')), Ok(expected));
+        for bad in ["fill=70", "fill=96%", "huge=0", "huge=65", "rounds", "size=1M"] {
+            assert_eq!(ScatterOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
         }
     }
 

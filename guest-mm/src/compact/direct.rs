@@ -9,6 +9,7 @@ use crate::gfp::Gfp;
 use crate::mm::Mm;
 use crate::node::NodeId;
 use crate::pfn::Order;
+use crate::phys::PhysicalMemory;
 use crate::zone::Zone;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -56,7 +57,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     pub(crate) fn compacts_for_fault(&self) -> bool {
         self.defrag == Defrag::Always
     }
+}
 
+impl PhysicalMemory<'_> {
     /// The zones of a node that lack a chunk of that order, or have most of their free memory in small pieces: what its daemon
     /// starts with, each with its goal. `order` is the largest that a request has wanted, if any has.
     pub fn compaction_goals(
@@ -64,15 +67,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         node: NodeId,
         order: Option<Order>,
     ) -> impl Iterator<Item = (&Zone, Goal)> {
-        let zones = self
-            .phys
-            .populated_zones()
-            .filter(move |zone| zone.node() == node);
-        let proactive = self.phys.fragmentation_score(node) > FRAGMENTATION_HIGH;
+        let zones = self.populated_zones().filter(move |zone| zone.node() == node);
+        let proactive = self.fragmentation_score(node) > FRAGMENTATION_HIGH;
         zones.filter_map(move |zone| match order {
-            Some(order) if self.phys.fragmentation_index(zone, order) >= 0 => {
-                Some((zone, Goal::Chunk(order)))
-            }
+            Some(order) if self.fragmentation_index(zone, order) >= 0 => Some((zone, Goal::Chunk(order))),
             _ => proactive.then_some((zone, Goal::Fragmentation(FRAGMENTATION_LOW))),
         })
     }

@@ -280,7 +280,7 @@ fn the_daemon_is_woken_by_a_request_for_a_chunk_that_there_is_not() {
     huge_fault(&mm, &cpu);
     assert_eq!(wanted.as_mut().poll(&mut context), Poll::Ready(Order::PAGEBLOCK));
     assert!(mm.phys.stats().compact_daemon_wake > 0);
-    for (zone, goal) in mm.compaction_goals(NodeId::ZERO, Some(Order::PAGEBLOCK)) {
+    for (zone, goal) in mm.phys.compaction_goals(NodeId::ZERO, Some(Order::PAGEBLOCK)) {
         let Ok(mut run) = mm.begin_compaction(zone, goal) else {
             continue;
         };
@@ -290,7 +290,7 @@ fn the_daemon_is_woken_by_a_request_for_a_chunk_that_there_is_not() {
             }
         };
         drop(run);
-        mm.compaction_ended(zone, goal, result);
+        mm.phys.compaction_ended(zone, goal, result);
     }
     assert_eq!(huge_fault(&mm, &cpu), FaultOutcome::MappedHuge);
     assert!(mm.phys.stats().compact_daemon_migrate_scanned > 0);

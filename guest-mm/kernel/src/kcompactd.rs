@@ -1,0 +1,65 @@
+//! The daemon of a node that compacts its memory (Linux `kcompactd`): sleeps until a request for more than a frame has
+//! failed, and looks now and then whether free memory has become too scattered.
+
+use crate::kernel::Kernel;
+use crate::machine::activity;
+use crate::machine::cpu::this_cpu;
+use alloc::vec::Vec;
+use guest_kernel::sync::{Winner, race, yield_now};
+use guest_mm::compact::{CompactResult, Goal};
+use guest_mm::{NodeId, Zone};
+
+/// How often it looks by itself. (Linux: `HPAGE_FRAG_CHECK_INTERVAL_MSEC`, half a second.)
+const LOOK_NS: u64 = 2_000_000_000;
+/// Looks that it leaves out after one that brought nothing (Linux: `COMPACT_MAX_DEFER_SHIFT`).
+const LEFT_OUT: u32 = 64;
+
+/// One daemon for each node, on a CPU of that node if it has one.
+pub(crate) fn start(kernel: &'static Kernel) {
+    for node in kernel.phys.topology().nodes() {
+        kernel.start_task(kernel.cpu_near(node), work(kernel, node));
+    }
+}
+
+async fn work(kernel: &'static Kernel, node: NodeId) {
+    let mut left_out = 0;
+    loop {
+        let look = kernel.timers().sleep(LOOK_NS);
+        let order = match race(kernel.phys.compaction_wanted(node), look).await {
+            Winner::First(order) => Some(order),
+            Winner::Second(()) if left_out > 0 => {
+                left_out -= 1;
+                continue;
+            }
+            Winner::Second(()) => None,
+        };
+        let goals: Vec<(&Zone, Goal)> = kernel.phys.compaction_goals(node, order).collect();
+        let before = kernel.phys.fragmentation_score(node);
+        let has_goals = !goals.is_empty();
+        for (zone, goal) in goals {
+            let result = compact(kernel, zone, goal).await;
+            kernel.phys.compaction_ended(zone, goal, result);
+        }
+        if order.is_none() && has_goals && kernel.phys.fragmentation_score(node) >= before {
+            left_out = LEFT_OUT;
+        }
+    }
+}
+
+/// One run over a zone, with programs running between its steps.
+pub(crate) async fn compact(kernel: &'static Kernel, zone: &'static Zone, goal: Goal) -> CompactResult {
+    let mut run = match kernel.begin_compaction(zone, goal) {
+        Ok(run) => run,
+        Err(result) => return result,
+    };
+    loop {
+        let ended = kernel.mm().compaction_step(this_cpu(), &mut run);
+        activity::answer();
+        if let Some(result) = ended {
+            let _working = kernel.mm();
+            drop(run);
+            return result;
+        }
+        yield_now().await;
+    }
+}
