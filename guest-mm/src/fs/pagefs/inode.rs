@@ -71,6 +71,17 @@ pub struct Extent {
     pub len: u32,
 }
 
+impl Extent {
+    /// Its blocks from one to another, counted from its first.
+    pub(super) fn part(self, from: u32, to: u32) -> Self {
+        let first = if self.first == 0 { 0 } else { self.first + from };
+        Self {
+            first,
+            len: to - from,
+        }
+    }
+}
+
 /// What an inode says. Extents beyond the first 28 are in extent blocks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inode {
@@ -80,7 +91,7 @@ pub struct Inode {
     pub nr_links: u32,
     /// Bytes.
     pub size: u64,
-    /// All its extents, which cover `size` and no block more.
+    /// All its extents. They cover `size`; while it is in memory they may have blocks beyond, which are not written to the disk.
     pub extents: Vec<Extent>,
     /// Extent blocks, in order.
     pub(super) overflow: Vec<u32>,
@@ -137,6 +148,56 @@ impl Inode {
             }
         }
         self.extents.push(Extent { first: block, len: 1 });
+    }
+
+    /// How many pages its extents cover.
+    pub(super) fn covered(&self) -> u64 {
+        self.extents.iter().map(|extent| u64::from(extent.len)).sum()
+    }
+
+    /// As it is to be on the disk: without the blocks beyond its size, and with holes in the place of `hidden` pages, in order.
+    pub(super) fn on_disk(&self, hidden: &[u64]) -> Self {
+        let mut inode = Self {
+            extents: Vec::new(),
+            overflow: Vec::new(),
+            ..*self
+        };
+        let (mut at, mut left) = (0, self.size.div_ceil(PAGE_SIZE));
+        for extent in &self.extents {
+            let len = u32::try_from(left).unwrap_or(u32::MAX).min(extent.len);
+            let end = at + u64::from(len);
+            let first = hidden.partition_point(|page| *page < at);
+            let here = hidden[first..].iter().take_while(|page| **page < end);
+            let mut done = 0;
+            for page in here.filter(|_| extent.first != 0) {
+                let before = u32::try_from(page - at).unwrap_or(len);
+                inode.push(extent.part(done, before));
+                inode.push(Extent { first: 0, len: 1 });
+                done = before + 1;
+            }
+            inode.push(extent.part(done, len));
+            left -= u64::from(len);
+            at = end;
+        }
+        inode
+    }
+
+    /// Adds an extent behind the last one, as a part of it if it continues it. One of no length is none.
+    pub(super) fn push(&mut self, extent: Extent) {
+        if extent.len == 0 {
+            return;
+        }
+        if let Some(last) = self.extents.last_mut() {
+            let both_holes = last.first == 0 && extent.first == 0;
+            let continues = last.first != 0 && last.first + last.len == extent.first;
+            if (both_holes || continues)
+                && let Some(len) = last.len.checked_add(extent.len)
+            {
+                last.len = len;
+                return;
+            }
+        }
+        self.extents.push(extent);
     }
 
     /// Its blocks with data, in order, without holes.

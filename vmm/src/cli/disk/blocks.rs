@@ -71,11 +71,11 @@ impl Blocks for FileBlocks {
         self.nr_blocks
     }
 
-    async fn read(&self, block: u32) -> Result<Block, IoError> {
-        let mut contents = [0; PAGE_BYTES];
+    async fn read(&self, block: u32) -> Result<Box<Block>, IoError> {
+        let mut contents = Box::new([0; PAGE_BYTES]);
         let read = self
             .file
-            .read_exact_at(&mut contents, u64::from(block) * PAGE_SIZE);
+            .read_exact_at(&mut contents[..], u64::from(block) * PAGE_SIZE);
         read.map(|()| contents).map_err(|_| IoError)
     }
 

@@ -1,5 +1,6 @@
 //! Making the state of now that of the disk, all at once.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -19,8 +20,17 @@ struct Draft {
     stale: Vec<u32>,
     /// New pointers of the map.
     map: BTreeMap<usize, Option<Pointer>>,
-    /// New extent blocks of inodes.
-    overflow: Vec<(InodeNr, Vec<u32>)>,
+    /// What was written of inodes.
+    inodes: Vec<Written>,
+}
+
+/// An inode in a commit.
+struct Written {
+    number: InodeNr,
+    /// Its extent blocks.
+    overflow: Vec<u32>,
+    /// Not all of it is there: it has hidden pages.
+    is_more: bool,
 }
 
 impl<B: Blocks> Volume<B> {
@@ -28,15 +38,24 @@ impl<B: Blocks> Volume<B> {
     /// this is done is seen to here. Without changes it is a flush.
     ///
     /// # Errors
+    /// As [`Self::commit_hiding`].
+    pub async fn commit(&mut self) -> Result<(), FsError> {
+        self.commit_hiding(|_| Vec::new()).await
+    }
+
+    /// The same while data of new blocks is still to be written: `hidden` says which pages of a file those are, in order. The file has
+    /// holes there on the disk, until a later commit; so what was on a block before is never seen as part of the file.
+    ///
+    /// # Errors
     /// The disk fails, or has no room for the new metadata. Nothing is lost: the changes stay, the last commit counts. If it is the superblock that
     /// cannot be written, the file system is read-only from then on.
-    pub async fn commit(&mut self) -> Result<(), FsError> {
+    pub async fn commit_hiding(&mut self, hidden: impl Fn(InodeNr) -> Vec<u64>) -> Result<(), FsError> {
         self.writable()?;
         if !self.inodes.values().any(|cached| cached.dirty) {
             return Ok(self.blocks.flush().await?);
         }
         let mut draft = Draft::default();
-        let superblock = match self.write_draft(&mut draft).await {
+        let superblock = match self.write_draft(&mut draft, &hidden).await {
             Ok(superblock) => superblock,
             Err(error) => {
                 draft.fresh.into_iter().for_each(|block| self.space.free(block));
@@ -51,20 +70,24 @@ impl<B: Blocks> Volume<B> {
         Ok(())
     }
 
-    async fn write_draft(&mut self, draft: &mut Draft) -> Result<Superblock, FsError> {
+    async fn write_draft(
+        &mut self,
+        draft: &mut Draft,
+        hidden: &impl Fn(InodeNr) -> Vec<u64>,
+    ) -> Result<Superblock, FsError> {
         let dirty = self.inodes.iter().filter(|(_, cached)| cached.dirty);
         let indices: Vec<usize> = dirty.map(|(number, _)| number.map_index()).collect();
         for index in indices {
             if !draft.map.contains_key(&index) {
-                let pointer = self.write_inodes(index, draft).await?;
+                let pointer = self.write_inodes(index, draft, hidden).await?;
                 draft.map.insert(index, pointer);
             }
         }
-        let mut map = [0; PAGE_BYTES];
+        let mut map: Box<Block> = Box::new([0; PAGE_BYTES]);
         for index in 0..MAP_POINTERS {
             let pointer = draft.map.get(&index).copied().unwrap_or(self.map[index]);
             if let Some(pointer) = pointer {
-                pointer.put(&mut map, 8 * index);
+                pointer.put(&mut *map, 8 * index);
             }
         }
         let pointer = self.write_fresh(&map, draft).await?;
@@ -80,22 +103,31 @@ impl<B: Blocks> Volume<B> {
     }
 
     /// Writes the inode block of one pointer of the map anew; the pointer is none if no inode is left in it.
-    async fn write_inodes(&mut self, index: usize, draft: &mut Draft) -> Result<Option<Pointer>, FsError> {
+    async fn write_inodes(
+        &mut self,
+        index: usize,
+        draft: &mut Draft,
+        hidden: &impl Fn(InodeNr) -> Vec<u64>,
+    ) -> Result<Option<Pointer>, FsError> {
         let mut block = match self.map[index] {
             Some(pointer) => {
                 draft.stale.push(pointer.block());
                 self.read_pointer(pointer).await?
             }
-            None => [0; PAGE_BYTES],
+            None => Box::new([0; PAGE_BYTES]),
         };
         let here = self
             .inodes
             .iter()
             .filter(|(number, cached)| cached.dirty && number.map_index() == index);
-        let dirty: Vec<(InodeNr, Option<Inode>)> = here
-            .map(|(number, cached)| (*number, cached.inode.clone()))
+        let dirty: Vec<(InodeNr, Option<Inode>, bool)> = here
+            .map(|(number, cached)| {
+                let hidden = hidden(*number);
+                let inode = cached.inode.as_ref().map(|inode| inode.on_disk(&hidden));
+                (*number, inode, !hidden.is_empty())
+            })
             .collect();
-        for (number, inode) in dirty {
+        for (number, inode, is_more) in dirty {
             let bytes = &mut block[number.offset()..][..INODE_BYTES];
             let mut overflow = Vec::new();
             match inode {
@@ -105,7 +137,11 @@ impl<B: Blocks> Volume<B> {
                 }
                 None => bytes.fill(0),
             }
-            draft.overflow.push((number, overflow));
+            draft.inodes.push(Written {
+                number,
+                overflow,
+                is_more,
+            });
         }
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
@@ -123,7 +159,8 @@ impl<B: Blocks> Volume<B> {
         let mut next = None;
         let rest = inode.extents.get(INLINE_EXTENTS..).unwrap_or(&[]);
         for extents in rest.chunks(BLOCK_EXTENTS).rev() {
-            let pointer = self.write_fresh(&extent_block(extents, next), draft).await?;
+            let block = Box::new(extent_block(extents, next));
+            let pointer = self.write_fresh(&block, draft).await?;
             overflow.insert(0, pointer.block());
             next = Some(pointer);
         }
@@ -138,9 +175,8 @@ impl<B: Blocks> Volume<B> {
     }
 
     async fn write_superblock(&self, superblock: &Superblock) -> Result<(), FsError> {
-        self.blocks
-            .write(superblock.block_nr(), &superblock.to_block())
-            .await?;
+        let block = Box::new(superblock.to_block());
+        self.blocks.write(superblock.block_nr(), &block).await?;
         Ok(self.blocks.flush().await?)
     }
 
@@ -149,14 +185,14 @@ impl<B: Blocks> Volume<B> {
         for (index, pointer) in draft.map {
             self.map[index] = pointer;
         }
-        for (number, overflow) in draft.overflow {
-            let Some(cached) = self.inodes.get_mut(&number) else {
+        for written in draft.inodes {
+            let Some(cached) = self.inodes.get_mut(&written.number) else {
                 continue;
             };
-            let old = core::mem::replace(&mut cached.on_disk, overflow);
+            let old = core::mem::replace(&mut cached.on_disk, written.overflow);
             old.into_iter()
                 .for_each(|block| self.space.free_with_commit(block));
-            cached.dirty = false;
+            cached.dirty = written.is_more;
         }
         self.inodes.retain(|_, cached| cached.inode.is_some());
         draft

@@ -1,5 +1,6 @@
 //! Whole files by path, one page at a time, past any cache: for tools on the host.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::super::{Block, InodeNr, Kind, Name};
@@ -30,9 +31,9 @@ impl<B: Blocks> Volume<B> {
         }
         let mut bytes = Vec::new();
         for page in 0..inode.size.div_ceil(PAGE_SIZE) {
-            let block: Block = match inode.block_of(page) {
+            let block: Box<Block> = match inode.block_of(page) {
                 Some(block) => self.blocks.read(block).await?,
-                None => [0; PAGE_BYTES],
+                None => Box::new([0; PAGE_BYTES]),
             };
             let left = usize::try_from(inode.size - page * PAGE_SIZE).unwrap_or(usize::MAX);
             bytes.extend_from_slice(&block[..left.min(PAGE_BYTES)]);
@@ -51,7 +52,7 @@ impl<B: Blocks> Volume<B> {
         self.set_size(number, bytes.len() as u64).await?;
         for (page, part) in (0..).zip(bytes.chunks(PAGE_BYTES)) {
             let (block, _) = self.allocate(number, page).await?;
-            let mut contents = [0; PAGE_BYTES];
+            let mut contents: Box<Block> = Box::new([0; PAGE_BYTES]);
             contents[..part.len()].copy_from_slice(part);
             self.blocks.write(block, &contents).await?;
         }

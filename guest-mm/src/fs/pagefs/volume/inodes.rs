@@ -25,7 +25,7 @@ impl<B: Blocks> Volume<B> {
     }
 
     /// The block of page `index` of a file, which is made where there is none: its contents are the caller's to write. Whether it is
-    /// new is returned too. The size stays; a page beyond it is lost if the size does not follow before the next commit.
+    /// new is returned too. The size stays; a page beyond it is lost if the size does not follow before the inode is forgotten.
     ///
     /// # Errors
     /// As [`Self::inode`], or no block is free.
@@ -35,14 +35,27 @@ impl<B: Blocks> Volume<B> {
         if let Some(block) = inode.block_of(index) {
             return Ok((block, false));
         }
-        if index >= inode.size.div_ceil(PAGE_SIZE) {
-            return Err(FsError::BeyondEnd(index));
-        }
         let before = index.checked_sub(1).and_then(|index| inode.block_of(index));
         let near = before.map_or(2, |block| block + 1);
         let block = self.space.allocate_for_data(near).ok_or(FsError::NoSpace)?;
-        self.change(number, |inode| set_block(inode, index, block));
+        self.change(number, |inode| {
+            push_hole(inode, (index + 1).saturating_sub(inode.covered()));
+            set_block(inode, index, block);
+        });
         Ok((block, true))
+    }
+
+    /// Takes a block back that [`Self::allocate`] made and that nothing was written to.
+    ///
+    /// # Errors
+    /// As [`Self::inode`].
+    pub async fn take_back(&mut self, number: InodeNr, index: u64) -> Result<(), FsError> {
+        let Some(block) = self.inode(number).await?.block_of(index) else {
+            return Ok(());
+        };
+        self.change(number, |inode| set_block(inode, index, 0));
+        self.space.free_with_commit(block);
+        Ok(())
     }
 
     /// Sets the size of a file. Blocks beyond go, and are free after the next commit; a file that grows ends in a hole.
@@ -51,11 +64,15 @@ impl<B: Blocks> Volume<B> {
     /// As [`Self::inode`].
     pub async fn set_size(&mut self, number: InodeNr, size: u64) -> Result<(), FsError> {
         self.writable()?;
-        self.inode(number).await?;
+        let nr_pages = size.div_ceil(PAGE_SIZE);
+        let inode = self.inode(number).await?;
+        if inode.size == size && inode.covered() == nr_pages {
+            return Ok(());
+        }
         let mut dropped = Vec::new();
         self.change(number, |inode| {
             inode.size = size;
-            dropped = fit(inode, size.div_ceil(PAGE_SIZE));
+            dropped = fit(inode, nr_pages);
         });
         for block in dropped {
             self.space.free_with_commit(block);
@@ -63,16 +80,31 @@ impl<B: Blocks> Volume<B> {
         Ok(())
     }
 
-    /// Forgets inodes that are as they are on the disk, up to `nr` of them: a shrinker's work. Returns how many.
-    pub fn forget_clean(&mut self, nr: usize) -> usize {
-        let before = self.inodes.len();
-        let mut left = nr;
-        self.inodes.retain(|_, cached| {
-            let keep = cached.dirty || left == 0;
-            left -= usize::from(!keep);
-            keep
+    /// Makes a file larger, if it is not already: blocks beyond its size become part of it.
+    ///
+    /// # Errors
+    /// As [`Self::inode`].
+    pub async fn grow(&mut self, number: InodeNr, size: u64) -> Result<(), FsError> {
+        let inode = self.inode(number).await?;
+        if inode.size >= size {
+            return Ok(());
+        }
+        self.writable()?;
+        self.change(number, |inode| {
+            inode.size = size;
+            push_hole(inode, size.div_ceil(PAGE_SIZE).saturating_sub(inode.covered()));
         });
-        before - self.inodes.len()
+        Ok(())
+    }
+
+    /// Forgets an inode that is as it is on the disk: a shrinker's work. Whether it is not in memory any more.
+    pub fn forget(&mut self, number: InodeNr) -> bool {
+        let is_dirty = |cached: &Cached| cached.dirty;
+        let keep = self.inodes.get(&number).is_some_and(is_dirty);
+        if !keep {
+            self.inodes.remove(&number);
+        }
+        !keep
     }
 
     /// Inodes in memory, and how many of them differ from the disk.
@@ -131,7 +163,7 @@ impl<B: Blocks> Volume<B> {
     }
 }
 
-/// Makes `block` that of page `index`, which is a hole.
+/// Makes `block` that of page `index`, which the extents cover; 0 for none.
 fn set_block(inode: &mut Inode, index: u64, block: u32) {
     let extents = core::mem::take(&mut inode.extents);
     let mut at = 0;
@@ -139,23 +171,11 @@ fn set_block(inode: &mut Inode, index: u64, block: u32) {
         let end = at + u64::from(extent.len);
         if (at..end).contains(&index) {
             let before = u32::try_from(index - at).unwrap_or(0);
-            push(
-                inode,
-                Extent {
-                    first: 0,
-                    len: before,
-                },
-            );
-            push(inode, Extent { first: block, len: 1 });
-            push(
-                inode,
-                Extent {
-                    first: 0,
-                    len: extent.len - before - 1,
-                },
-            );
+            inode.push(extent.part(0, before));
+            inode.push(Extent { first: block, len: 1 });
+            inode.push(extent.part(before + 1, extent.len));
         } else {
-            push(inode, extent);
+            inode.push(extent);
         }
         at = end;
     }
@@ -165,11 +185,11 @@ fn set_block(inode: &mut Inode, index: u64, block: u32) {
 fn fit(inode: &mut Inode, nr_pages: u64) -> Vec<u32> {
     let extents = core::mem::take(&mut inode.extents);
     let (mut dropped, mut left) = (Vec::new(), nr_pages);
-    for Extent { first, len } in extents {
-        let kept = u32::try_from(left).unwrap_or(u32::MAX).min(len);
-        push(inode, Extent { first, len: kept });
-        if first != 0 {
-            dropped.extend(first + kept..first + len);
+    for extent in extents {
+        let kept = u32::try_from(left).unwrap_or(u32::MAX).min(extent.len);
+        inode.push(extent.part(0, kept));
+        if extent.first != 0 {
+            dropped.extend(extent.first + kept..extent.first + extent.len);
         }
         left -= u64::from(kept);
     }
@@ -177,28 +197,10 @@ fn fit(inode: &mut Inode, nr_pages: u64) -> Vec<u32> {
     dropped
 }
 
-/// Adds an extent behind the last one, as a part of it if it continues it.
-fn push(inode: &mut Inode, extent: Extent) {
-    if extent.len == 0 {
-        return;
-    }
-    if let Some(last) = inode.extents.last_mut() {
-        let both_holes = last.first == 0 && extent.first == 0;
-        let continues = last.first != 0 && last.first + last.len == extent.first;
-        if (both_holes || continues)
-            && let Some(len) = last.len.checked_add(extent.len)
-        {
-            last.len = len;
-            return;
-        }
-    }
-    inode.extents.push(extent);
-}
-
 fn push_hole(inode: &mut Inode, mut nr_pages: u64) {
     while nr_pages > 0 {
         let len = u32::try_from(nr_pages).unwrap_or(u32::MAX);
-        push(inode, Extent { first: 0, len });
+        inode.push(Extent { first: 0, len });
         nr_pages -= u64::from(len);
     }
 }

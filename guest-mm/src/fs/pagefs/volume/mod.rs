@@ -11,6 +11,7 @@ mod inodes;
 mod names;
 mod space;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -29,7 +30,7 @@ pub trait Blocks {
     /// How many there are.
     fn nr_blocks(&self) -> u64;
     /// Reads one.
-    fn read(&self, block: u32) -> impl Future<Output = Result<Block, IoError>>;
+    fn read(&self, block: u32) -> impl Future<Output = Result<Box<Block>, IoError>>;
     /// Writes one.
     fn write(&self, block: u32, contents: &Block) -> impl Future<Output = Result<(), IoError>>;
     /// Makes all writes that are done durable.
@@ -63,8 +64,6 @@ pub enum FsError {
     IsADirectory(InodeNr),
     /// Not a name.
     Name(NameError),
-    /// The file has no page with this number.
-    BeyondEnd(u64),
     /// A superblock could not be written: which of two states the disk has is not known, so nothing is changed any more.
     ReadOnly,
 }
@@ -84,7 +83,6 @@ impl fmt::Display for FsError {
             Self::NotEmpty(nr) => write!(f, "directory {} is not empty", nr.number()),
             Self::IsADirectory(nr) => write!(f, "inode {} is a directory", nr.number()),
             Self::Name(error) => error.fmt(f),
-            Self::BeyondEnd(page) => write!(f, "page {page} is beyond the end of the file"),
             Self::ReadOnly => {
                 f.write_str("a superblock could not be written; the file system is read-only now")
             }
@@ -145,7 +143,7 @@ impl<B: Blocks> Volume<B> {
         let nr_blocks = u32::try_from(blocks.nr_blocks()).unwrap_or(u32::MAX);
         let mut space = Space::new(nr_blocks).ok_or(FormatError::Size(nr_blocks))?;
         let map_block = space.allocate(2).ok_or(FormatError::Size(nr_blocks))?;
-        let nothing = [0; PAGE_BYTES];
+        let nothing: Box<Block> = Box::new([0; PAGE_BYTES]);
         let map = Pointer::to(map_block, &nothing).expect("blocks 0 and 1 are in use");
         // Generation 0 is never written; no superblock is valid until the first commit.
         for block in [0, 1] {
@@ -191,7 +189,7 @@ impl<B: Blocks> Volume<B> {
         let map = volume.read_pointer(superblock.map).await?;
         volume.space.take(superblock.map.block())?;
         volume.map = (0..MAP_POINTERS)
-            .map(|index| Pointer::at(&map, 8 * index))
+            .map(|index| Pointer::at(&*map, 8 * index))
             .collect();
         for index in 0..MAP_POINTERS {
             volume.survey(index).await?;
@@ -281,12 +279,12 @@ impl<B: Blocks> Volume<B> {
             }
             raw.extents.extend(extents(&block[8..], left.min(BLOCK_EXTENTS)));
             overflow.push(pointer.block());
-            more = Pointer::at(&block, 0);
+            more = Pointer::at(&*block, 0);
         }
         Ok(Some(raw.complete(number, overflow, self.superblock.nr_blocks)?))
     }
 
-    async fn read_pointer(&self, pointer: Pointer) -> Result<Block, FsError> {
+    async fn read_pointer(&self, pointer: Pointer) -> Result<Box<Block>, FsError> {
         let block = pointer.block();
         if block < 2 || block >= self.superblock.nr_blocks {
             return Err(FormatError::OutOfRange(block).into());

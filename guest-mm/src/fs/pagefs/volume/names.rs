@@ -2,6 +2,7 @@
 //!
 //! A directory's blocks are metadata: one that changes is written anew, and the old one stays until the commit.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::super::{Block, Inode, InodeNr, Kind, Name, Record};
@@ -119,10 +120,10 @@ impl<B: Blocks> Volume<B> {
         }
     }
 
-    async fn directory_block(&mut self, directory: InodeNr, page: u64) -> Result<Block, FsError> {
+    async fn directory_block(&mut self, directory: InodeNr, page: u64) -> Result<Box<Block>, FsError> {
         match self.inode(directory).await?.block_of(page) {
             Some(block) => Ok(self.blocks.read(block).await?),
-            None => Ok([0; PAGE_BYTES]),
+            None => Ok(Box::new([0; PAGE_BYTES])),
         }
     }
 
