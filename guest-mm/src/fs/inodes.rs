@@ -35,7 +35,7 @@ impl<T> Keyed for Node<T> {
 }
 
 /// Who can let go of what belongs to an inode.
-pub trait Evict<T>: Sync {
+pub trait Evict<T> {
     /// Lets go of what belongs to an inode that nobody holds, if that is possible without waiting: nothing is to be written, and
     /// nobody uses it. The cache is locked meanwhile.
     fn evict(&self, cpu: &Cpu, number: InodeNr, kept: &T) -> bool;
@@ -67,7 +67,7 @@ struct State<B> {
     stat: InodeStat,
 }
 
-impl<T: Copy, S: Store<Node<T>>> InodeCache<T, S> {
+impl<T: Clone, S: Store<Node<T>>> InodeCache<T, S> {
     /// An empty cache, with objects out of `store`.
     pub const fn new(store: S) -> Self {
         let stat = InodeStat {
@@ -97,7 +97,7 @@ impl<T: Copy, S: Store<Node<T>>> InodeCache<T, S> {
         stat.hits += 1;
         stat.held += u64::from(node.holders == 0);
         node.holders += 1;
-        Some(node.kept)
+        Some(node.kept.clone())
     }
 
     /// Adds an inode that is not in memory, held once. False when there is no memory.
@@ -132,7 +132,11 @@ impl<T: Copy, S: Store<Node<T>>> InodeCache<T, S> {
 
     /// What is kept of an inode, as far as it is in memory.
     pub fn peek(&self, number: InodeNr) -> Option<T> {
-        self.state.lock().table.peek(&number).map(|node| node.kept)
+        self.state
+            .lock()
+            .table
+            .peek(&number)
+            .map(|node| node.kept.clone())
     }
 
     /// How often an inode is held.
@@ -148,7 +152,7 @@ impl<T: Copy, S: Store<Node<T>>> InodeCache<T, S> {
         state.stat.inodes -= 1;
         state.stat.held -= u64::from(removed.holders > 0);
         drop(state);
-        Some(removed.kept)
+        Some(removed.kept.clone())
     }
 
     /// What is kept of all inodes, in no order.
@@ -202,7 +206,7 @@ pub struct InodeShrinker<'a, T, S: Store<Node<T>>, E> {
     pub evict: E,
 }
 
-impl<T: Copy + Send + Sync, S: Store<Node<T>>, E: Evict<T>> Shrinker for InodeShrinker<'_, T, S, E> {
+impl<T: Clone + Send + Sync, S: Store<Node<T>>, E: Evict<T> + Sync> Shrinker for InodeShrinker<'_, T, S, E> {
     fn name(&self) -> &'static str {
         "inode"
     }

@@ -6,6 +6,7 @@
 mod gate;
 mod inodes;
 mod lru_table;
+pub mod mounted;
 mod names;
 pub mod pagefs;
 mod store;
@@ -14,5 +15,6 @@ mod tests;
 
 pub use gate::{Gate, GateGuard};
 pub use inodes::{Evict, InodeCache, InodeShrinker, InodeStat, Node};
+pub use mounted::{Machine, Mounted};
 pub use names::{Dentry, Known, NameCache, NameStat};
 pub use store::{Heap, Store, per_frame};

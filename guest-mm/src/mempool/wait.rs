@@ -18,9 +18,16 @@ pub trait ThisCpu {
 }
 
 /// Always the same: for a future that stays where it is.
-impl ThisCpu for &Cpu {
+impl ThisCpu for Cpu {
     fn this_cpu(&self) -> &Cpu {
         self
+    }
+}
+
+/// Whatever the other says.
+impl<C: ThisCpu + ?Sized> ThisCpu for &C {
+    fn this_cpu(&self) -> &Cpu {
+        (**self).this_cpu()
     }
 }
 

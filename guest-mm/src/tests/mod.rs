@@ -9,7 +9,7 @@ mod fork;
 pub(crate) mod inject;
 pub(crate) mod kernel_cpus;
 pub(crate) mod kernel_frames;
-mod machine;
+pub(crate) mod machine;
 mod many_cpus;
 mod many_threads;
 mod mapping_threads;

@@ -434,7 +434,7 @@ fn pages_are_found_through_extents() {
 
 #[test]
 fn a_page_whose_data_is_still_to_be_written_is_a_hole_on_the_disk() {
-    let disk = Disk::new(64);
+    let (disk, bytes) = (Disk::new(64), [1, 2, 3, 4, 5, 6]);
     let mut volume = run(Volume::format(disk.clone())).unwrap();
     // What was on the blocks before is none of the file's business.
     for block in 4..64 {
@@ -447,7 +447,7 @@ fn a_page_whose_data_is_still_to_be_written_is_a_hole_on_the_disk() {
     }
     run(volume.grow(file, 5 * PAGE_SIZE)).unwrap();
     for page in [0, 2, 5] {
-        run(disk.write(blocks[page], &[page as u8 + 1; PAGE_BYTES])).unwrap();
+        run(disk.write(blocks[page], &[bytes[page]; PAGE_BYTES])).unwrap();
     }
     run(volume.commit_hiding(|number| match number == file {
         true => vec![1, 3, 4],
@@ -462,12 +462,12 @@ fn a_page_whose_data_is_still_to_be_written_is_a_hole_on_the_disk() {
     // It is as before in memory, and differs from the disk, so that the next commit writes it again.
     assert_eq!(volume.cached().1, 1);
     assert!(!volume.forget(file));
-    for page in [1, 3, 4] {
+    for page in [1_usize, 3, 4] {
         assert_eq!(
-            run(volume.allocate(file, page as u64)).unwrap(),
+            run(volume.allocate(file, page.try_into().unwrap())).unwrap(),
             (blocks[page], false)
         );
-        run(disk.write(blocks[page], &[page as u8 + 1; PAGE_BYTES])).unwrap();
+        run(disk.write(blocks[page], &[bytes[page]; PAGE_BYTES])).unwrap();
     }
     run(volume.commit()).unwrap();
     let mut mounted = run(Volume::mount(disk.after_power_loss(|| false))).unwrap();

@@ -42,6 +42,27 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.zero_tail(cpu, &mapping, size).await
     }
 
+    /// Takes the clean pages of a file out of memory that nobody uses, as far as that is possible at once (Linux
+    /// `invalidate_mapping_pages`). Whether none is left.
+    pub fn invalidate(&self, cpu: &Cpu, id: MappingId) -> bool {
+        let Ok(mapping) = self.mapping(id) else {
+            return true;
+        };
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let found = mapping.lock().tree.first_from(from);
+            let Some((index, _)) = found else {
+                return true;
+            };
+            if let PageLookup::Locked(page) = self.lock_page_of(cpu, &mapping, index) {
+                // The tree's reference, and this one.
+                self.free_clean(cpu, &mapping, (page.pfn, page.page), 2);
+            }
+            next = index.checked_add(1);
+        }
+        mapping.lock().tree.is_empty()
+    }
+
     /// Takes all pages from `first` on out of a mapping.
     async fn drop_pages(&self, cpu: impl ThisCpu + Copy, mapping: &Arc<Mapping>, first: u32) {
         let mut next = Some(first);

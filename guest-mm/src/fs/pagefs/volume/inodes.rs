@@ -45,17 +45,14 @@ impl<B: Blocks> Volume<B> {
         Ok((block, true))
     }
 
-    /// Takes a block back that [`Self::allocate`] made and that nothing was written to.
-    ///
-    /// # Errors
-    /// As [`Self::inode`].
-    pub async fn take_back(&mut self, number: InodeNr, index: u64) -> Result<(), FsError> {
-        let Some(block) = self.inode(number).await?.block_of(index) else {
-            return Ok(());
+    /// Takes a block back that [`Self::allocate`] made and that nothing was written to, from an inode that is in memory.
+    pub fn take_back(&mut self, number: InodeNr, index: u64) {
+        let cached = self.inodes.get(&number).and_then(|cached| cached.inode.as_ref());
+        let Some(block) = cached.and_then(|inode| inode.block_of(index)) else {
+            return;
         };
         self.change(number, |inode| set_block(inode, index, 0));
         self.space.free_with_commit(block);
-        Ok(())
     }
 
     /// Sets the size of a file. Blocks beyond go, and are free after the next commit; a file that grows ends in a hole.

@@ -50,6 +50,8 @@ pub enum FsError {
     NoSpace,
     /// No inode is free.
     NoInodes,
+    /// There is no memory for an inode.
+    NoMemory,
     /// There is no such inode.
     NoInode(InodeNr),
     /// Not a directory.
@@ -76,6 +78,7 @@ impl fmt::Display for FsError {
             Self::DoubleUse(block) => write!(f, "block {block} is used twice"),
             Self::NoSpace => f.write_str("no block is free"),
             Self::NoInodes => f.write_str("no inode is free"),
+            Self::NoMemory => f.write_str("no memory for an inode"),
             Self::NoInode(nr) => write!(f, "there is no inode {}", nr.number()),
             Self::NotADirectory(nr) => write!(f, "inode {} is not a directory", nr.number()),
             Self::Exists(nr) => write!(f, "there is such a name, of inode {}", nr.number()),

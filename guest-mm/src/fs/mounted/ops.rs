@@ -1,0 +1,52 @@
+//! What becomes of the block numbers on pages.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::mm::mapping::{AddressSpaceOps, PrivatePage};
+use crate::pfn::Pfn;
+
+/// The private data of a page is the number of its block: it goes with the page when that moves, without anything being written, and
+/// is dropped when the page goes, for the inode knows it too.
+#[derive(Debug, Default)]
+pub struct PageOps {
+    released: AtomicU64,
+    invalidated: AtomicU64,
+    migrated: AtomicU64,
+}
+
+/// How often what was done, since the file system was mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PageOpsStat {
+    /// Pages that left memory clean (`releasepage`).
+    pub released: u64,
+    /// Pages that were cut off a file (`invalidatepage`).
+    pub invalidated: u64,
+    /// Pages that moved to another frame with their block number (`migrate_page`).
+    pub migrated: u64,
+}
+
+impl PageOps {
+    pub(super) fn stat(&self) -> PageOpsStat {
+        PageOpsStat {
+            released: self.released.load(Relaxed),
+            invalidated: self.invalidated.load(Relaxed),
+            migrated: self.migrated.load(Relaxed),
+        }
+    }
+}
+
+impl AddressSpaceOps for PageOps {
+    fn releasepage(&self, _: PrivatePage) -> bool {
+        self.released.fetch_add(1, Relaxed);
+        true
+    }
+
+    fn invalidatepage(&self, _: PrivatePage) {
+        self.invalidated.fetch_add(1, Relaxed);
+    }
+
+    fn migrate_page(&self, page: PrivatePage, _: Pfn) -> u32 {
+        self.migrated.fetch_add(1, Relaxed);
+        page.private
+    }
+}

@@ -1,0 +1,112 @@
+//! Data and metadata on their way to the disk: when a program asks, by age, and before the machine is switched off.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::super::pagefs::FsError;
+use super::io::file_error;
+use super::{File, Machine, Mounted};
+use crate::mm::mapping::FileError;
+
+/// How long changes may stay in memory alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Age {
+    /// What time it is, in any unit.
+    pub now: u64,
+    /// How old dirty pages may get (Linux `dirty_expire_interval`).
+    pub expire: u64,
+    /// Most pages to begin with.
+    pub nr_pages: u32,
+}
+
+/// What a round of write-back came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Round {
+    /// Pages that are on their way.
+    pub pages: u32,
+    /// Whether there was metadata to be committed, and it is.
+    pub committed: bool,
+}
+
+impl<'m, X: Machine<'m>> Mounted<'m, X> {
+    /// Has all of a file on the disk: its data, and what leads to them. Tells, once, of data that could not be written since this was
+    /// last asked.
+    ///
+    /// # Errors
+    /// [`FileError::Io`] when the disk failed; what could not be written is tried again.
+    pub async fn fsync(&self, file: &File) -> Result<(), FileError> {
+        let synced = self.mm().sync(self.here(), file.mapping()).await;
+        self.commit().await.map_err(file_error)?;
+        synced
+    }
+
+    /// Makes the state of the metadata that of the disk. Sizes are those of now; data that is on the disk is part of its files.
+    ///
+    /// # Errors
+    /// As [`super::super::pagefs::Volume::commit`].
+    pub async fn commit(&self) -> Result<(), FsError> {
+        let mut volume = self.volume.lock().await;
+        let mut files: Vec<Arc<File>> = Vec::new();
+        self.inodes.for_each(|_, file| files.push(file.clone()));
+        for file in files {
+            // One that was deleted meanwhile has no size.
+            let Some(size) = self.mm().mapping_size(file.mapping()) else {
+                continue;
+            };
+            match volume.grow(file.number(), size).await {
+                Ok(()) | Err(FsError::NoInode(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let hidden = |number| self.inodes.peek(number).map(|file| file.unwritten());
+        volume
+            .commit_hiding(|number| hidden(number).unwrap_or_default())
+            .await
+    }
+
+    /// Writes everything, and waits for it: before the machine is switched off.
+    ///
+    /// # Errors
+    /// The first thing that could not be written; everything else is.
+    pub async fn sync(&self) -> Result<(), FileError> {
+        let mut files: Vec<Arc<File>> = Vec::new();
+        self.inodes.for_each(|_, file| files.push(file.clone()));
+        let mut outcome = Ok(());
+        for file in files {
+            let synced = self.mm().sync(self.here(), file.mapping()).await;
+            outcome = outcome.and(match synced {
+                Err(FileError::Unknown(_)) => Ok(()),
+                synced => synced,
+            });
+        }
+        let committed = self.commit().await.map_err(file_error);
+        outcome.and(committed)
+    }
+
+    /// A round of the daemon that writes back what is old (Linux `kupdate`): begins to write dirty pages, deletes files that nobody
+    /// uses any more, and commits what has changed. To be called every few seconds.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn write_back_old(&self, age: Age) -> Result<Round, FsError> {
+        let mm = self.mm();
+        mm.set_time(age.now);
+        let oldest = age.now.saturating_sub(age.expire);
+        let pages = mm.write_back_old(self.cpu(), oldest, age.nr_pages);
+        self.delete_orphans().await;
+        let is_dirty = self.volume.lock().await.cached().1 > 0;
+        if is_dirty {
+            self.commit().await?;
+        }
+        Ok(Round {
+            pages,
+            committed: is_dirty,
+        })
+    }
+
+    /// Writes back until no more pages are dirty than may be in the background (Linux `pdflush`), once that is so.
+    pub async fn write_back_many(&self, nr_pages: u32) -> u32 {
+        self.mm().until_write_back_wanted().await;
+        self.mm().write_back(self.cpu(), nr_pages)
+    }
+}
