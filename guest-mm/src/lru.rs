@@ -97,6 +97,11 @@ pub(crate) const fn list_of(page: PageFlags) -> LruList {
 }
 
 impl Zone {
+    /// Chunks on both lists.
+    pub(crate) fn lru_total(&self) -> u64 {
+        self.lru_len(LruList::Active) + self.lru_len(LruList::Inactive)
+    }
+
     /// Chunks on a list: pages, of whatever size.
     pub fn lru_len(&self, which: LruList) -> u64 {
         self.lru.lists.lock().list(which).len

@@ -141,6 +141,10 @@ pub fn reclaim(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>, reclaim: 
     writeln!(out, "pgsteal_kswapd {}", stat.pgsteal_kswapd)?;
     writeln!(out, "pgsteal_direct {}", stat.pgsteal_direct)?;
     writeln!(out, "pageoutrun {}", stat.pageoutrun)?;
+    writeln!(out, "direct_reclaims {}", stat.direct_reclaims)?;
+    writeln!(out, "reclaim_throttled {}", stat.reclaim_throttled)?;
+    writeln!(out, "slabs_freed {}", stat.slabs_freed)?;
+    writeln!(out, "nr_being_written {}", memory.nr_being_written())?;
     writeln!(out, "nr_waiting_for_memory {}", memory.nr_waiting())
 }
 

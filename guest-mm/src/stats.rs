@@ -175,7 +175,7 @@ pub struct VmStat {
     pub pswpout_error: u64,
     /// Pages of inactive lists that reclaim has looked at.
     pub pgscan: u64,
-    /// Frames that reclaim has freed by itself; more are free when what it wrote has arrived.
+    /// Pages that reclaim has freed, at once or when they had arrived on the disk.
     pub pgsteal: u64,
     /// Shared pages copied for one who stored to them (no such counter in Linux).
     pub pgcow: u64,

@@ -104,6 +104,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "ps" => ps(&mut text, kernel, &kernel.mm()),
         "vmstat" => report::vmstat(&mut text, phys)
             .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))
+            .and_then(|()| kernel.oom.report(&mut text))
             .and_then(|()| mappings::vmstat(&mut text, kernel))
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),

@@ -3,17 +3,22 @@
 
 use crate::kernel::{Kernel, Memory};
 use crate::machine::cpu::this_cpu;
-use crate::process::Program;
+use crate::oom;
+use crate::process::{Doomed, Program};
 use guest_kernel::sync::{Winner, race};
 use guest_mm::mm::{CopyError, FaultError, FaultOutcome};
 use guest_mm::{Access, Gfp, Order, SpaceId};
+use guest_sync::Cpu;
 
 /// Page-fault error code (Intel SDM volume 3, 4.7): the access was a store, or an instruction fetch.
 const ERROR_WRITE: u64 = 1 << 1;
 const ERROR_FETCH: u64 = 1 << 4;
 
-/// How long a program waits for memory before it is given up.
-const PATIENCE_NS: u64 = 10_000_000_000;
+/// How long a program that has found nothing to reclaim waits for frees before it looks again.
+const LOOK_AGAIN_NS: u64 = 100_000_000;
+/// How often it finds nothing, one time after the other, before a program has to go: others may be about to give memory back, and a resize to
+/// bring some.
+const MOST_FRUITLESS: u32 = 10;
 
 /// Serves the fault at `address`.
 ///
@@ -37,9 +42,14 @@ pub(crate) async fn serve(
             outcome => Some(outcome),
         };
         match until_memory(kernel, program, fault).await {
-            Some(Ok(FaultOutcome::Locked(page))) => program.wait_for(kernel.until_unlocked(page)).await,
-            Some(outcome) => return outcome.map(|_| ()),
-            None => return Err(FaultError::OutOfMemory),
+            Ok(Ok(FaultOutcome::Locked(page))) => {
+                let waited = program.interruptible(kernel.until_unlocked(page)).await;
+                if waited.is_err() {
+                    return Err(FaultError::OutOfMemory);
+                }
+            }
+            Ok(outcome) => return outcome.map(|_| ()),
+            Err(Doomed) => return Err(FaultError::OutOfMemory),
         }
     }
 }
@@ -47,7 +57,7 @@ pub(crate) async fn serve(
 /// Repeats a copy to or from the program's memory until it needs neither a moving page nor memory.
 ///
 /// # Errors
-/// If the program has no such memory.
+/// If the program has no such memory, or is to end.
 pub(crate) async fn copy<T>(
     kernel: &'static Kernel,
     program: &Program,
@@ -68,8 +78,14 @@ pub(crate) async fn copy<T>(
             outcome => Some(outcome),
         };
         let outcome = until_memory(kernel, program, attempt).await;
-        match outcome.or(unserved.map(Err)) {
-            Some(Err(CopyError::Locked { page, .. })) => program.wait_for(kernel.until_unlocked(page)).await,
+        match outcome.ok().or(unserved.map(Err)) {
+            Some(Err(CopyError::Locked { va, page })) => {
+                let waited = program.interruptible(kernel.until_unlocked(page)).await;
+                if waited.is_err() {
+                    let error = FaultError::OutOfMemory;
+                    return Err(CopyError::Fault { va, error });
+                }
+            }
             Some(outcome) => return outcome,
             // Without an outcome the last attempt found no memory, and is repeated.
             None => {}
@@ -77,26 +93,36 @@ pub(crate) async fn copy<T>(
     }
 }
 
-/// Repeats `attempt` until it finds memory: after direct reclaim, and then whenever memory was freed and it is this
-/// program's turn. `None` when its patience has ended.
+/// Repeats `attempt` until it finds memory: after direct reclaim, and then whenever memory was freed and it is this program's turn. When there is nothing
+/// to be reclaimed for anybody for a second, a program has to end ([`oom`]).
+///
+/// # Errors
+/// The program itself is to end.
 async fn until_memory<T>(
     kernel: &'static Kernel,
     program: &Program,
     mut attempt: impl FnMut() -> Option<T>,
-) -> Option<T> {
+) -> Result<T, Doomed> {
     if let Some(outcome) = attempt() {
-        return Some(outcome);
+        return Ok(outcome);
     }
-    let reclaiming = || {
-        kernel.reclaim_now();
-        attempt()
-    };
-    let memory = kernel.phys.until_memory(Gfp::USER, Order::ZERO, reclaiming);
-    match program
-        .wait_for(race(memory, kernel.timers().sleep(PATIENCE_NS)))
-        .await
-    {
-        Winner::First(outcome) => Some(outcome),
-        Winner::Second(()) => None,
+    let here = this_cpu as fn() -> &'static Cpu;
+    let mut fruitless = 0;
+    loop {
+        let reclaim = kernel.reclaim.try_to_free_pages(here, Gfp::USER, Order::ZERO);
+        let reclaimed = program.interruptible(reclaim).await?;
+        if let Some(outcome) = attempt() {
+            return Ok(outcome);
+        }
+        let turn = kernel.phys.until_memory(Gfp::USER, Order::ZERO, &mut attempt);
+        let pause = kernel.timers().sleep(LOOK_AGAIN_NS);
+        if let Winner::First(outcome) = program.interruptible(race(turn, pause)).await? {
+            return Ok(outcome);
+        }
+        fruitless = if reclaimed.has_progress { 0 } else { fruitless + 1 };
+        if fruitless == MOST_FRUITLESS {
+            oom::out_of_memory(kernel);
+            fruitless = 0;
+        }
     }
 }

@@ -19,7 +19,9 @@ use crate::machine::high_memory::{self, AllFrames, HighMemory};
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
 use crate::machine::{power, quiet};
+use crate::oom::Oom;
 use crate::process::Program;
+use crate::reclaim;
 use crate::resize::orders::Orders;
 use crate::swap::Swap;
 use alloc::boxed::Box;
@@ -38,7 +40,7 @@ use guest_mm::compact::{CompactResult, Compaction, Goal};
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::mm::{IoChoice, PageWait};
 use guest_mm::phys::PhysicalMemory;
-use guest_mm::reclaim::{Reclaim, Shrinker};
+use guest_mm::reclaim::{Reclaim, Scheme};
 use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId, Zone};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
@@ -84,7 +86,7 @@ struct Work {
 
 /// See the module.
 ///
-/// Lock order: `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`, then the areas of `swap`; then any one of those that guard a single
+/// Lock order: the victim of `oom`, then `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`, then the areas of `swap`; then any one of those that guard a single
 /// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
 /// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
@@ -96,6 +98,8 @@ pub(crate) struct Kernel {
     pub(crate) slabs: &'static Slabs,
     /// How memory is got back when there is none.
     pub(crate) reclaim: Reclaim<'static>,
+    /// Who had to go when there was nothing to be got back.
+    pub(crate) oom: Oom,
     /// What reclaim gets from programs that work on it; asked before the slabs.
     pub(crate) pantry: &'static Pantry<'static>,
     pub(crate) vmemmap: Vmemmap,
@@ -174,14 +178,18 @@ impl Kernel {
             nr_programs: AtomicU32::new(0),
         };
         let pantry: &Pantry<'_> = Box::leak(Box::new(Pantry::new(machine.memory)));
-        let shrinkers: [&dyn Shrinker; 3] = [pantry, areas, machine.slabs];
-        let shrinkers: &[&dyn Shrinker] = Box::leak(Box::new(shrinkers));
         let mm: &Memory = Box::leak(Box::new(mm));
         Box::leak(Box::new(Self {
             mm,
             phys: machine.memory,
             slabs: machine.slabs,
-            reclaim: Reclaim::new(machine.memory, shrinkers),
+            reclaim: reclaim::start(
+                machine.memory,
+                mm,
+                [pantry, areas, machine.slabs],
+                Scheme::TwoList,
+            ),
+            oom: Oom::default(),
             pantry,
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,
@@ -372,18 +380,6 @@ impl Kernel {
     /// The node of a physical address.
     pub(crate) fn node_at(&self, gpa: u64) -> NodeId {
         NodeId::new(self.acpi.affinity.node_of_address(gpa)).unwrap_or_default()
-    }
-
-    /// Has memory reclaimed by this CPU for a single frame (Linux' direct reclaim).
-    pub(crate) fn reclaim_now(&self) {
-        let _visit = quiet::visit(this_cpu());
-        self.reclaim.direct(this_cpu(), Order::ZERO);
-    }
-
-    /// Has memory of a node reclaimed by this CPU until there is enough, or no more to be had.
-    pub(crate) fn balance(&self, node: NodeId) {
-        let _visit = quiet::visit(this_cpu());
-        self.reclaim.balance(this_cpu(), node);
     }
 
     /// The memory manager, for one step of work, during which nobody checks it.

@@ -1,7 +1,9 @@
 //! The daemon of a node (Linux `kswapd`): sleeps until the node's memory runs low, and reclaims until there is enough.
 
 use crate::kernel::Kernel;
+use crate::machine::cpu::this_cpu;
 use guest_mm::NodeId;
+use guest_sync::Cpu;
 
 /// How often it looks again while somebody waits for memory: an interval in which other CPUs' lists fill again.
 const LOOK_AGAIN_NS: u64 = 100_000_000;
@@ -14,12 +16,13 @@ pub(crate) fn start(kernel: &'static Kernel) {
 }
 
 async fn work(kernel: &'static Kernel, node: NodeId) {
+    let here = this_cpu as fn() -> &'static Cpu;
     loop {
         kernel.phys.daemon_wanted(node).await;
-        kernel.balance(node);
+        kernel.reclaim.balance(here, node).await;
         while kernel.phys.nr_waiting() > 0 {
             kernel.timers().sleep(LOOK_AGAIN_NS).await;
-            kernel.balance(node);
+            kernel.reclaim.balance(here, node).await;
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::exercise::{self, Exercises};
 use crate::fault;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
-use crate::machine::activity;
+use crate::machine::activity::{self, CpuBell};
 use crate::machine::cpu::this_cpu;
 use crate::machine::image::{self, PROGRAMS};
 use crate::machine::nucleus::{Context, Trap};
@@ -14,9 +14,10 @@ use crate::syscall::{self, Outcome};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI16, AtomicU64, Ordering};
 use guest_kernel::elf::{ElfError, Executable, SegmentKind};
-use guest_kernel::sync::yield_now;
+use guest_kernel::executor::Bell;
+use guest_kernel::sync::{Signal, Winner, race, yield_now};
 use guest_mm::mm::{CopyError, ForkError, MmapError};
 use guest_mm::pagetable::MapError;
 use guest_mm::slab::NoObject;
@@ -52,7 +53,16 @@ pub(crate) struct Program {
     pub(crate) faults: AtomicU64,
     /// What it has under way in the memory manager itself.
     pub(crate) exercises: Exercises,
+    /// What is added to its score when memory is out: `guest_kernel::oom_score`.
+    pub(crate) oom_score_adj: AtomicI16,
+    /// It is to end, whatever it is doing.
+    is_doomed: AtomicBool,
+    doom: Signal,
 }
+
+/// The program is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Doomed;
 
 /// What changes while a program lives.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +107,34 @@ impl Program {
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.status.lock().state, State::Exited(_) | State::Killed)
+    }
+
+    /// Lets it end as soon as it waits for nothing but what has to come first: a disk that is at its memory.
+    pub(crate) fn doom(&self) {
+        self.is_doomed.store(true, Ordering::SeqCst);
+        self.doom.raise();
+        // It may be running.
+        CpuBell(self.cpu).ring();
+    }
+
+    /// Whether it is to end.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.is_doomed.load(Ordering::SeqCst)
+    }
+
+    /// Waits for something that can be given up at any time, visibly so.
+    ///
+    /// # Errors
+    /// The program is to end, and what it waited for was given up.
+    pub(crate) async fn interruptible<T>(&self, what: impl Future<Output = T>) -> Result<T, Doomed> {
+        let seen = self.doom.count();
+        if self.is_doomed() {
+            return Err(Doomed);
+        }
+        match self.wait_for(race(what, self.doom.after(seen))).await {
+            Winner::First(result) => Ok(result),
+            Winner::Second(()) => Err(Doomed),
+        }
     }
 
     /// Waits for something, visibly so.
@@ -191,7 +229,10 @@ pub(crate) async fn wait(kernel: &'static Kernel, parent: &Program, pid: u64) ->
                 child.status.lock().parent = None;
                 return Ok(KILLED);
             }
-            _ => parent.wait_for(kernel.program_ended.after(seen)).await,
+            _ => {
+                let ended = parent.interruptible(kernel.program_ended.after(seen)).await;
+                ended.map_err(|Doomed| Error::Interrupted)?;
+            }
         }
     }
 }
@@ -201,6 +242,8 @@ fn register(kernel: &'static Kernel, words: Vec<String>, parent: Option<u32>) ->
     let cpu = kernel.least_loaded_cpu();
     let mut programs = kernel.programs.lock();
     let pid = u32::try_from(programs.len() + 1).unwrap_or(u32::MAX);
+    let of_parent = programs.iter().find(|program| Some(program.pid) == parent);
+    let inherited_adj = of_parent.map_or(0, |parent| parent.oom_score_adj.load(Ordering::Relaxed));
     let stored = PROGRAM_CACHE.store(Program {
         pid,
         words,
@@ -214,6 +257,9 @@ fn register(kernel: &'static Kernel, words: Vec<String>, parent: Option<u32>) ->
         checks_failed: AtomicU64::new(0),
         faults: AtomicU64::new(0),
         exercises: Exercises::default(),
+        oom_score_adj: AtomicI16::new(inherited_adj),
+        is_doomed: AtomicBool::new(false),
+        doom: Signal::new(),
     });
     match stored {
         Ok(program) => {
@@ -265,6 +311,7 @@ async fn live(
         (status.state, status.space) = (end, None);
     }
     log!(Info, "{}[{}]: {end}", program.name(), program.pid);
+    kernel.oom.has_ended(program.pid);
     kernel.program_left();
     kernel.memory_came.raise();
     kernel.program_ended.raise();
@@ -275,7 +322,12 @@ async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, conte
     let mut slice_end = kernel.clock.now() + kernel.tick_ns;
     loop {
         // Alone, it needs no time limit: whatever makes another task ready is an interrupt.
-        let timer = || kernel.timer_until(kernel.has_ready().then_some(slice_end));
+        if program.is_doomed() {
+            return State::Killed;
+        }
+        // Looked at last of all, as is whether it is to end: what comes later interrupts it.
+        let has_limit = || kernel.has_ready() || program.is_doomed();
+        let timer = || kernel.timer_until(has_limit().then_some(slice_end));
         match activity::run(context, timer) {
             Trap::SystemCall => match syscall::serve(kernel, program, space, context).await {
                 Outcome::Result(result) => context.rax = result,
@@ -284,6 +336,9 @@ async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, conte
             Trap::PageFault { address, error } => {
                 program.faults.fetch_add(1, Ordering::Relaxed);
                 if let Err(why) = fault::serve(kernel, program, space, address, error).await {
+                    if program.is_doomed() {
+                        return State::Killed;
+                    }
                     return kill(program, context, format_args!("{why}"));
                 }
             }

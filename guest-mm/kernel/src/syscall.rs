@@ -6,9 +6,10 @@ use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
 use crate::machine::nucleus::Context;
-use crate::process::{self, Program};
+use crate::process::{self, Doomed, Program};
 use alloc::string::String;
 use core::sync::atomic::Ordering;
+use guest_kernel::oom_score::{OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN};
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError};
@@ -65,8 +66,8 @@ pub(crate) async fn serve(
             Ok(0)
         }
         Some(Call::SleepUntil) => {
-            program.wait_for(kernel.timers().sleep_until(first)).await;
-            Ok(0)
+            let slept = program.interruptible(kernel.timers().sleep_until(first)).await;
+            slept.map(|()| 0).map_err(|Doomed| Error::Interrupted)
         }
         Some(Call::Clock) => Ok(kernel.clock.now()),
         Some(Call::SystemInfo) => {
@@ -80,6 +81,7 @@ pub(crate) async fn serve(
             Ok(0)
         }
         Some(Call::Arguments) => arguments(kernel, program, space, first, second).await,
+        Some(Call::OomScoreAdj) => adjust_oom_score(program, first),
         Some(Call::Stress) => stress(kernel, program, space, (first, second, third)).await,
         None => Err(Error::NoCall),
     };
@@ -204,6 +206,16 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
 fn report(program: &Program, ok: u64, failed: u64) {
     program.checks_ok.fetch_add(ok, Ordering::Relaxed);
     program.checks_failed.fetch_add(failed, Ordering::Relaxed);
+}
+
+fn adjust_oom_score(program: &Program, adjustment: u64) -> Result<u64, Error> {
+    // As it lies in the register, two's complement.
+    let adjustment = i16::try_from(adjustment.cast_signed()).map_err(|_| Error::Invalid)?;
+    if !(OOM_SCORE_ADJ_MIN..=OOM_SCORE_ADJ_MAX).contains(&adjustment) {
+        return Err(Error::Invalid);
+    }
+    program.oom_score_adj.store(adjustment, Ordering::Relaxed);
+    Ok(0)
 }
 
 async fn stress(

@@ -43,6 +43,9 @@ pub enum Call {
     Advise = 14,
     /// `(address)`: moves the end of the heap there; returns where it is. 0 only asks.
     Break = 15,
+    /// `(adjustment)`: what is added to the program's score when memory is out, and its children's: -1000 (never chosen) to 1000 (chosen
+    /// first), as Linux' `oom_score_adj`.
+    OomScoreAdj = 16,
 }
 
 /// Result of [`Call::Wait`] for a program that did what no program may.
@@ -88,6 +91,7 @@ impl Call {
             13 => Self::Protect,
             14 => Self::Advise,
             15 => Self::Break,
+            16 => Self::OomScoreAdj,
             _ => return None,
         })
     }
@@ -202,6 +206,8 @@ pub mod map_flags {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Error {
+    /// `EINTR`: the program is to end.
+    Interrupted = 4,
     /// `ECHILD`: no such child.
     NoChild = 10,
     /// `ENOMEM`: no memory or no room in the address space.
@@ -232,6 +238,7 @@ impl Error {
             return Ok(result);
         }
         Err(match result.wrapping_neg() {
+            4 => Self::Interrupted,
             10 => Self::NoChild,
             12 => Self::NoMemory,
             14 => Self::Fault,
@@ -293,7 +300,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(16), None);
+        assert_eq!(Call::from_number(17), None);
     }
 
     #[test]
@@ -311,6 +318,7 @@ mod tests {
     #[test]
     fn errors_survive_the_register() {
         for error in [
+            Error::Interrupted,
             Error::NoChild,
             Error::NoMemory,
             Error::Fault,

@@ -169,6 +169,15 @@ pub(crate) fn set_break(end: u64) -> Result<u64, Error> {
     Error::check(call(Call::Break, end, 0, 0))
 }
 
+/// What is added to this program's score when memory is out, and its children's.
+///
+/// # Errors
+/// If it is not from -1000 to 1000.
+pub(crate) fn adjust_oom_score(adjustment: i16) -> Result<(), Error> {
+    let adjustment = i64::from(adjustment).cast_unsigned();
+    Error::check(call(Call::OomScoreAdj, adjustment, 0, 0)).map(|_| ())
+}
+
 /// Sleeps for so many milliseconds.
 pub(crate) fn sleep_ms(ms: u64) {
     let now = call(Call::Clock, 0, 0, 0);

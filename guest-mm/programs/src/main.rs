@@ -7,6 +7,7 @@ mod call;
 mod family;
 mod hog;
 mod intrinsics;
+mod pager;
 mod scatter;
 mod stress;
 mod trespass;
@@ -34,6 +35,7 @@ fn main() -> u64 {
     match arguments.next().map(guest_programs::name_of) {
         Some("family") => family::main(arguments),
         Some("hog") => hog::main(arguments),
+        Some("pager") => pager::main(arguments),
         Some("scatter") => scatter::main(arguments),
         Some("stress") => stress::main(arguments),
         Some("trespass") => trespass::main(arguments),

@@ -1,5 +1,9 @@
 //! The programs' arguments: words `name=value`.
 
+mod pager;
+
+pub use pager::PagerOptions;
+
 use crate::abi::StressRow;
 use core::fmt;
 
@@ -148,6 +152,17 @@ impl ScatterOptions {
     }
 }
 
+impl Pages {
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "huge" => Self::Huge,
+            "small" => Self::Small,
+            "mixed" => Self::Mixed,
+            _ => return None,
+        })
+    }
+}
+
 /// Which physical address `trespass` touches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trespass {
@@ -197,14 +212,7 @@ impl HogOptions {
                 self.amount = Amount::Percent(percent.filter(|percent| (1..=95).contains(percent))?);
             }
             "size" => self.amount = Amount::Bytes(parse_size(value)?),
-            "pages" => {
-                self.pages = match value {
-                    "huge" => Pages::Huge,
-                    "small" => Pages::Small,
-                    "mixed" => Pages::Mixed,
-                    _ => return None,
-                };
-            }
+            "pages" => self.pages = Pages::from_name(value)?,
             "rounds" => self.rounds = Some(value.parse().ok()?),
             "seed" => self.seed = value.parse().ok()?,
             "pause_ms" => self.pause_ms = value.parse().ok()?,

@@ -31,7 +31,7 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
                 let why = match error {
                     Error::NoCall => "not in this guest",
                     Error::NoMemory => "no memory for it",
-                    Error::Fault | Error::Invalid | Error::NoChild => "refused",
+                    _ => "refused",
                 };
                 say(format_args!("row {}: {why}", options.row.name()));
                 return 2;

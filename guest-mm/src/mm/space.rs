@@ -6,12 +6,12 @@ use core::ops::{Deref, DerefMut, Range};
 
 use guest_sync::{SpinGuard, SpinLock};
 
-use crate::frames::SpaceId;
+use crate::frames::{Frames, SpaceId};
 use crate::mm::anon::{AnonVmaId, AnonVmas};
 use crate::mm::mapping::{MappingId, Mappings};
 use crate::mm::{Backing, Vma};
-use crate::pagetable::{PageTable, VaRange};
-use crate::pfn::{PAGE_SIZE, Pfn};
+use crate::pagetable::{Entry, Level, PageTable, VaRange};
+use crate::pfn::{PAGE_SIZE, Pfn, WORDS_PER_PAGE};
 use crate::wait::WaitQueue;
 
 /// Lowest address of user memory: the first 64 KiB stay unmapped, so that a null pointer with an offset faults.
@@ -104,6 +104,12 @@ impl AddressSpace {
     /// Pages of mappings that are mapped; a page that is mapped twice counts twice.
     pub fn file_pages(&self) -> u64 {
         self.state.lock().file_pages
+    }
+
+    /// Frames of its page tables, the root among them. Counted anew each time.
+    pub fn table_pages(&self, frames: &impl Frames) -> u64 {
+        let _state = self.state.lock();
+        tables_below(frames, self.table.root, Level::ROOT)
     }
 
     /// Pages that are in the swap area, and not mapped here.
@@ -348,3 +354,15 @@ impl SpaceState {
 const STACK_GUARD: u64 = 256 * PAGE_SIZE;
 
 const _: () = assert!(USER_START.is_multiple_of(PAGE_SIZE));
+
+/// A table and those that it leads to.
+fn tables_below(frames: &impl Frames, table: Pfn, level: Level) -> u64 {
+    if level == Level::PAGE {
+        return 1;
+    }
+    let entries = (0..WORDS_PER_PAGE).map(|index| Entry::from_bits(frames.read(table, index)));
+    let tables = entries.filter(|entry| entry.is_present() && !entry.has(Entry::HUGE));
+    1 + tables
+        .map(|entry| tables_below(frames, entry.pfn(), level.below()))
+        .sum::<u64>()
+}

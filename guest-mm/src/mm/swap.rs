@@ -185,11 +185,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         } else {
             self.wake_waiters(pfn);
             if page.try_lock() {
-                self.free_swapped(cpu, pfn, page, 2);
+                let is_free = self.free_swapped(cpu, pfn, page, 2);
+                self.phys.counts.pgsteal.add(is_free.into());
                 self.unlock_page(pfn, page);
             }
         }
         self.phys.put_page(cpu, pfn);
+        if direction == Direction::Out {
+            self.phys.write_ends(result.is_ok());
+        }
     }
 
     fn written(&self, page: &Page, result: Result<(), IoError>) {
@@ -255,6 +259,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         page.remove_flags(PageFlags::DIRTY);
         page.add_flags(PageFlags::WRITEBACK);
         page.try_reference();
+        self.phys.write_begins();
         self.swap.io.push(OnePage::new(pfn, slot, Direction::Out));
     }
 

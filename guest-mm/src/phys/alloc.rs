@@ -156,6 +156,13 @@ impl PhysicalMemory<'_> {
         }
     }
 
+    /// Whether a zone has enough for the request, in whatever pieces, and leaves its watermark.
+    pub(crate) fn could_serve(&self, gfp: Gfp, order: Order) -> bool {
+        let has_enough = |zone: &Zone| zone.free_pages() >= zone.floor(gfp) + u64::from(order.nr_pages());
+        let mut zones = self.populated_zones();
+        zones.any(|zone| zone.kind() <= gfp.highest_zone() && has_enough(zone))
+    }
+
     /// The zones that the request may use, in the order in which they are tried.
     pub(crate) fn candidates(&self, node: NodeId, gfp: Gfp) -> impl Iterator<Item = &Zone> {
         let this_node = gfp.has(Gfp::THIS_NODE);

@@ -20,7 +20,7 @@ use crate::node::{NodeId, Topology, ZoneIndex};
 use crate::page::{Page, PageState};
 use crate::pageblock::MigrateType;
 use crate::pfn::{NR_PAGE_ORDERS, Order, Pfn, PfnRange};
-use crate::reclaim::Shortage;
+use crate::reclaim::{Shortage, WriteBack};
 use crate::section::{Admission, SectionHome};
 use crate::stats::{Counts, VmStat, ZoneStat};
 use crate::zone::{NR_ZONES, Zone, ZoneKind};
@@ -49,6 +49,7 @@ pub struct PhysicalMemory<'m> {
     pub(crate) pins: SpinLock<pin::Pins>,
     pub(crate) counts: Counts,
     pub(crate) shortage: Shortage,
+    pub(crate) write_back: WriteBack,
     #[cfg(test)]
     pub(crate) injected: SpinLock<crate::tests::inject::Injected>,
 }
@@ -89,6 +90,7 @@ impl<'m> PhysicalMemory<'m> {
                 .map(|node| ZoneKind::ALL.map(|kind| AtomicU8::new(ZoneIndex::of(node, kind).number())))
                 .collect(),
             shortage: Shortage::new(topology.nr_nodes()),
+            write_back: WriteBack::new(),
             topology,
             region: SpinLock::new(HotplugRegion::default()),
             pins: SpinLock::new(pin::Pins::default()),

@@ -17,6 +17,7 @@ mod migration;
 mod nodes;
 mod paging;
 pub(crate) mod phys_model;
+mod reclaim;
 mod sim;
 mod swap;
 pub(crate) mod test_fs;

@@ -238,9 +238,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.wake_waiters(pfn);
         if why == WhyWrite::Reclaim && page.try_lock() {
             // The tree's reference, and the request's.
-            self.free_clean(cpu, mapping, (pfn, page), 2);
+            let is_free = self.free_clean(cpu, mapping, (pfn, page), 2);
+            self.phys.counts.pgsteal.add(is_free.into());
             self.unlock_page(pfn, page);
         }
+        self.phys.write_ends(result.is_ok());
     }
 
     /// Zeroes what of a page is beyond the end of its file.

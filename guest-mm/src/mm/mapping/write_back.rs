@@ -210,6 +210,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         self.phys.counts.nr_dirty.sub(1);
         self.phys.counts.nr_writeback.add(1);
+        self.phys.write_begins();
         self.protect_entries(page.cpu, (page.pfn, page.page), walk, flush);
         // What programs have stored there is no part of the file.
         self.zero_beyond(page.pfn, page.index(), size);
