@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::vec::Vec;
 
@@ -16,11 +17,18 @@ use crate::mm::{IoChoice, MappingId, PageIo, Shrunk};
 use crate::pfn::PAGE_BYTES;
 use crate::tests::machine::TestMm;
 
+/// What a request for the disk is for.
+pub(crate) enum Token {
+    Pages(FileIo),
+    /// Tells whoever asked for a flush that it is done.
+    Flush(Rc<Cell<bool>>),
+}
+
 /// See the module.
 pub(crate) struct TestFs<'a, 'm> {
     pub(crate) mm: &'a TestMm<'m>,
     pub(crate) cpu: &'a Cpu,
-    pub(crate) disk: SimulatedDisk<FileIo>,
+    pub(crate) disk: SimulatedDisk<Token>,
     blocks: RefCell<BTreeMap<(MappingId, u32), u32>>,
     next: Cell<u32>,
     /// Blocks that may still be given out.
@@ -34,7 +42,7 @@ impl<'a, 'm> TestFs<'a, 'm> {
         Self {
             mm,
             cpu,
-            disk: SimulatedDisk::new(nr_blocks.into(), 64),
+            disk: SimulatedDisk::new(nr_blocks.into(), 256),
             blocks: RefCell::default(),
             next: Cell::new(1),
             free: Cell::new(nr_blocks - 1),
@@ -81,7 +89,7 @@ impl<'a, 'm> TestFs<'a, 'm> {
     /// Takes requests, and gives the disk what it can hold. False if there is nothing to do.
     pub(crate) fn take_requests(&self) -> bool {
         let mut has_worked = false;
-        while self.disk.under_way() < 48
+        while self.disk.under_way() < 128
             && let Some(io) = self.mm.next_file_io()
         {
             has_worked = true;
@@ -120,18 +128,32 @@ impl<'a, 'm> TestFs<'a, 'm> {
                 Request::Read(BlockNr(block.into()), pages)
             }
         };
-        self.disk.submit(request, io).map_err(|(why, _)| why).unwrap();
+        self.submit(request, Token::Pages(io));
         rest.into_iter().for_each(|rest| self.begin(rest));
     }
 
     /// Tells what became of requests. False if none is done.
     pub(crate) fn end_requests(&self) -> bool {
         let mut has_worked = false;
-        while let Some((io, result)) = self.disk.completed() {
+        while let Some((token, result)) = self.disk.completed() {
             has_worked = true;
-            self.mm.end_file_io(self.cpu, io, result);
+            match token {
+                Token::Pages(io) => self.mm.end_file_io(self.cpu, io, result),
+                Token::Flush(is_done) => is_done.set(true),
+            }
         }
         has_worked
+    }
+
+    /// Asks for a flush; what it gives becomes true when that is done.
+    pub(crate) fn flush(&self) -> Rc<Cell<bool>> {
+        let is_done = Rc::new(Cell::new(false));
+        self.submit(Request::Flush, Token::Flush(is_done.clone()));
+        is_done
+    }
+
+    fn submit(&self, request: Request, token: Token) {
+        self.disk.submit(request, token).map_err(|(why, _)| why).unwrap();
     }
 
     /// The swap area's disk does one request. False if there is nothing to do.

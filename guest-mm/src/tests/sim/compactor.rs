@@ -26,7 +26,7 @@ pub(super) async fn live(sim: &Sim<'_>) {
             continue;
         };
         while sim
-            .with_failures(|| sim.mm.compaction_step(&sim.cpu, &mut run))
+            .with_failures(|| sim.mm.compaction_step(sim.cpu, &mut run))
             .is_none()
             && !sim.one_in(20)
         {

@@ -40,7 +40,7 @@ impl Sim<'_> {
         has_worked |= self.disk.step(&self.mm.frames, choice);
         while let Some((io, result)) = self.disk.completed() {
             has_worked = true;
-            self.mm.end_io(&self.cpu, io, result);
+            self.mm.end_io(self.cpu, io, result);
         }
         has_worked
     }
@@ -49,7 +49,7 @@ impl Sim<'_> {
     pub(super) fn balance(&self) {
         let is_low = |zone: &&Zone| zone.free_pages() < zone.watermark(Watermark::High);
         for zone in self.mm.phys.populated_zones().filter(is_low) {
-            let shrunk = self.with_failures(|| self.mm.shrink_zone(&self.cpu, zone, 32));
+            let shrunk = self.with_failures(|| self.mm.shrink_zone(self.cpu, zone, 32));
             count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
         }
     }
@@ -57,7 +57,7 @@ impl Sim<'_> {
     /// Direct reclaim: looks at every zone.
     pub(super) fn reclaim(&self) {
         for zone in self.mm.phys.populated_zones() {
-            let shrunk = self.mm.shrink_zone(&self.cpu, zone, 64);
+            let shrunk = self.mm.shrink_zone(self.cpu, zone, 64);
             count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
         }
     }

@@ -3,23 +3,35 @@
 //! decides.
 //!
 //! Everybody is a task of [`executor`], which picks the next one with random numbers from the seed and looks at every
-//! invariant (`Mm::validate`) after each. What a program reads is compared with what it wrote, so is what it reads after a fork.
-//! A task that waits and is never woken is found: nobody is ready then.
+//! invariant (`Mm::validate`) after each. What a program reads is compared with what it wrote, so is what it reads after a fork; files that
+//! all of them read, write and map are compared with a model of each file, in memory, after the end on the disk, and on a third of the machines
+//! after a loss of power. A task that waits and is never woken is found: nobody is ready then.
 //!
-//! A failure names its seed. `SIM_SEED=N cargo nextest run -p guest-mm sim` repeats it, `SIM_SEEDS=N` runs seeds 0 to N-1 instead of the
-//! few that are run otherwise.
+//! A failure names its seed. `SIM_SEED=N cargo nextest run -p guest-mm sim` repeats it. `SIM_SEEDS=N` runs seeds 0 to N-1 instead of the
+//! few that are run otherwise, on all CPUs; thousands of them without the time limit that nextest has:
+//!
+//! ```sh
+//! SIM_SEEDS=5000 cargo test --release -p guest-mm --lib sim_ -- --nocapture
+//! ```
 
 mod compactor;
 mod disk;
 mod executor;
+mod files;
+mod maps;
+mod model;
 mod mover;
 mod program;
 mod random;
 
 use core::cell::{Cell, RefCell};
+use core::num::NonZeroUsize;
+use core::pin::pin;
+use core::task::{Context, Waker};
 use std::boxed::Box;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
-use std::{env, eprintln};
+use std::{env, eprintln, thread};
 
 use guest_sync::Cpu;
 
@@ -29,26 +41,30 @@ use crate::pfn::Pfn;
 use crate::tests::inject::Then;
 use crate::tests::machine::{TestMm, machine_of};
 use crate::tests::phys_model::{descriptors, one_cpu, small_memory};
+use crate::tests::test_fs::TestFs;
 use executor::Executor;
+use files::SimFile;
 use program::Program;
 use random::Random;
 
 /// Frames of a block, and how many blocks.
 const BLOCK: u32 = 512;
-const BLOCKS: u32 = 3;
+const BLOCKS: u32 = 2;
 /// Programs at a time.
 const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
 const SEEDS: u64 = 8;
 /// Turns of tasks for each seed, before everybody is told to end.
-const TURNS: u32 = 1000;
+const TURNS: u32 = 1100;
 /// A frame that is reserved on the test machine.
 const ZERO_PAGE: Pfn = Pfn::new(300);
 
 /// What all tasks share.
 struct Sim<'m> {
-    mm: TestMm<'m>,
-    cpu: Cpu,
+    mm: &'m TestMm<'m>,
+    cpu: &'m Cpu,
+    fs: TestFs<'m, 'm>,
+    files: Vec<SimFile>,
     random: RefCell<Random>,
     /// Programs that were forked and have no task yet.
     newborn: RefCell<Vec<Program>>,
@@ -72,6 +88,13 @@ struct Seen {
     io_errors: Cell<u32>,
     reclaimed: Cell<u32>,
     compacted: Cell<u32>,
+    file_words: Cell<u32>,
+    mapped_words: Cell<u32>,
+    truncates: Cell<u32>,
+    syncs: Cell<u32>,
+    rearranged: Cell<u32>,
+    beyond_end: Cell<u32>,
+    words_after_power: Cell<u32>,
 }
 
 fn count(cell: &Cell<u32>, more: u32) {
@@ -126,9 +149,12 @@ fn run(seed: u64) -> Seen {
     if seed.is_multiple_of(2) {
         mm.set_zero_page(ZERO_PAGE);
     }
+    let (mm, cpu) = (mm, one_cpu());
     let sim = Sim {
-        mm,
-        cpu: one_cpu(),
+        mm: &mm,
+        cpu: &cpu,
+        fs: TestFs::new(&mm, &cpu, 1 << 20),
+        files: SimFile::all(&mm),
         random: RefCell::new(Random::new(seed)),
         newborn: RefCell::default(),
         nr_programs: Cell::new(0),
@@ -140,23 +166,34 @@ fn run(seed: u64) -> Seen {
     if !seed.is_multiple_of(4) {
         sim.mm.swap_on(&disk::header(), 0).unwrap();
     }
+    play(&sim);
+    if seed.is_multiple_of(3) {
+        sim.lose_power();
+    } else {
+        give_all_back(&sim, all_free);
+    }
+    sim.seen
+}
+
+/// Everybody has his turns, until all have ended.
+fn play(sim: &Sim<'_>) {
     let mut executor = Executor::default();
-    executor.spawn(mover::live(&sim));
-    executor.spawn(compactor::live(&sim));
+    executor.spawn(mover::live(sim));
+    executor.spawn(compactor::live(sim));
     let mut turns = 0;
     while executor.has_tasks() {
         sim.is_ending.set(turns >= TURNS);
         if sim.nr_programs.get() == 0 && !sim.is_ending.get() {
-            sim.newborn.borrow_mut().push(Program::new(&sim));
+            sim.newborn.borrow_mut().push(Program::new(sim));
         }
         for program in sim.newborn.take() {
-            executor.spawn(Box::pin(program.live(&sim)));
+            executor.spawn(Box::pin(program.live(sim)));
         }
         let turn = executor.turn(&mut sim.random.borrow_mut());
         if sim.one_in(3) {
             sim.balance();
         }
-        let disk_worked = (turn.is_none() || sim.one_in(2)) && sim.disk_turn();
+        let disk_worked = (turn.is_none() || sim.one_in(2)) && (sim.disk_turn() | sim.files_turn());
         match turn {
             Some(task) => executor.poll(task),
             None => assert!(
@@ -171,7 +208,19 @@ fn run(seed: u64) -> Seen {
         }
         assert!(turns < 30 * TURNS, "tasks do not end");
     }
-    drop(executor);
+}
+
+/// Files are written to the disk, compared, and removed; then everything is free that was at the beginning.
+fn give_all_back(sim: &Sim<'_>, all_free: u64) {
+    let mut ending = pin!(sim.end_files());
+    while ending
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_pending()
+    {
+        sim.files_turn();
+        sim.disk_turn();
+    }
     // What was busy when its last user went is left to reclaim.
     for _ in 0..4 {
         sim.reclaim();
@@ -185,7 +234,32 @@ fn run(seed: u64) -> Seen {
     );
     let stats = sim.mm.phys.memory_stats();
     assert_eq!(stats.free_pages, all_free, "after all programs have ended");
-    sim.seen
+}
+
+/// Seeds 0 to `nr` - 1, on all CPUs.
+fn run_all(nr: u64) -> Vec<Seen> {
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut seen = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= nr {
+                return seen;
+            }
+            if seed > 0 && seed.is_multiple_of(100) {
+                eprintln!("seed {seed} of {nr}");
+            }
+            seen.push(run(seed));
+        }
+    };
+    let nr_threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..nr_threads).map(|_| scope.spawn(work)).collect();
+        let results = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        results
+            .flat_map(|seen| seen.expect("the seed is named above"))
+            .collect()
+    })
 }
 
 #[test]
@@ -199,7 +273,7 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         eprintln!("seed {seed}: {:?}", run(seed));
         return;
     }
-    let all: Vec<Seen> = (0..number("SIM_SEEDS").unwrap_or(SEEDS)).map(run).collect();
+    let all = run_all(number("SIM_SEEDS").unwrap_or(SEEDS));
     let total = |what: fn(&Seen) -> &Cell<u32>| all.iter().map(|seen| what(seen).get()).sum::<u32>();
     let summary = [
         ("forks", total(|seen| &seen.forks)),
@@ -212,6 +286,16 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         ("errors of the disk met", total(|seen| &seen.io_errors)),
         ("pages reclaimed", total(|seen| &seen.reclaimed)),
         ("pages compacted", total(|seen| &seen.compacted)),
+        ("words of files read", total(|seen| &seen.file_words)),
+        ("words of mapped files", total(|seen| &seen.mapped_words)),
+        ("files cut off", total(|seen| &seen.truncates)),
+        ("files synced", total(|seen| &seen.syncs)),
+        ("areas rearranged", total(|seen| &seen.rearranged)),
+        ("touches beyond the end", total(|seen| &seen.beyond_end)),
+        (
+            "words after a loss of power",
+            total(|seen| &seen.words_after_power),
+        ),
     ];
     for (what, times) in summary {
         eprintln!("{what}: {times}");

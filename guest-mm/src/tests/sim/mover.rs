@@ -69,19 +69,19 @@ async fn remove(sim: &Sim<'_>, mut block: IsolatedBlock) {
 /// One batch, with programs running between its steps.
 async fn move_some(sim: &Sim<'_>, block: &mut IsolatedBlock) -> BatchEnd {
     let budget = u32::try_from(1 + sim.below(u64::from(BLOCK) / 4)).unwrap();
-    let mut batch = sim.with_failures(|| sim.mm.begin_migration(&sim.cpu, block, budget));
+    let mut batch = sim.with_failures(|| sim.mm.begin_migration(sim.cpu, block, budget));
     for _ in 0..sim.below(4) {
         pause().await;
     }
     if sim.one_in(8) {
-        sim.mm.abort_migration(&sim.cpu, batch);
+        sim.mm.abort_migration(sim.cpu, batch);
         return BatchEnd::Budget;
     }
     batch.copy(&sim.mm.frames);
     for _ in 0..sim.below(2) {
         pause().await;
     }
-    let report = sim.mm.finish_migration(&sim.cpu, block, batch);
+    let report = sim.mm.finish_migration(sim.cpu, block, batch);
     for refusal in &report.refused {
         // A page may be on its way to the disk.
         let known = [RefusalReason::Pinned { holder: "device" }, RefusalReason::Busy];

@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::executor::pause;
+use super::maps::Maps;
 use super::{MOST_PROGRAMS, Sim, count};
+use crate::mm::mapping::FileSystem as _;
 use crate::mm::{Advice, BrkError, CopyError, FaultError, FaultOutcome, ForkError, MmapError, SpaceError};
 use crate::phys::Pin;
 use crate::tests::machine::{RW, anonymous};
 use crate::{Access, Backing, Frames, HugeAdvice, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
 
 /// Words of a page that are used: few, so that a page that was not zeroed shows.
-const WORDS: u64 = 4;
+pub(super) const WORDS: u64 = 4;
 /// Where heaps and stacks are.
 const HEAP: u64 = 0x1000_0000;
 const STACK_TOP: u64 = 0x8000_0000;
 const STACK_PAGES: u64 = 64;
 /// How often a program has memory reclaimed before it gives up.
-const PATIENCE: u32 = 12;
+const PATIENCE: u32 = 6;
 /// Most pages of the heap.
 const HEAP_PAGES: u64 = 80;
 
@@ -29,6 +31,7 @@ pub(super) struct Program {
     /// What was stored, by address; everything else is zero.
     words: BTreeMap<u64, u64>,
     pins: Vec<(Pin, u64)>,
+    maps: Maps,
     stamp: u64,
 }
 
@@ -37,7 +40,7 @@ struct OutOfMemory;
 
 impl Program {
     pub(super) fn new(sim: &Sim<'_>) -> Self {
-        let space = sim.mm.create_space(&sim.cpu, &[]).expect("nobody else is there");
+        let space = sim.mm.create_space(sim.cpu, &[]).expect("nobody else is there");
         let stack = MapRequest {
             len: PAGE_SIZE,
             place: Place::Fixed(STACK_TOP - PAGE_SIZE),
@@ -55,6 +58,7 @@ impl Program {
             pages: (top - STACK_PAGES..top).map(|page| (page, RW)).collect(),
             words: BTreeMap::new(),
             pins: Vec::new(),
+            maps: Maps::default(),
             stamp: 0,
         }
     }
@@ -62,7 +66,7 @@ impl Program {
     pub(super) async fn live(mut self, sim: &Sim<'_>) {
         while !sim.is_ending.get() && !sim.one_in(150) {
             pause().await;
-            match sim.below(24) {
+            match sim.below(36) {
                 0 | 1 => self.map(sim),
                 2 => self.unmap(sim).await,
                 3 => self.protect(sim).await,
@@ -72,10 +76,13 @@ impl Program {
                 7 => self.pin(sim),
                 8 => self.unpin(sim),
                 9..12 => self.check(sim, 20).await,
+                24..30 => self.maps.turn(sim, self.space).await,
+                30.. => sim.use_file().await,
                 _ => self.store(sim).await,
             }
         }
         self.check(sim, usize::MAX).await;
+        self.maps.check(sim, self.space).await;
         self.end(sim).await;
     }
 
@@ -117,7 +124,7 @@ impl Program {
         if va < HEAP + HEAP_PAGES * PAGE_SIZE {
             return;
         }
-        let unmap = || sim.with_failures(|| sim.mm.munmap(&sim.cpu, self.space, va, len));
+        let unmap = || sim.with_failures(|| sim.mm.munmap(sim.cpu, self.space, va, len));
         if !settled(sim, self.space, unmap).await {
             return;
         }
@@ -132,7 +139,7 @@ impl Program {
         };
         let prot = [Prot::READ, RW, RW, Prot::NONE][usize::try_from(sim.below(4)).unwrap()];
         let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
-        let protect = || sim.with_failures(|| sim.mm.mprotect(&sim.cpu, self.space, va, len, prot));
+        let protect = || sim.with_failures(|| sim.mm.mprotect(sim.cpu, self.space, va, len, prot));
         if !settled(sim, self.space, protect).await {
             return;
         }
@@ -147,7 +154,7 @@ impl Program {
         };
         let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
         let forget = || {
-            let forget = || sim.mm.madvise(&sim.cpu, self.space, va, len, Advice::DontNeed);
+            let forget = || sim.mm.madvise(sim.cpu, self.space, va, len, Advice::DontNeed);
             sim.with_failures(forget)
         };
         if settled(sim, self.space, forget).await {
@@ -159,7 +166,7 @@ impl Program {
     async fn move_heap(&mut self, sim: &Sim<'_>) {
         let end = HEAP + sim.below(HEAP_PAGES * PAGE_SIZE);
         loop {
-            match sim.with_failures(|| sim.mm.brk(&sim.cpu, self.space, end)) {
+            match sim.with_failures(|| sim.mm.brk(sim.cpu, self.space, end)) {
                 Ok(_) => break,
                 Err(BrkError::Unmap(MmapError::Migrating(id))) => sim.mm.until_settled(id).await,
                 Err(BrkError::Unmap(MmapError::Pinned { .. } | MmapError::NoMemory)) => return,
@@ -181,7 +188,7 @@ impl Program {
             return Err(OutOfMemory);
         }
         let child = loop {
-            match sim.with_failures(|| sim.mm.fork(&sim.cpu, self.space)) {
+            match sim.with_failures(|| sim.mm.fork(sim.cpu, self.space)) {
                 Ok(child) => break child,
                 Err(ForkError::Migrating(id)) => {
                     count(&sim.seen.waits, 1);
@@ -198,6 +205,7 @@ impl Program {
             pages: self.pages.clone(),
             words: self.words.clone(),
             pins: Vec::new(),
+            maps: self.maps.clone(),
             stamp: self.stamp << 8,
         };
         sim.newborn.borrow_mut().push(child);
@@ -210,7 +218,7 @@ impl Program {
             return;
         };
         let va = page * PAGE_SIZE;
-        match sim.with_failures(|| sim.mm.pin_user(&sim.cpu, self.space, va, "device")) {
+        match sim.with_failures(|| sim.mm.pin_user(sim.cpu, self.space, va, "device")) {
             Ok(pin) => self.pins.push((pin, va)),
             Err(CopyError::Locked { .. }) => {}
             Err(CopyError::Fault { error, .. }) => self.check_refusal(sim, va, error),
@@ -230,7 +238,7 @@ impl Program {
             sim.mm.frames.write(pin.pfn(), 0, self.stamp);
             self.words.insert(va, self.stamp);
         }
-        sim.mm.phys.unpin(&sim.cpu, pin);
+        sim.mm.phys.unpin(sim.cpu, pin);
     }
 
     async fn store(&mut self, sim: &Sim<'_>) {
@@ -314,19 +322,19 @@ impl Program {
     }
 
     async fn end(mut self, sim: &Sim<'_>) {
-        while let Err(error) = sim.mm.destroy_space(&sim.cpu, self.space) {
+        while let Err(error) = sim.mm.destroy_space(sim.cpu, self.space) {
             assert_eq!(error, SpaceError::Migrating(self.space));
             sim.mm.until_settled(self.space).await;
         }
         for (pin, _) in self.pins.drain(..) {
-            sim.mm.phys.unpin(&sim.cpu, pin);
+            sim.mm.phys.unpin(sim.cpu, pin);
         }
         sim.nr_programs.set(sim.nr_programs.get() - 1);
     }
 }
 
 /// Repeats an access, with the faults it takes.
-async fn touch<T, E>(
+pub(super) async fn touch<T, E>(
     sim: &Sim<'_>,
     space: SpaceId,
     va: u64,
@@ -338,15 +346,20 @@ async fn touch<T, E>(
         if let Ok(value) = attempt() {
             return Ok(value);
         }
-        match sim.with_failures(|| sim.mm.fault(&sim.cpu, space, va, access)) {
+        match sim.with_failures(|| sim.mm.fault(sim.cpu, space, va, access)) {
             Ok(FaultOutcome::Locked(page)) => {
                 count(&sim.seen.waits, 1);
                 sim.mm.until_unlocked(page).await;
+            }
+            Ok(FaultOutcome::NeedsBlock(place)) => {
+                let found = sim.fs.prepare_write(place.mapping, place.index).await;
+                found.expect("the disk is large");
             }
             Ok(_) if sim.one_in(8) => pause().await,
             Ok(_) => {}
             Err(FaultError::OutOfMemory) if tries < PATIENCE => {
                 tries += 1;
+                count(&sim.seen.no_memory, 1);
                 sim.reclaim();
                 pause().await;
             }
@@ -356,7 +369,11 @@ async fn touch<T, E>(
 }
 
 /// Repeats a change of areas until no page of the address space is on the move; whether it was made.
-async fn settled(sim: &Sim<'_>, space: SpaceId, mut change: impl FnMut() -> Result<(), MmapError>) -> bool {
+pub(super) async fn settled(
+    sim: &Sim<'_>,
+    space: SpaceId,
+    mut change: impl FnMut() -> Result<(), MmapError>,
+) -> bool {
     loop {
         match change() {
             Ok(()) => return true,

@@ -1,0 +1,176 @@
+//! What a file may contain: for each word the values that a reader may find now, and those that may be on the disk after
+//! a loss of power.
+//!
+//! Mostly that is one value. It is more while a `write` is under way that may or may not have reached the word, and on the disk
+//! everything counts that was stored since the last `fsync` began.
+
+use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
+
+use super::program::WORDS;
+use crate::PAGE_SIZE;
+
+/// Which word of which page.
+pub(super) type Place = (u32, u64);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Model {
+    /// Bytes that the file has for sure: what is being cut off, or is being added, does not count.
+    pub(super) size: u64,
+    words: BTreeMap<Place, Word>,
+    is_syncing: bool,
+}
+
+struct Word {
+    possible: Vec<u64>,
+    /// What a `write` that is under way puts there.
+    pending: Option<u64>,
+    durable: Vec<u64>,
+    /// Values since the `fsync` that is under way began.
+    since: Vec<u64>,
+}
+
+impl Default for Word {
+    fn default() -> Self {
+        Self {
+            possible: vec![0],
+            pending: None,
+            durable: vec![0],
+            since: vec![0],
+        }
+    }
+}
+
+fn add(values: &mut Vec<u64>, value: u64) {
+    if !values.contains(&value) {
+        values.push(value);
+    }
+}
+
+impl Word {
+    fn may_become(&mut self, value: u64) {
+        add(&mut self.possible, value);
+        add(&mut self.durable, value);
+        add(&mut self.since, value);
+    }
+}
+
+/// The byte of a file at which a word is.
+pub(super) fn offset_of((page, word): Place) -> u64 {
+    u64::from(page) * PAGE_SIZE + word * 8
+}
+
+impl Model {
+    /// Pages of which at least a byte is there.
+    pub(super) fn nr_pages(&self) -> u32 {
+        u32::try_from(self.size.div_ceil(PAGE_SIZE)).unwrap()
+    }
+
+    pub(super) fn has(&self, place: Place) -> bool {
+        offset_of(place) < self.size
+    }
+
+    /// A program's store has just happened, through a shared mapping.
+    pub(super) fn stored(&mut self, place: Place, value: u64) {
+        let is_there = self.has(place);
+        let word = self.words.entry(place).or_default();
+        if is_there {
+            word.possible = word.pending.into_iter().collect();
+        }
+        word.may_become(value);
+    }
+
+    /// Somebody has just read this.
+    pub(super) fn found(&mut self, place: Place, value: u64) {
+        if !self.has(place) {
+            return;
+        }
+        let word = self.words.entry(place).or_default();
+        assert!(
+            word.possible.contains(&value),
+            "word {place:?} is {value:#x}, and should be {:#x?}",
+            word.possible
+        );
+        if word.pending.is_none() {
+            word.possible = vec![value];
+        }
+    }
+
+    pub(super) fn begin_write(&mut self, places: &[(Place, u64)]) {
+        for &(place, value) in places {
+            let word = self.words.entry(place).or_default();
+            word.pending = Some(value);
+            word.may_become(value);
+        }
+    }
+
+    /// A `write` has come as far as `end`.
+    pub(super) fn end_write(&mut self, places: &[(Place, u64)], end: u64) {
+        for &(place, value) in places {
+            let word = self.words.entry(place).or_default();
+            word.pending = None;
+            if offset_of(place) >= end {
+                word.possible.retain(|possible| *possible != value);
+                if word.possible.is_empty() {
+                    word.possible.push(0);
+                }
+            } else if let Some(at) = word.possible.iter().position(|possible| *possible == value) {
+                // What was there before is gone; what was stored meanwhile came after it, or not.
+                word.possible.drain(..at);
+            }
+        }
+        self.size = self.size.max(end);
+    }
+
+    /// The file is being made as long as this: what is beyond cannot be relied on any more.
+    pub(super) fn begin_truncate(&mut self, size: u64) {
+        self.size = self.size.min(size);
+    }
+
+    /// The file is that long; pages beyond have no block any more.
+    pub(super) fn end_truncate(&mut self, size: u64) {
+        self.size = size;
+        let first_gone = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
+        self.words.retain(|place, _| place.0 < first_gone);
+        for (place, word) in &mut self.words {
+            if offset_of(*place) >= size {
+                word.possible = vec![0];
+                word.may_become(0);
+            }
+        }
+    }
+
+    /// False if one is under way already.
+    pub(super) fn begin_sync(&mut self) -> bool {
+        if self.is_syncing {
+            return false;
+        }
+        self.is_syncing = true;
+        for word in self.words.values_mut() {
+            word.since.clone_from(&word.possible);
+        }
+        true
+    }
+
+    pub(super) fn end_sync(&mut self, has_succeeded: bool) {
+        self.is_syncing = false;
+        if has_succeeded {
+            for word in self.words.values_mut() {
+                word.durable.clone_from(&word.since);
+            }
+        }
+    }
+
+    /// Every word that was ever written to and is part of the file, with what may be on the disk.
+    pub(super) fn durable(&self) -> impl Iterator<Item = (Place, &[u64])> {
+        let there = self.words.iter().filter(|(place, _)| self.has(**place));
+        there.map(|(place, word)| (*place, &word.durable[..]))
+    }
+
+    /// All words of a page.
+    pub(super) fn words_of(page: u32) -> impl Iterator<Item = Place> {
+        (0..WORDS).map(move |word| (page, word))
+    }
+}
