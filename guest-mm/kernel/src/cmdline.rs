@@ -139,6 +139,8 @@ pub struct Options {
     /// `memhp_default_state=`: what becomes of a block that is plugged, `online_movable` (the default), `online_kernel` or `offline`, as
     /// Linux' parameter. The control tree can change it.
     pub memhp_default_state: OnlinePolicy,
+    /// `root=`: the disk (`vda`) with the file system. Default: none.
+    pub root: Option<String>,
     /// `swap=`, in order: disks that are swap areas.
     pub swaps: Vec<SwapDisk>,
     /// `thp_defrag=`: whether memory is compacted for huge pages by the fault that wants one, and by a daemon (`always`, the
@@ -172,6 +174,7 @@ impl Options {
             kmap_slots: MAX_KMAPS,
             loads: Vec::new(),
             scratch: Vec::new(),
+            root: None,
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
             thp_defrag: Defrag::Always,
@@ -225,6 +228,10 @@ impl Options {
             }
             "load" => add(&mut self.loads, Load::from_name(value)),
             "scratch" => add(&mut self.scratch, parse_disk(value)),
+            "root" => put(
+                &mut self.root,
+                Some(parse_disk(value.strip_prefix("/dev/").unwrap_or(value))),
+            ),
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
             "thp_defrag" => put(&mut self.thp_defrag, parse_defrag(value)),

@@ -15,6 +15,7 @@ const PF_W: u32 = 2;
 /// A checked executable: every segment's bytes are in the file, and its addresses are among those of programs.
 #[derive(Clone, Copy, Debug)]
 pub struct Executable<'a> {
+    /// All of the file, or its first part.
     file: &'a [u8],
     entry: u64,
     headers: &'a [u8],
@@ -38,8 +39,12 @@ pub struct Segment<'a> {
     pub address: u64,
     /// Bytes that it takes in memory; those beyond `bytes` are zero.
     pub size: u64,
-    /// What it starts with.
+    /// What it starts with: nothing if only the first part of the file is known.
     pub bytes: &'a [u8],
+    /// Where in the file that is.
+    pub offset: u64,
+    /// Bytes of the file.
+    pub file_size: u64,
     /// Its rights.
     pub kind: SegmentKind,
 }
@@ -50,6 +55,14 @@ impl<'a> Executable<'a> {
     /// # Errors
     /// If it is no such executable.
     pub fn parse(file: &'a [u8], addresses: Range<u64>) -> Result<Self, ElfError> {
+        Self::parse_head(file, file.len() as u64, addresses)
+    }
+
+    /// The same for the first part of a file of `len` bytes, in which all headers are.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_head(file: &'a [u8], len: u64, addresses: Range<u64>) -> Result<Self, ElfError> {
         let header = file.get(..FILE_HEADER).ok_or(ElfError::Truncated)?;
         // 64-bit, little-endian, version 1.
         if !header.starts_with(b"\x7fELF\x02\x01\x01") {
@@ -63,15 +76,15 @@ impl<'a> Executable<'a> {
         if usize::from(u16_at(header, 54)) != PROGRAM_HEADER {
             return Err(ElfError::NotElf64);
         }
-        let len = usize::from(u16_at(header, 56)) * PROGRAM_HEADER;
-        let end = start.checked_add(len).ok_or(ElfError::Truncated)?;
+        let table = usize::from(u16_at(header, 56)) * PROGRAM_HEADER;
+        let end = start.checked_add(table).ok_or(ElfError::Truncated)?;
         let headers = file.get(start..end).ok_or(ElfError::Truncated)?;
         let executable = Self { file, entry, headers };
         for header in headers
             .chunks_exact(PROGRAM_HEADER)
             .filter(|header| u32_at(header, 0) == PT_LOAD)
         {
-            check_segment(file, header, &addresses)?;
+            check_segment(len, header, &addresses)?;
         }
         let is_code = |segment: Segment<'_>| {
             segment.kind == SegmentKind::Code
@@ -100,6 +113,8 @@ impl<'a> Executable<'a> {
                     address: u64_at(header, 16),
                     size: u64_at(header, 40),
                     bytes: file_part(file, header).unwrap_or_default(),
+                    offset: u64_at(header, 8),
+                    file_size: u64_at(header, 32),
                     kind: match (flags & PF_X != 0, flags & PF_W != 0) {
                         (true, _) => SegmentKind::Code,
                         (false, true) => SegmentKind::Data,
@@ -110,11 +125,13 @@ impl<'a> Executable<'a> {
     }
 }
 
-fn check_segment(file: &[u8], header: &[u8], addresses: &Range<u64>) -> Result<(), ElfError> {
-    let bytes = file_part(file, header).ok_or(ElfError::Truncated)?;
+fn check_segment(len: u64, header: &[u8], addresses: &Range<u64>) -> Result<(), ElfError> {
+    let (offset, file_size) = (u64_at(header, 8), u64_at(header, 32));
+    let end = offset.checked_add(file_size).filter(|end| *end <= len);
+    end.ok_or(ElfError::Truncated)?;
     let (address, size) = (u64_at(header, 16), u64_at(header, 40));
     let end = address.checked_add(size).ok_or(ElfError::Address(address))?;
-    if address < addresses.start || end > addresses.end || (bytes.len() as u64) > size {
+    if address < addresses.start || end > addresses.end || file_size > size {
         return Err(ElfError::Address(address));
     }
     if u32_at(header, 4) & (PF_X | PF_W) == PF_X | PF_W {
@@ -211,9 +228,25 @@ mod tests {
                 address: 0x40_0000,
                 size: 0x2000,
                 bytes,
+                offset: 120,
+                file_size: 8,
                 kind: SegmentKind::Code
             }]
         );
+    }
+
+    #[test]
+    fn headers_are_enough_if_the_file_is_as_long_as_they_say() {
+        let file = executable(0x40_0000, PF_X | 4);
+        let head = &file[..120];
+        let executable = Executable::parse_head(head, file.len() as u64, ADDRESSES).unwrap();
+        let segment = executable.segments().next().unwrap();
+        assert_eq!(
+            (segment.offset, segment.file_size, segment.bytes),
+            (120, 8, &[][..])
+        );
+        let short = Executable::parse_head(head, file.len() as u64 - 1, ADDRESSES);
+        assert_eq!(short.unwrap_err(), ElfError::Truncated);
     }
 
     #[test]

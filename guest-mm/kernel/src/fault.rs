@@ -1,6 +1,7 @@
 //! Page faults of programs: a fault is a future. It is done when the access can be tried again, which may take until
 //! a page has moved or memory has come.
 
+use crate::files;
 use crate::kernel::{Kernel, Memory};
 use crate::machine::cpu::this_cpu;
 use crate::oom;
@@ -48,9 +49,24 @@ pub(crate) async fn serve(
                     return Err(FaultError::OutOfMemory);
                 }
             }
-            Ok(outcome) => return outcome.map(|_| ()),
+            Ok(Ok(FaultOutcome::NeedsBlock(place))) => {
+                let found = files::find_block(kernel, program, place).await;
+                found.map_err(|_| FaultError::Io { va: address })?;
+            }
+            Ok(Ok(_)) => {
+                throttle(kernel, program, access).await;
+                return Ok(());
+            }
+            Ok(Err(error)) => return Err(error),
             Err(Doomed) => return Err(FaultError::OutOfMemory),
         }
+    }
+}
+
+/// Whoever stores to pages of files waits when too many are dirty, as one who writes to files does.
+async fn throttle(kernel: &'static Kernel, program: &Program, access: Access) {
+    if access == Access::Write && kernel.memory().is_too_dirty() {
+        program.wait_for(files::steps(kernel.memory().until_may_dirty())).await;
     }
 }
 
@@ -86,6 +102,11 @@ pub(crate) async fn copy<T>(
                     return Err(CopyError::Fault { va, error });
                 }
             }
+            Some(Err(CopyError::NeedsBlock { va, place })) => {
+                let error = FaultError::Io { va };
+                let found = files::find_block(kernel, program, place).await;
+                found.map_err(|_| CopyError::Fault { va, error })?;
+            }
             Some(outcome) => return outcome,
             // Without an outcome the last attempt found no memory, and is repeated.
             None => {}
@@ -98,7 +119,7 @@ pub(crate) async fn copy<T>(
 ///
 /// # Errors
 /// The program itself is to end.
-async fn until_memory<T>(
+pub(crate) async fn until_memory<T>(
     kernel: &'static Kernel,
     program: &Program,
     mut attempt: impl FnMut() -> Option<T>,

@@ -7,6 +7,7 @@
 
 use crate::boot::Machine;
 use crate::disks::DiskStatus;
+use crate::files::{self, Files};
 use crate::log::log;
 use crate::machine::activity::{self, AllCpus, CpuBell};
 use crate::machine::apic::{CALL_VECTOR, GSI_VECTOR, LocalApics, TIMER_VECTOR};
@@ -123,6 +124,8 @@ pub(crate) struct Kernel {
     /// What an operator wants of blocks.
     pub(crate) orders: Orders,
     pub(crate) balloon: SpinLock<BalloonStatus>,
+    /// The file system.
+    pub(crate) files: Files,
     /// The disks, in the order of the machine.
     pub(crate) disks: SpinLock<Vec<DiskStatus>>,
     pub(crate) swap: Swap,
@@ -186,7 +189,7 @@ impl Kernel {
             reclaim: reclaim::start(
                 machine.memory,
                 mm,
-                [pantry, areas, machine.slabs],
+                [pantry, areas, &files::NAMES, &files::INODES, machine.slabs],
                 Scheme::TwoList,
             ),
             oom: Oom::default(),
@@ -206,6 +209,7 @@ impl Kernel {
             orders: Orders::new(machine.options.memhp_default_state),
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
+            files: Files::default(),
             swap: Swap::new(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
@@ -406,6 +410,11 @@ impl Kernel {
     ) -> Result<Compaction<'a>, CompactResult> {
         let _visit = quiet::visit(this_cpu());
         self.mm.begin_compaction(zone, goal)
+    }
+
+    /// The memory manager, for a future whose steps are watched elsewhere ([`files::steps`]).
+    pub(crate) fn memory(&self) -> &Memory {
+        self.mm
     }
 
     /// Waits until nobody has the lock of a page.

@@ -12,6 +12,7 @@ mod devices;
 mod disks;
 mod exercise;
 mod fault;
+mod files;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;
 mod kcompactd;
@@ -74,16 +75,27 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
         None => {}
     }
     options.loads.iter().for_each(|&load| load::start(kernel, load));
-    kernel::spawn(&executor, begin(kernel, options.swaps, options.programs));
+    kernel::spawn(
+        &executor,
+        begin(kernel, options.root, options.swaps, options.programs),
+    );
     kernel.run(&executor)
 }
 
-/// Takes the swap areas into use, and then starts the programs.
-async fn begin(kernel: &'static Kernel, swaps: Vec<SwapDisk>, programs: Vec<Vec<String>>) {
+/// Takes the swap areas into use and mounts the file system, and then starts the programs.
+async fn begin(
+    kernel: &'static Kernel,
+    root: Option<String>,
+    swaps: Vec<SwapDisk>,
+    programs: Vec<Vec<String>>,
+) {
     swap::start(kernel, swaps).await;
+    if let Some(disk) = root {
+        files::mount(kernel, &disk).await;
+    }
     let has_programs = !programs.is_empty();
     for words in programs {
-        process::start(kernel, words);
+        process::start(kernel, words).await;
     }
     if has_programs {
         end_after_programs(kernel).await;
@@ -95,6 +107,7 @@ async fn end_after_programs(kernel: &'static Kernel) {
     loop {
         let seen = kernel.program_ended.count();
         if kernel.programs.lock().iter().all(|program| program.has_ended()) {
+            files::sync_all(kernel).await;
             kernel.power_off();
         }
         kernel.program_ended.after(seen).await;

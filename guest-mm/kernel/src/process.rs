@@ -3,6 +3,7 @@
 
 use crate::exercise::{self, Exercises};
 use crate::fault;
+use crate::files::{self, Descriptors};
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::activity::{self, CpuBell};
@@ -58,6 +59,8 @@ pub(crate) struct Program {
     /// It is to end, whatever it is doing.
     is_doomed: AtomicBool,
     doom: Signal,
+    /// The files that it has open.
+    pub(crate) files: Descriptors,
 }
 
 /// The program is to end.
@@ -147,11 +150,16 @@ impl Program {
 }
 
 /// Loads a program, `words` being its name and arguments, and starts it on the CPU that has the fewest.
-pub(crate) fn start(kernel: &'static Kernel, words: Vec<String>) {
+/// A name that is a path is that of an executable in the file system; others are of those that the image carries.
+pub(crate) async fn start(kernel: &'static Kernel, words: Vec<String>) {
     let Some(program) = register(kernel, words, None) else {
         return;
     };
-    let loaded = load(&kernel.mm());
+    let loaded = if program.words.first().is_some_and(|word| word.starts_with('/')) {
+        load_file(kernel, program).await
+    } else {
+        load(&kernel.mm())
+    };
     match loaded {
         Ok((space, context)) => begin(kernel, program, space, context),
         Err(error) => {
@@ -201,6 +209,7 @@ pub(crate) async fn fork(
         }
         return Err(Error::NoMemory);
     };
+    child.files.copy_from(&parent.files);
     let pid = child.pid;
     begin(kernel, child, child_space, context);
     Ok(pid)
@@ -260,6 +269,7 @@ fn register(kernel: &'static Kernel, words: Vec<String>, parent: Option<u32>) ->
         oom_score_adj: AtomicI16::new(inherited_adj),
         is_doomed: AtomicBool::new(false),
         doom: Signal::new(),
+        files: Descriptors::default(),
     });
     match stored {
         Ok(program) => {
@@ -298,6 +308,7 @@ async fn live(
 ) {
     let end = serve(kernel, program, space, &mut context).await;
     exercise::end(kernel, program).await;
+    program.files.close_all(kernel.files.root()).await;
     // A page under migration holds the address space until it has arrived.
     loop {
         let destroyed = kernel.mm().destroy_space(this_cpu(), space);
@@ -371,33 +382,78 @@ fn kill(program: &Program, context: &Context, why: fmt::Arguments<'_>) -> State 
     State::Killed
 }
 
-/// A new address space with the executable and a stack in it, and the registers to start with.
+/// A new address space with the executable that the image carries and a stack in it, and the registers to start with.
 fn load(mm: &Memory) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
     let executable = Executable::parse(&PROGRAMS, PROGRAM_ADDRESSES).map_err(LoadError::File)?;
+    let space = new_space(mm)?;
+    let filled = fill(mm, space, &executable).and_then(|()| finish(mm, space, &executable));
+    filled.map_err(|error| give_up(mm, space, error))
+}
+
+/// The same with an executable of the file system, whose code and constants stay there until they are touched.
+async fn load_file(
+    kernel: &'static Kernel,
+    program: &Program,
+) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
+    let image = files::open_program(kernel, program.name()).await;
+    let image = image.map_err(LoadError::Open)?;
+    let loaded = async {
+        let executable = image.executable(PROGRAM_ADDRESSES).map_err(LoadError::File)?;
+        let space = new_space(&kernel.mm())?;
+        let filled = match image.fill(program, space, &executable).await {
+            Ok(()) => finish(&kernel.mm(), space, &executable),
+            Err(error) => Err(LoadError::Fill(error)),
+        };
+        filled.map_err(|error| give_up(&kernel.mm(), space, error))
+    };
+    let loaded = loaded.await;
+    image.close().await;
+    loaded
+}
+
+fn new_space(mm: &Memory) -> Result<SpaceId, LoadError> {
     let nucleus = Pfn::containing(image::nucleus()).ok_or(LoadError::File(ElfError::Truncated))?;
     let bits = Entry::PRESENT | Entry::WRITABLE | Entry::HUGE | Entry::ACCESSED | Entry::DIRTY;
     let fixed = FixedMapping::Leaf {
         va: image::nucleus(),
         entry: Entry::new(nucleus, bits),
     };
-    let space = mm.create_space(this_cpu(), &[fixed]).map_err(LoadError::Space)?;
-    let filled = fill(mm, space, &executable).and_then(|()| {
-        let root = mm.space(space).map_or(0, |space| space.root().gpa());
-        let context = Context::new(root, executable.entry(), STACK_TOP);
-        CONTEXT_CACHE.store(context).map_err(LoadError::Context)
-    });
-    match filled {
-        Ok(context) => Ok((space, context)),
-        Err(error) => {
-            // Nothing of a space that never ran is under migration.
-            let _ = mm.destroy_space(this_cpu(), space);
-            Err(error)
-        }
-    }
+    mm.create_space(this_cpu(), &[fixed]).map_err(LoadError::Space)
+}
+
+fn give_up(mm: &Memory, space: SpaceId, error: LoadError) -> LoadError {
+    // Nothing of a space that never ran is under migration.
+    let _ = mm.destroy_space(this_cpu(), space);
+    error
+}
+
+/// Adds heap and stack to a space that has all segments, and makes the registers.
+fn finish(
+    mm: &Memory,
+    space: SpaceId,
+    executable: &Executable<'_>,
+) -> Result<(SpaceId, CacheBox<Context>), LoadError> {
+    let end = executable
+        .segments()
+        .map(|segment| segment.address + segment.size)
+        .max();
+    mm.set_heap(space, end.unwrap_or(PROGRAM_ADDRESSES.start));
+    let stack = MapRequest {
+        len: FIRST_STACK_BYTES,
+        place: Place::Fixed(STACK_TOP - FIRST_STACK_BYTES),
+        prot: Prot::READ.with(Prot::WRITE),
+        backing: Backing::Stack {
+            most_bytes: STACK_BYTES,
+        },
+    };
+    mm.mmap(space, &stack).map_err(LoadError::Area)?;
+    let root = mm.space(space).map_or(0, |space| space.root().gpa());
+    let context = Context::new(root, executable.entry(), STACK_TOP);
+    let context = CONTEXT_CACHE.store(context).map_err(LoadError::Context)?;
+    Ok((space, context))
 }
 
 fn fill(mm: &Memory, space: SpaceId, executable: &Executable<'_>) -> Result<(), LoadError> {
-    let data = Prot::READ.with(Prot::WRITE);
     let area = |mm: &Memory, start: u64, end: u64, prot| {
         let start = start / PAGE_SIZE * PAGE_SIZE;
         let request = MapRequest {
@@ -412,32 +468,20 @@ fn fill(mm: &Memory, space: SpaceId, executable: &Executable<'_>) -> Result<(), 
         let prot = match segment.kind {
             SegmentKind::Code => Prot::READ.with(Prot::EXEC),
             SegmentKind::Constants => Prot::READ,
-            SegmentKind::Data => data,
+            SegmentKind::Data => Prot::READ.with(Prot::WRITE),
         };
         area(mm, segment.address, segment.address + segment.size, prot)?;
         mm.load(this_cpu(), space, segment.address, segment.bytes)
             .map_err(LoadError::Copy)?;
     }
-    let end = executable
-        .segments()
-        .map(|segment| segment.address + segment.size)
-        .max();
-    mm.set_heap(space, end.unwrap_or(PROGRAM_ADDRESSES.start));
-    let stack = MapRequest {
-        len: FIRST_STACK_BYTES,
-        place: Place::Fixed(STACK_TOP - FIRST_STACK_BYTES),
-        prot: data,
-        backing: Backing::Stack {
-            most_bytes: STACK_BYTES,
-        },
-    };
-    mm.mmap(space, &stack).map_err(LoadError::Area)?;
     Ok(())
 }
 
 /// Why a program could not be loaded.
 #[derive(Debug)]
 enum LoadError {
+    Open(files::ImageError),
+    Fill(files::ImageError),
     File(ElfError),
     Space(MapError),
     Area(MmapError),
@@ -448,6 +492,7 @@ enum LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Open(error) | Self::Fill(error) => error.fmt(f),
             Self::File(error) => error.fmt(f),
             Self::Space(error) => error.fmt(f),
             Self::Area(error) => error.fmt(f),

@@ -40,7 +40,7 @@ impl Shrinker for Step<&'static dyn Shrinker> {
 pub(crate) fn start(
     phys: &'static PhysicalMemory<'static>,
     mm: &'static Memory,
-    caches: [&'static dyn Shrinker; 3],
+    caches: [&'static dyn Shrinker; 5],
     scheme: Scheme,
 ) -> Reclaim<'static> {
     let pages: &dyn PageReclaim = Box::leak(Box::new(Step(mm)));

@@ -2,6 +2,7 @@
 
 use crate::exercise;
 use crate::fault;
+use crate::files;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
@@ -83,7 +84,7 @@ pub(crate) async fn serve(
         Some(Call::Arguments) => arguments(kernel, program, space, first, second).await,
         Some(Call::OomScoreAdj) => adjust_oom_score(program, first),
         Some(Call::Stress) => stress(kernel, program, space, (first, second, third)).await,
-        None => Err(Error::NoCall),
+        None => files::serve(kernel, program, space, context).await,
     };
     Outcome::Result(result.unwrap_or_else(Error::to_result))
 }
@@ -272,7 +273,7 @@ fn copy_error(error: CopyError) -> Error {
     }
 }
 
-fn map_error(error: MmapError) -> Error {
+pub(crate) fn map_error(error: MmapError) -> Error {
     match error {
         MmapError::NoRoom { .. } | MmapError::NoMemory => Error::NoMemory,
         MmapError::UnknownSpace(_)

@@ -206,18 +206,38 @@ pub mod map_flags {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Error {
+    /// `ENOENT`: no such file.
+    NotFound = 2,
     /// `EINTR`: the program is to end.
     Interrupted = 4,
+    /// `EIO`: the disk failed.
+    Io = 5,
+    /// `EBADF`: no such descriptor.
+    BadDescriptor = 9,
     /// `ECHILD`: no such child.
     NoChild = 10,
     /// `ENOMEM`: no memory or no room in the address space.
     NoMemory = 12,
     /// `EFAULT`: the program has no such memory.
     Fault = 14,
+    /// `EEXIST`: there is such a name.
+    Exists = 17,
+    /// `ENOTDIR`: not a directory.
+    NotADirectory = 20,
+    /// `EISDIR`: a directory.
+    IsADirectory = 21,
     /// `EINVAL`: arguments that make no sense.
     Invalid = 22,
+    /// `EMFILE`: too many files are open.
+    TooManyFiles = 24,
+    /// `ENOSPC`: the disk is full.
+    NoSpace = 28,
+    /// `EROFS`: the file system cannot be changed any more.
+    ReadOnly = 30,
     /// `ENOSYS`: no such call.
     NoCall = 38,
+    /// `ENOTEMPTY`: a directory with names in it.
+    NotEmpty = 39,
 }
 
 /// Results from here on are negated error codes, as in Linux.
@@ -238,11 +258,21 @@ impl Error {
             return Ok(result);
         }
         Err(match result.wrapping_neg() {
+            2 => Self::NotFound,
             4 => Self::Interrupted,
+            5 => Self::Io,
+            9 => Self::BadDescriptor,
             10 => Self::NoChild,
             12 => Self::NoMemory,
             14 => Self::Fault,
+            17 => Self::Exists,
+            20 => Self::NotADirectory,
+            21 => Self::IsADirectory,
+            24 => Self::TooManyFiles,
+            28 => Self::NoSpace,
+            30 => Self::ReadOnly,
             38 => Self::NoCall,
+            39 => Self::NotEmpty,
             _ => Self::Invalid,
         })
     }
@@ -319,11 +349,21 @@ mod tests {
     fn errors_survive_the_register() {
         for error in [
             Error::Interrupted,
+            Error::NotFound,
+            Error::Io,
+            Error::BadDescriptor,
             Error::NoChild,
             Error::NoMemory,
             Error::Fault,
+            Error::Exists,
+            Error::NotADirectory,
+            Error::IsADirectory,
             Error::Invalid,
+            Error::TooManyFiles,
+            Error::NoSpace,
+            Error::ReadOnly,
             Error::NoCall,
+            Error::NotEmpty,
         ] {
             assert_eq!(Error::check(error.to_result()), Err(error));
         }

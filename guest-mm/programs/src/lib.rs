@@ -14,5 +14,6 @@ pub fn name_of(word: &str) -> &str {
 }
 
 pub mod abi;
+pub mod files;
 pub mod options;
 pub mod pattern;

@@ -13,8 +13,9 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{NonNull, drop_in_place, with_exposed_provenance_mut};
 use guest_kernel::physical::to_usize;
 use guest_mm::Gfp;
+use guest_mm::fs::{Store, per_frame};
 use guest_mm::slab::{Alignment, Cache, CacheSpec, Debugging, NoObject, ObjAddr};
-use guest_sync::SetOnce;
+use guest_sync::{Cpu, SetOnce};
 
 /// A cache for values of one type; made when the first is.
 pub(crate) struct ObjectCache<T> {
@@ -77,6 +78,30 @@ impl<T> ObjectCache<T> {
                 return Some(cache);
             }
             guest_sync::atomic::relax();
+        }
+    }
+}
+
+impl<T: Send> Store<T> for &'static ObjectCache<T> {
+    type Box = CacheBox<T>;
+
+    fn store(&self, value: T) -> Option<CacheBox<T>> {
+        ObjectCache::store(self, value).ok()
+    }
+
+    fn per_frame(&self) -> u32 {
+        per_frame::<T>()
+    }
+
+    fn frames(&self) -> u64 {
+        let frames = |cache: &Arc<Cache>| cache.info().slabs * u64::from(cache.layout().order.nr_pages());
+        self.cache.get().map_or(0, frames)
+    }
+
+    fn give_back(&self, cpu: &Cpu) {
+        if let (Some(slabs), Some(cache)) = (slabs(), self.cache.get()) {
+            let _visit = quiet::visit(cpu);
+            slabs.shrink(cpu, cache);
         }
     }
 }

@@ -105,6 +105,11 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         &self.inodes
     }
 
+    /// Blocks of the disk.
+    pub fn nr_blocks(&self) -> u64 {
+        self.machine.nr_blocks()
+    }
+
     /// What is in the caches, and what was found there.
     pub fn cache_stat(&self) -> (NameStat, InodeStat) {
         (self.names.stat(), self.inodes.stat())

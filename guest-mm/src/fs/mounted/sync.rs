@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::super::pagefs::FsError;
 use super::io::file_error;
 use super::{File, Machine, Mounted};
+use crate::mm::MappingId;
 use crate::mm::mapping::FileError;
 
 /// How long changes may stay in memory alone.
@@ -38,6 +39,15 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         let synced = self.mm().sync(self.here(), file.mapping()).await;
         self.commit().await.map_err(file_error)?;
         synced
+    }
+
+    /// The same for the file that a mapping is of.
+    ///
+    /// # Errors
+    /// As there, or there is no such file.
+    pub async fn fsync_mapping(&self, mapping: MappingId) -> Result<(), FileError> {
+        let file = self.file_of(mapping).ok_or(FileError::Unknown(mapping))?;
+        self.fsync(&file).await
     }
 
     /// Makes the state of the metadata that of the disk. Sizes are those of now; data that is on the disk is part of its files.

@@ -1,0 +1,352 @@
+//! System calls for files (`guest_programs::files`).
+
+use super::descriptors::{OpenFile, close};
+use super::{RootFs, find_block, steps, until_memory};
+use crate::fault;
+use crate::kernel::Kernel;
+use crate::machine::cpu::this_cpu;
+use crate::machine::nucleus::Context;
+use crate::process::Program;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use guest_kernel::physical::to_usize;
+use guest_mm::fs::mounted::{Missing, WriteAt};
+use guest_mm::fs::pagefs::{FsError, Kind};
+use guest_mm::mm::mapping::FileError;
+use guest_mm::mm::{CopyError, FaultError, FileArea, Sharing};
+use guest_mm::{Backing, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
+use guest_programs::abi::Error;
+use guest_programs::files::{AT_POSITION, FileCall, MAX_PATH, Stat, map, open};
+
+/// Who calls.
+struct Caller<'a> {
+    kernel: &'static Kernel,
+    root: &'static RootFs,
+    program: &'a Program,
+    space: SpaceId,
+}
+
+/// Carries out a call for files.
+///
+/// # Errors
+/// Why it was not.
+pub(crate) async fn serve(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    context: &Context,
+) -> Result<u64, Error> {
+    let call = FileCall::from_number(context.rax).ok_or(Error::NoCall)?;
+    let root = kernel.files.root().ok_or(Error::NotFound)?;
+    let caller = Caller {
+        kernel,
+        root,
+        program,
+        space,
+    };
+    let arguments = (context.rdi, context.rsi, context.rdx, context.r10);
+    // Metadata is read and written a block at a time: too much for each program to have room for all the time.
+    steps(caller.carry_out(call, arguments)).await
+}
+
+impl Caller<'_> {
+    async fn carry_out(
+        &self,
+        call: FileCall,
+        (first, second, third, fourth): (u64, u64, u64, u64),
+    ) -> Result<u64, Error> {
+        match call {
+            FileCall::Open => self.open((first, second), third).await,
+            FileCall::Close => {
+                let open = self.program.files.remove(first)?;
+                close(self.root, open).await;
+                Ok(0)
+            }
+            FileCall::Read => self.read(first, (second, third), fourth).await,
+            FileCall::Write => self.write(first, (second, third), fourth).await,
+            FileCall::Seek => self.seek(first, second),
+            FileCall::Sync => {
+                let open = self.program.files.find(first)?;
+                let synced = self.wait_for(self.root.fsync(&open.file)).await;
+                synced.map(|()| 0).map_err(file_error)
+            }
+            FileCall::Remove => {
+                let path = self.path(first, second).await?;
+                self.wait_for(self.root.remove(&path)).await.map_err(fs_error)?;
+                Ok(0)
+            }
+            FileCall::MakeDirectory => {
+                let path = self.path(first, second).await?;
+                let made = self.wait_for(self.root.make_directory(&path)).await;
+                made.map(|()| 0).map_err(fs_error)
+            }
+            FileCall::ReadDirectory => self.read_directory((first, second), third, fourth).await,
+            FileCall::Stat => self.stat((first, second), third).await,
+            FileCall::SetSize => self.set_size(first, second).await,
+            FileCall::Map => self.map(first, (second, third), fourth),
+            FileCall::SyncMapping => self.sync_mapping(first).await,
+            FileCall::SyncAll => {
+                let synced = self.wait_for(self.root.sync()).await;
+                synced.map(|()| 0).map_err(file_error)
+            }
+        }
+    }
+
+    async fn wait_for<T>(&self, what: impl Future<Output = T>) -> T {
+        self.program.wait_for(steps(what)).await
+    }
+
+    async fn path(&self, address: u64, len: u64) -> Result<Vec<u8>, Error> {
+        let len = usize::try_from(len).ok().filter(|len| *len <= MAX_PATH);
+        let mut path = alloc::vec![0; len.ok_or(Error::Invalid)?];
+        let copied = fault::copy(self.kernel, self.program, |mm| {
+            mm.read_user(this_cpu(), self.space, address, &mut path)
+        });
+        copied.await.map_err(copy_error)?;
+        Ok(path)
+    }
+
+    async fn copy_out(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        let copied = fault::copy(self.kernel, self.program, |mm| {
+            mm.write_user(this_cpu(), self.space, address, bytes)
+        });
+        copied.await.map_err(copy_error)
+    }
+
+    async fn open(&self, path: (u64, u64), flags: u64) -> Result<u64, Error> {
+        if flags & !(open::CREATE | open::TRUNCATE | open::APPEND) != 0 {
+            return Err(Error::Invalid);
+        }
+        let path = self.path(path.0, path.1).await?;
+        let missing = match flags & open::CREATE {
+            0 => Missing::Fail,
+            _ => Missing::Create,
+        };
+        let file = self.wait_for(self.root.open(&path, missing)).await;
+        let opened = OpenFile::new(file.map_err(fs_error)?, flags & open::APPEND != 0);
+        if flags & open::TRUNCATE != 0
+            && let Err(error) = self.cut(&opened, 0).await
+        {
+            close(self.root, opened).await;
+            return Err(error);
+        }
+        match self.program.files.add(opened) {
+            Ok(descriptor) => Ok(descriptor),
+            Err(opened) => {
+                close(self.root, opened).await;
+                Err(Error::TooManyFiles)
+            }
+        }
+    }
+
+    async fn read(&self, descriptor: u64, (address, len): (u64, u64), offset: u64) -> Result<u64, Error> {
+        let open = self.program.files.find(descriptor)?;
+        let at_position = offset == AT_POSITION;
+        let start = if at_position {
+            open.position.load(Relaxed)
+        } else {
+            offset
+        };
+        let (len, mut done, mut ahead) = (to_usize(len), 0, open.read_ahead());
+        let outcome = loop {
+            let range = (start.saturating_add(done as u64), len - done);
+            let to = (self.space, address.wrapping_add(done as u64));
+            let read = self.root.read_to_user(&open.file, &mut ahead, range, to);
+            match self.wait_for(read).await {
+                Ok(0) => break Ok(()),
+                Ok(read) => done += read,
+                Err(error) => match self.mend(error).await {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+            }
+            if done == len {
+                break Ok(());
+            }
+        };
+        open.has_read(ahead, at_position.then_some(start.saturating_add(done as u64)));
+        // What was read before an error counts.
+        if done > 0 {
+            Ok(done as u64)
+        } else {
+            outcome.map(|()| 0)
+        }
+    }
+
+    async fn write(&self, descriptor: u64, (address, len): (u64, u64), offset: u64) -> Result<u64, Error> {
+        let open = self.program.files.find(descriptor)?;
+        let at_position = offset == AT_POSITION;
+        let start = if at_position {
+            open.position.load(Relaxed)
+        } else {
+            offset
+        };
+        let (len, mut done, mut end) = (to_usize(len), 0, start);
+        let outcome = loop {
+            if done == len {
+                break Ok(());
+            }
+            let at = match open.appends {
+                true => WriteAt::End,
+                false => WriteAt::Offset(start.saturating_add(done as u64)),
+            };
+            let from = (self.space, address.wrapping_add(done as u64));
+            let write = self.root.write_from_user(&open.file, (at, len - done), from);
+            match self.wait_for(write).await {
+                Ok((now, written)) => (end, done) = (now, done + written),
+                Err(error) => match self.mend(error).await {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        if at_position && done > 0 {
+            open.position.store(end, Relaxed);
+        }
+        if done > 0 {
+            Ok(done as u64)
+        } else {
+            outcome.map(|()| 0)
+        }
+    }
+
+    /// Does what a read or write cannot do itself, so that it can be tried again.
+    async fn mend(&self, error: FileError) -> Result<(), Error> {
+        match error {
+            FileError::OutOfMemory
+            | FileError::Copy(CopyError::Fault {
+                error: FaultError::OutOfMemory,
+                ..
+            }) => until_memory(self.kernel, self.program).await.map_err(file_error),
+            FileError::Copy(CopyError::NeedsBlock { place, .. }) => {
+                let found = find_block(self.kernel, self.program, place).await;
+                found.map_err(file_error)
+            }
+            error => Err(file_error(error)),
+        }
+    }
+
+    fn seek(&self, descriptor: u64, position: u64) -> Result<u64, Error> {
+        let open = self.program.files.find(descriptor)?;
+        let position = match position {
+            AT_POSITION => self.root.size(&open.file),
+            position => position,
+        };
+        open.position.store(position, Relaxed);
+        Ok(position)
+    }
+
+    async fn set_size(&self, descriptor: u64, size: u64) -> Result<u64, Error> {
+        let open = self.program.files.find(descriptor)?;
+        self.cut(&open, size).await.map(|()| 0)
+    }
+
+    async fn cut(&self, open: &OpenFile, size: u64) -> Result<(), Error> {
+        loop {
+            match self.wait_for(self.root.set_size(&open.file, size)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.mend(error).await?,
+            }
+        }
+    }
+
+    async fn read_directory(&self, path: (u64, u64), address: u64, nth: u64) -> Result<u64, Error> {
+        let path = self.path(path.0, path.1).await?;
+        let mut names = self.wait_for(self.root.list(&path)).await.map_err(fs_error)?;
+        names.sort_unstable_by_key(|(name, _)| *name);
+        let Some((name, _)) = names.get(to_usize(nth)) else {
+            return Ok(0);
+        };
+        self.copy_out(address, name.as_bytes()).await?;
+        Ok(name.as_bytes().len() as u64)
+    }
+
+    async fn stat(&self, path: (u64, u64), address: u64) -> Result<u64, Error> {
+        let path = self.path(path.0, path.1).await?;
+        let entry = self.wait_for(self.root.stat(&path)).await.map_err(fs_error)?;
+        let stat = Stat {
+            size: entry.size,
+            is_directory: u64::from(entry.kind == Kind::Directory),
+            nr_links: entry.nr_links.into(),
+            inode: entry.number.number().into(),
+        };
+        let words = stat.to_words().map(u64::to_le_bytes);
+        self.copy_out(address, words.as_flattened()).await.map(|()| 0)
+    }
+
+    fn map(&self, descriptor: u64, (offset, len): (u64, u64), flags: u64) -> Result<u64, Error> {
+        let open = self.program.files.find(descriptor)?;
+        let first_page = u32::try_from(offset / PAGE_SIZE).map_err(|_| Error::Invalid)?;
+        if flags & !(map::SHARED | map::WRITE) != 0 || !offset.is_multiple_of(PAGE_SIZE) {
+            return Err(Error::Invalid);
+        }
+        let sharing = match flags & map::SHARED {
+            0 => Sharing::Private,
+            _ => Sharing::Shared,
+        };
+        let write = match flags & map::WRITE {
+            0 => Prot::NONE,
+            _ => Prot::WRITE,
+        };
+        let request = MapRequest {
+            len,
+            place: Place::Anywhere,
+            prot: Prot::READ.with(write),
+            backing: Backing::File(FileArea::new(open.file.mapping(), first_page, sharing)),
+        };
+        let mapped = self.kernel.mm().mmap(self.space, &request);
+        mapped.map_err(crate::syscall::map_error)
+    }
+
+    async fn sync_mapping(&self, address: u64) -> Result<u64, Error> {
+        let area = {
+            let space = self.kernel.mm().space(self.space).ok_or(Error::Fault)?;
+            space.vmas().into_iter().find(|vma| vma.range.contains(address))
+        };
+        let Some(Backing::File(area)) = area.map(|vma| vma.backing) else {
+            return Err(Error::Invalid);
+        };
+        let synced = self.wait_for(self.root.fsync_mapping(area.mapping)).await;
+        synced.map(|()| 0).map_err(file_error)
+    }
+}
+
+pub(super) fn fs_error(error: FsError) -> Error {
+    match error {
+        FsError::Io | FsError::Format(_) | FsError::DoubleUse(_) => Error::Io,
+        FsError::NoSpace | FsError::NoInodes => Error::NoSpace,
+        FsError::NoMemory => Error::NoMemory,
+        FsError::NoInode(_) | FsError::NotFound => Error::NotFound,
+        FsError::NotADirectory(_) => Error::NotADirectory,
+        FsError::Exists(_) => Error::Exists,
+        FsError::NotEmpty(_) => Error::NotEmpty,
+        FsError::IsADirectory(_) => Error::IsADirectory,
+        FsError::Name(_) => Error::Invalid,
+        FsError::ReadOnly => Error::ReadOnly,
+    }
+}
+
+fn file_error(error: FileError) -> Error {
+    match error {
+        FileError::Io => Error::Io,
+        FileError::NoSpace => Error::NoSpace,
+        FileError::OutOfMemory => Error::NoMemory,
+        FileError::Copy(error) => copy_error(error),
+        FileError::Unknown(_) | FileError::InUse(_) => Error::NotFound,
+        FileError::TooLarge => Error::Invalid,
+    }
+}
+
+fn copy_error(error: CopyError) -> Error {
+    match error {
+        CopyError::Fault {
+            error: FaultError::OutOfMemory,
+            ..
+        } => Error::NoMemory,
+        CopyError::Fault {
+            error: FaultError::Io { .. },
+            ..
+        } => Error::Io,
+        CopyError::Fault { .. } | CopyError::Locked { .. } | CopyError::NeedsBlock { .. } => Error::Fault,
+    }
+}

@@ -1,0 +1,58 @@
+//! Files: the file system of the disk that `root=` names, the tasks that carry its pages and write them back, and what programs
+//! ask of it.
+
+mod call;
+mod descriptors;
+mod image;
+mod mount;
+mod steps;
+mod write_back;
+
+pub(crate) use call::serve;
+pub(crate) use descriptors::Descriptors;
+pub(crate) use image::{ImageError, open as open_program};
+pub(crate) use mount::{Files, INODES, NAMES, RootFs, mount};
+pub(crate) use steps::steps;
+pub(crate) use write_back::sync_all;
+
+use crate::fault;
+use crate::kernel::Kernel;
+use crate::machine::cpu::this_cpu;
+use crate::process::Program;
+use guest_mm::mm::FilePlace;
+use guest_mm::mm::mapping::{FileError, FileSystem};
+use guest_mm::{Gfp, Order};
+
+/// Has a block found for a page that is about to be stored to.
+///
+/// # Errors
+/// When there is none, or the disk failed.
+pub(crate) async fn find_block(
+    kernel: &'static Kernel,
+    program: &Program,
+    place: FilePlace,
+) -> Result<(), FileError> {
+    let root = kernel.files.root().ok_or(FileError::Unknown(place.mapping))?;
+    loop {
+        let found = program
+            .wait_for(steps(root.prepare_write(place.mapping, place.index)))
+            .await;
+        match found {
+            Err(FileError::OutOfMemory) => until_memory(kernel, program).await?,
+            found => return found,
+        }
+    }
+}
+
+/// Waits until there is memory for a page.
+///
+/// # Errors
+/// When there is none for too long.
+async fn until_memory(kernel: &'static Kernel, program: &Program) -> Result<(), FileError> {
+    let attempt = || {
+        let frame = kernel.phys.alloc_pages(this_cpu(), Gfp::USER, Order::ZERO).ok()?;
+        kernel.phys.free_pages(this_cpu(), frame).ok()
+    };
+    let came = fault::until_memory(kernel, program, attempt).await;
+    came.map_err(|_| FileError::OutOfMemory)
+}

@@ -1,0 +1,67 @@
+//! Dirty pages on their way to the disk: by age (Linux 2.6 `kupdate`), by number (`pdflush`), and before the machine goes.
+
+use super::{RootFs, steps};
+use crate::kernel::Kernel;
+use crate::log::log;
+use crate::machine::cpu::this_cpu;
+use guest_kernel::sync::yield_now;
+use guest_mm::fs::mounted::Age;
+use guest_mm::mm::mapping::FileError;
+
+/// How often the daemon looks (Linux `dirty_writeback_centisecs`).
+const INTERVAL_NS: u64 = 5_000_000_000;
+/// How old dirty pages may get (Linux `dirty_expire_centisecs`).
+const EXPIRE_NS: u64 = 30_000_000_000;
+/// Most pages that a round begins with (Linux `MAX_WRITEBACK_PAGES`).
+const MOST_PAGES: u32 = 1024;
+/// How long those who write back by number wait when all that is dirty is on its way.
+const BUSY_NS: u64 = 20_000_000;
+
+/// Starts the daemons.
+pub(super) fn start(kernel: &'static Kernel, root: &'static RootFs) {
+    let here = this_cpu().id();
+    kernel.start_task(here, by_age(kernel, root));
+    kernel.start_task(here, by_number(kernel, root));
+}
+
+async fn by_age(kernel: &'static Kernel, root: &'static RootFs) {
+    let mut failed = 0_u64;
+    loop {
+        kernel.timers().sleep(INTERVAL_NS).await;
+        let age = Age {
+            now: kernel.clock.now(),
+            expire: EXPIRE_NS,
+            nr_pages: MOST_PAGES,
+        };
+        if let Err(error) = steps(root.write_back_old(age)).await {
+            failed += 1;
+            if failed.is_power_of_two() {
+                log!(
+                    Error,
+                    "file system: cannot commit: {error}; {failed} times since boot"
+                );
+            }
+        }
+    }
+}
+
+async fn by_number(kernel: &'static Kernel, root: &'static RootFs) {
+    loop {
+        if steps(root.write_back_many(MOST_PAGES)).await == 0 {
+            kernel.timers().sleep(BUSY_NS).await;
+        }
+        yield_now().await;
+    }
+}
+
+/// Has everything on the disk: before the machine is switched off or reset.
+pub(crate) async fn sync_all(kernel: &'static Kernel) {
+    let Some(root) = kernel.files.root() else {
+        return;
+    };
+    match steps(root.sync()).await {
+        Ok(()) => {}
+        Err(FileError::Io) => log!(Error, "file system: not all of it could be written"),
+        Err(error) => log!(Error, "file system: {error}"),
+    }
+}
