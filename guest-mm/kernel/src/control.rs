@@ -5,6 +5,7 @@ mod tree;
 
 use crate::devices::{Console, restart};
 use crate::disks;
+use crate::files;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::{activity, heap};
@@ -66,6 +67,9 @@ impl Handler for Answers {
                 Some(word) => Reply::Err(alloc::format!("sysfs takes a path and a value, not {word} too")),
             };
         }
+        if command.name() == "reboot" {
+            files::sync_all(self.kernel).await;
+        }
         let reply = answer(self.kernel, command);
         self.reboots |= command.name() == "reboot" && matches!(reply, Reply::Ok(_));
         reply
@@ -106,6 +110,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
             .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))
             .and_then(|()| kernel.oom.report(&mut text))
             .and_then(|()| mappings::vmstat(&mut text, kernel))
+            .and_then(|()| files::vmstat(&mut text, kernel))
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),
         "cpus" => cpus(&mut text, kernel),

@@ -66,7 +66,9 @@ pub(crate) async fn serve(
 /// Whoever stores to pages of files waits when too many are dirty, as one who writes to files does.
 async fn throttle(kernel: &'static Kernel, program: &Program, access: Access) {
     if access == Access::Write && kernel.memory().is_too_dirty() {
-        program.wait_for(files::steps(kernel.memory().until_may_dirty())).await;
+        program
+            .wait_for(files::steps(kernel.memory().until_may_dirty()))
+            .await;
     }
 }
 

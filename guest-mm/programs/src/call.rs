@@ -222,6 +222,11 @@ pub(crate) fn write_byte(address: u64, value: u8) {
     unsafe { with_exposed_provenance_mut::<u8>(to_usize(address)).write_volatile(value) };
 }
 
+/// Gives memory back.
+pub(crate) fn unmap(address: u64, bytes: u64) {
+    call(Call::Unmap, address, bytes, 0);
+}
+
 /// Pages in a chunk.
 const CHUNK_PAGES: usize = to_usize(CHUNK / 4096);
 

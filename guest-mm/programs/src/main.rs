@@ -4,7 +4,9 @@
 #![no_main]
 
 mod call;
+mod disk;
 mod family;
+mod file_call;
 mod hog;
 mod intrinsics;
 mod pager;
@@ -34,6 +36,8 @@ fn main() -> u64 {
     let mut arguments = text.split_terminator('\0');
     match arguments.next().map(guest_programs::name_of) {
         Some("family") => family::main(arguments),
+        Some("files") => disk::files(arguments),
+        Some("names") => disk::names(arguments),
         Some("hog") => hog::main(arguments),
         Some("pager") => pager::main(arguments),
         Some("scatter") => scatter::main(arguments),

@@ -88,6 +88,11 @@ impl Pattern {
     }
 }
 
+/// The pattern of a page of a file, by the numbers of both, when it is written for the `generation`th time.
+pub const fn file_page(seed: u64, file: u64, page: u64, generation: u32) -> Pattern {
+    Pattern::new(seed, file << 32 | page, generation)
+}
+
 /// Spreads every bit of a number over all of it (Sebastiano Vigna's splitmix64).
 pub const fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(STEP);

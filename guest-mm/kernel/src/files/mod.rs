@@ -19,6 +19,8 @@ use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::process::Program;
+use alloc::string::String;
+use core::fmt::{self, Write};
 use guest_mm::mm::FilePlace;
 use guest_mm::mm::mapping::{FileError, FileSystem};
 use guest_mm::{Gfp, Order};
@@ -55,4 +57,30 @@ async fn until_memory(kernel: &'static Kernel, program: &Program) -> Result<(), 
     };
     let came = fault::until_memory(kernel, program, attempt).await;
     came.map_err(|_| FileError::OutOfMemory)
+}
+
+/// The counters of the file system, if there is one, as lines of `/proc/vmstat`.
+pub(crate) fn vmstat(out: &mut String, kernel: &Kernel) -> fmt::Result {
+    let Some(root) = kernel.files.root() else {
+        return Ok(());
+    };
+    let ((names, inodes), pages) = (root.cache_stat(), root.page_ops());
+    for (name, value) in [
+        ("nr_dentry", names.entries),
+        ("nr_dentry_negative", names.negative),
+        ("dentry_hit", names.hits),
+        ("dentry_miss", names.misses),
+        ("dentry_reclaimed", names.reclaimed),
+        ("nr_inodes", inodes.inodes),
+        ("nr_inodes_held", inodes.held),
+        ("inode_hit", inodes.hits),
+        ("inode_miss", inodes.misses),
+        ("inode_reclaimed", inodes.reclaimed),
+        ("fs_page_released", pages.released),
+        ("fs_page_invalidated", pages.invalidated),
+        ("fs_page_migrated", pages.migrated),
+    ] {
+        writeln!(out, "{name} {value}")?;
+    }
+    Ok(())
 }
