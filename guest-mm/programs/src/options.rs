@@ -193,6 +193,8 @@ pub struct FilesOptions<'a> {
     pub syncs: bool,
     /// Not `nomap`: files are mapped too.
     pub maps: bool,
+    /// Not `noread`: files are read too.
+    pub reads: bool,
 }
 
 impl<'a> FilesOptions<'a> {
@@ -211,6 +213,7 @@ impl<'a> FilesOptions<'a> {
             mode: FilesMode::Write,
             syncs: true,
             maps: true,
+            reads: true,
         };
         for argument in arguments {
             options.set(argument).ok_or(BadArgument(argument))?;
@@ -230,6 +233,7 @@ impl<'a> FilesOptions<'a> {
             "check" => self.mode = FilesMode::Check,
             "nosync" => self.syncs = false,
             "nomap" => self.maps = false,
+            "noread" => self.reads = false,
             _ => return None,
         }
         Some(())
