@@ -204,7 +204,6 @@ fn what_waits_for_files_may_go_on_on_another_cpu() {
     let here: fn() -> &'static guest_sync::Cpu = || panic!("never called");
     can_move(&mm.truncate(here, id, 0));
     can_move(&mm.sync(here, id));
-    can_move(&mm.set_private(here, id, 0, 1));
     let mut ahead = ReadAhead::default();
     let to = (crate::SpaceId(core::num::NonZeroU32::MIN), 0);
     can_move(&mm.read_file_to_user(here, id, &mut ahead, (0, 1), to));

@@ -14,6 +14,7 @@ mod many_cpus;
 mod many_threads;
 mod mapping_threads;
 mod migration;
+mod mm_threads;
 mod nodes;
 mod paging;
 pub(crate) mod phys_model;

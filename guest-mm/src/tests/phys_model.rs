@@ -37,12 +37,22 @@ pub(crate) fn one_cpu() -> Cpu {
     CpuSet::new(1).unwrap().claim(CpuId::ZERO).unwrap()
 }
 
-/// Boot memory with a hole and a kernel, and `nr_blocks` unplugged blocks.
+/// Boot memory with a hole and a kernel, and `nr_blocks` unplugged blocks, for one CPU.
 pub(crate) fn small_memory(pages: &[Page], block_nr_pages: u32, nr_blocks: u32) -> PhysicalMemory<'_> {
+    small_memory_for(1, pages, block_nr_pages, nr_blocks)
+}
+
+/// The same for several CPUs.
+pub(crate) fn small_memory_for(
+    nr_cpus: u8,
+    pages: &[Page],
+    block_nr_pages: u32,
+    nr_blocks: u32,
+) -> PhysicalMemory<'_> {
     let memory = PhysicalMemory::new(
         MemMap::new(Pfn::new(0), pages).unwrap(),
         range(0, BOOT),
-        Topology::one_node(1),
+        Topology::one_node(nr_cpus),
     );
     let boot = BootRegion {
         node: NodeId::ZERO,

@@ -232,8 +232,12 @@ impl FileSystem for TestFs<'_, '_> {
     }
 
     async fn prepare_write(&self, mapping: MappingId, index: u32) -> Result<(), FileError> {
-        let block = self.allocate(mapping, index).ok_or(FileError::NoSpace)?;
-        self.mm.set_private(self.cpu, mapping, index, block).await?;
-        Ok(())
+        loop {
+            let block = self.allocate(mapping, index).ok_or(FileError::NoSpace)?;
+            match self.mm.set_private(self.cpu, mapping, index, block)? {
+                None => return Ok(()),
+                Some(wait) => self.mm.until_unlocked(wait).await,
+            }
+        }
     }
 }

@@ -115,20 +115,29 @@ impl<'m, X: Machine<'m>> FileSystem for Mounted<'m, X> {
     async fn prepare_write(&self, mapping: MappingId, index: u32) -> Result<(), FileError> {
         let file = self.file_of(mapping).ok_or(FileError::Unknown(mapping))?;
         let start = u64::from(index) * PAGE_SIZE;
-        let mut volume = self.volume.lock().await;
-        // Under the gate: whoever makes the file shorter takes its blocks away under it, after the size has changed.
-        if start >= self.end_of(&file) {
-            return Ok(());
+        loop {
+            let mut volume = self.volume.lock().await;
+            // Under the gate: whoever makes the file shorter takes its blocks away under it, after the size has changed.
+            if start >= self.end_of(&file) {
+                return Ok(());
+            }
+            let allocated = volume.allocate(file.number(), index.into()).await;
+            let (block, is_new) = allocated.map_err(file_error)?;
+            if is_new {
+                file.add_unwritten(index);
+            }
+            // Under the gate too: without it the block may be another file's by now. A page that is gone finds its block when it comes
+            // back.
+            let busy = self
+                .mm()
+                .set_private(self.here().this_cpu(), mapping, index, block)?;
+            drop(volume);
+            match busy {
+                None => return Ok(()),
+                // Whoever reads the page may need the gate.
+                Some(wait) => self.mm().until_unlocked(wait).await,
+            }
         }
-        let allocated = volume.allocate(file.number(), index.into()).await;
-        let (block, is_new) = allocated.map_err(file_error)?;
-        if is_new {
-            file.add_unwritten(index);
-        }
-        drop(volume);
-        // A page that is gone finds its block when it comes back.
-        self.mm().set_private(self.here(), mapping, index, block).await?;
-        Ok(())
     }
 }
 

@@ -8,7 +8,6 @@ use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, Why
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::lru::LruList;
-use crate::mempool::ThisCpu;
 use crate::mm::{Mm, PageWait};
 use crate::page::PageFlags;
 use crate::pfn::{Order, Pfn};
@@ -64,28 +63,27 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         self.lock_or_create(cpu, &mapping, index)
     }
 
-    /// Hangs something of the file system's on a page that is in memory: its block. False if the page is not there any more. For
-    /// [`FileSystem::prepare_write`](super::FileSystem::prepare_write).
+    /// Hangs something of the file system's on a page, if it is in memory: its block. For
+    /// [`FileSystem::prepare_write`](super::FileSystem::prepare_write), which calls this while it has what keeps the block the page's; `Some` when
+    /// somebody else has the page: let go of that, wait ([`Mm::until_unlocked`]), and *look the block up again*, as the file may have been cut
+    /// off meanwhile and the block be another's.
     ///
     /// # Errors
     /// When there is no such mapping.
-    pub async fn set_private(
+    pub fn set_private(
         &self,
-        cpu: impl ThisCpu + Copy,
+        cpu: &Cpu,
         id: MappingId,
         index: u32,
         private: u32,
-    ) -> Result<bool, FileError> {
-        loop {
-            let wait = match self.lock_page(cpu.this_cpu(), id, index)? {
-                PageLookup::Absent => return Ok(false),
-                PageLookup::Wait(wait) => wait,
-                PageLookup::Locked(page) => {
-                    page.set_private(private);
-                    return Ok(true);
-                }
-            };
-            self.until_unlocked(wait).await;
+    ) -> Result<Option<PageWait>, FileError> {
+        match self.lock_page(cpu, id, index)? {
+            PageLookup::Absent => Ok(None),
+            PageLookup::Wait(wait) => Ok(Some(wait)),
+            PageLookup::Locked(page) => {
+                page.set_private(private);
+                Ok(None)
+            }
         }
     }
 
