@@ -18,6 +18,7 @@ mod builtin_processes;
 mod builtin_reboot;
 mod builtin_run;
 mod builtin_smp;
+mod builtin_swap;
 mod builtin_views;
 mod cli;
 mod cli_running;

@@ -28,6 +28,9 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
     while options.rounds.is_none_or(|rounds| round < rounds) {
         pager.round();
         round += 1;
+        if options.pause_ms > 0 {
+            call::sleep_ms(options.pause_ms);
+        }
     }
     let failed = pager.failed;
     say(format_args!(

@@ -169,17 +169,34 @@ impl<'a> Reclaim<'a> {
     /// if pages are on their way there.
     pub async fn try_to_free_pages(&self, cpu: impl ThisCpu + Copy, gfp: Gfp, order: Order) -> Reclaimed {
         self.events.direct_reclaims.add(1);
-        let before = self.progress();
         let target = CLUSTER.max(order.nr_pages().into());
+        let is_served = || self.phys.could_serve(gfp, order);
+        self.free(cpu, gfp.highest_zone(), target, is_served).await
+    }
+
+    /// Frees about so many pages, for one who is going to need them, or to take the memory away that they are in (Linux
+    /// `shrink_all_memory`).
+    pub async fn reclaim_pages(&self, cpu: impl ThisCpu + Copy, nr_pages: u64) -> Reclaimed {
+        self.free(cpu, ZoneKind::Movable, nr_pages, || false).await
+    }
+
+    async fn free(
+        &self,
+        cpu: impl ThisCpu + Copy,
+        highest: ZoneKind,
+        target: u64,
+        is_enough: impl Fn() -> bool,
+    ) -> Reclaimed {
+        let before = self.progress();
         let mut next = Some(Priority::FIRST);
         while let Some(priority) = next {
-            let aim = Aim::Request(gfp.highest_zone());
+            let aim = Aim::Request(highest);
             let Pass { freed, .. } = self.pass(cpu, aim, priority, target).await;
             if freed == 0 && self.phys.nr_being_written() > 0 {
                 self.events.throttled.add(1);
                 self.phys.throttle().await;
             }
-            if self.progress().freed_since(&before) >= target || self.phys.could_serve(gfp, order) {
+            if self.progress().freed_since(&before) >= target || is_enough() {
                 break;
             }
             next = priority.harder();

@@ -13,7 +13,8 @@ use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::blocks::IsolateError;
 use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, PAGE_SIZE};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE};
+use guest_sync::Cpu;
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
 
@@ -30,6 +31,11 @@ const BATCH_PAGES: u32 = 128;
 const PASSES: u32 = 2;
 /// The same while what is left is only busy: just taken by another CPU, on its way to the disk. Programs run in between.
 const BUSY_PASSES: u32 = 16;
+
+/// Pages that are reclaimed at a time when there is nowhere for a block's pages to go.
+const RECLAIM_PAGES: u64 = 2 * BATCH_PAGES as u64;
+/// How often that is done, one time after the other, before a block counts as stuck: programs want the same frames.
+const MOST_STARVED: u32 = 64;
 
 /// What came of emptying a block.
 pub(super) enum Emptied {
@@ -134,12 +140,31 @@ impl Worker {
         to_usize(self.spare_bytes() / self.device.region().block_size())
     }
 
-    /// Memory that programs can do without.
+    /// Memory that programs can do without: what is available, and what can leave for swap areas.
     pub(super) fn spare_bytes(&self) -> u64 {
         let stats = self.kernel.phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
-        (stats.available_pages * PAGE_SIZE).saturating_sub(keep)
+        let available = (stats.available_pages + self.swappable_pages()) * PAGE_SIZE;
+        available.saturating_sub(keep)
+    }
+
+    /// Pages of programs for which there is room in swap areas. A huge page counts as one, as it has to be split first.
+    fn swappable_pages(&self) -> u64 {
+        let free_slots = u64::from(self.kernel.mm().swap_usage().free);
+        if free_slots == 0 {
+            return 0;
+        }
+        let zones = self.kernel.phys.populated_zones();
+        let listed = zones.map(|zone| zone.lru_len(LruList::Active) + zone.lru_len(LruList::Inactive));
+        listed.sum::<u64>().min(free_slots)
+    }
+
+    /// Has pages leave memory, so that those of a block find frames. False if there are none that can.
+    async fn make_room(&self) -> bool {
+        let here = this_cpu as fn() -> &'static Cpu;
+        let reclaimed = self.kernel.reclaim.reclaim_pages(here, RECLAIM_PAGES).await;
+        reclaimed.has_progress
     }
 
     fn isolate(&mut self, count: usize, leaving: &mut Leaving) {
@@ -173,6 +198,7 @@ impl Worker {
     pub(super) async fn empty(&mut self, mut block: IsolatedBlock) -> Emptied {
         let mut reason = StuckReason::Busy;
         let (mut passes, started) = (0, self.kernel.clock.now());
+        let mut starved = 0;
         self.refusal = None;
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
@@ -188,7 +214,17 @@ impl Worker {
                 match report.end {
                     BatchEnd::Budget if self.kernel.orders.rate() > 0 => break,
                     BatchEnd::Budget => {}
-                    BatchEnd::NoMemory => return Emptied::No(block, StuckReason::NoMemory),
+                    BatchEnd::NoMemory => {
+                        starved = if report.moved_small + report.moved_huge > 0 {
+                            0
+                        } else {
+                            starved + 1
+                        };
+                        if starved > MOST_STARVED || !self.make_room().await {
+                            return Emptied::No(block, StuckReason::NoMemory);
+                        }
+                        break;
+                    }
                     BatchEnd::PassDone => {
                         let index = block.block();
                         let offline = self.kernel.phys.offline(block);

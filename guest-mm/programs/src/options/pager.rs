@@ -15,6 +15,8 @@ pub struct PagerOptions {
     pub oom_score_adj: i16,
     /// `rounds=N`: how often it checks all of it before it ends; for ever without.
     pub rounds: Option<u64>,
+    /// `pause_ms=N`: how long it sleeps after each round. Default 0.
+    pub pause_ms: u64,
     /// `seed=N`: what its pattern and its order start from. Default 1.
     pub seed: u64,
     /// `stay`: does not end after its rounds, but keeps what it has.
@@ -33,6 +35,7 @@ impl PagerOptions {
             lock: 0,
             oom_score_adj: 0,
             rounds: None,
+            pause_ms: 0,
             seed: 1,
             stays: false,
         };
@@ -57,6 +60,7 @@ impl PagerOptions {
             "lock" => self.lock = parse_size(value)?,
             "oom" => self.oom_score_adj = value.parse().ok()?,
             "rounds" => self.rounds = Some(value.parse().ok()?),
+            "pause_ms" => self.pause_ms = value.parse().ok()?,
             "seed" => self.seed = value.parse().ok()?,
             _ => return None,
         }
@@ -76,10 +80,11 @@ mod tests {
             lock: 2 << 20,
             oom_score_adj: -7,
             rounds: Some(3),
+            pause_ms: 5,
             seed: 9,
             stays: true,
         };
-        let line = "size=64M pages=mixed lock=2M oom=-7 rounds=3 seed=9 stay";
+        let line = "size=64M pages=mixed lock=2M oom=-7 rounds=3 pause_ms=5 seed=9 stay";
         assert_eq!(PagerOptions::parse(line.split(' ')), Ok(expected));
         for (line, bad) in [
             ("rounds=1", "size="),
