@@ -19,6 +19,9 @@ pub const PAGEBLOCK_NR_PAGES: u32 = 1 << Order::PAGEBLOCK.0;
 /// Size of a pageblock, and of a huge page, in bytes.
 pub const PAGEBLOCK_SIZE: u64 = PAGE_SIZE << Order::PAGEBLOCK.0;
 
+/// [`PAGEBLOCK_SIZE`] as a length in memory.
+pub(crate) const PAGEBLOCK_BYTES: usize = PAGE_BYTES << Order::PAGEBLOCK.0;
+
 const _: () = assert!(WORDS_PER_PAGE as u64 * 8 == PAGE_SIZE);
 const _: () = assert!(PAGEBLOCK_SIZE == 2 << 20);
 

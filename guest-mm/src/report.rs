@@ -28,6 +28,8 @@ pub struct MemoryStats {
     pub page_table_pages: u64,
     /// Free frames withdrawn because their block is going offline.
     pub isolated_pages: u64,
+    /// Reserved huge pages, whether programs have them or not.
+    pub hugetlb_pages: u64,
     /// Everything else in use: the kernel's own data.
     pub kernel_pages: u64,
 }
@@ -49,7 +51,8 @@ impl PhysicalMemory<'_> {
         let anon_pages = self.counts.nr_anon_pages.value();
         let page_table_pages = self.counts.nr_page_table_pages.value();
         // The counters are read one after the other, and may be of slightly different moments.
-        let elsewhere = free_pages + isolated_pages + anon_pages + page_table_pages;
+        let hugetlb_pages = self.huge_pool().total * huge;
+        let elsewhere = hugetlb_pages + free_pages + isolated_pages + anon_pages + page_table_pages;
         MemoryStats {
             total_pages,
             free_pages,
@@ -58,6 +61,7 @@ impl PhysicalMemory<'_> {
             anon_huge_pages: self.counts.nr_anon_transparent_hugepages.value() * huge,
             page_table_pages,
             isolated_pages,
+            hugetlb_pages,
             kernel_pages: total_pages.saturating_sub(elsewhere),
         }
     }

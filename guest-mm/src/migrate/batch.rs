@@ -107,6 +107,8 @@ enum Setback {
     NoMemory,
     /// It was split into small pages, which come up next.
     Split,
+    /// Nobody had it, and another one has taken its place.
+    Replaced,
 }
 
 /// Which pages a batch takes, one after the other, and where they go.
@@ -180,6 +182,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 }
                 Err(Setback::Refused(reason)) => self.refuse(&mut batch, pfn, order, reason),
                 Err(Setback::Split) => route.step_back(order),
+                Err(Setback::Replaced) => {}
                 Err(Setback::NoMemory) => {
                     route.step_back(order);
                     batch.end = BatchEnd::NoMemory;
@@ -288,6 +291,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         flush: &mut FlushBatch,
         unmapped: &mut Vec<Unmapped>,
     ) -> Result<Move, Setback> {
+        let is_hugetlb = self.migrating_page(page.pfn).flags().has(PageFlags::HUGETLB);
+        if is_hugetlb && !page.is_held && self.phys.replace_free_huge(cpu, page.pfn) {
+            return Err(Setback::Replaced);
+        }
         let descriptor = match self.lock_movable(&page) {
             Ok(descriptor) => descriptor,
             Err(reason) => {
@@ -297,6 +304,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         let Some(to) = route.destination(self.phys, cpu, page.order) else {
             self.unlock_page(page.pfn, descriptor);
+            if is_hugetlb {
+                // Its program was promised that it is huge.
+                self.phys.release(cpu, page);
+                return Err(Setback::NoMemory);
+            }
             return Err(self.split_for_migration(cpu, page));
         };
         let nr_entries = self.unmap_page(cpu, (page.pfn, descriptor), walk, flush, unmapped);
@@ -416,7 +428,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.set_anon(moving.to, place);
         }
         (1..moving.nr_entries).for_each(|_| to.add_mapping());
-        for flag in [PageFlags::REFERENCED, PageFlags::MLOCKED] {
+        for flag in [PageFlags::REFERENCED, PageFlags::MLOCKED, PageFlags::HUGETLB] {
             if from.flags().has(flag) {
                 to.add_flags(flag);
             }

@@ -11,6 +11,7 @@ use crate::mm::{AnonPlace, FaultError, FaultOutcome, FileArea, Locked, Mm, PageW
 use crate::page::{Page, PageFlags};
 use crate::pagetable::{Entry, Found, Slot};
 use crate::pfn::{Order, PAGE_SIZE, Pfn};
+use crate::phys::Claim;
 use crate::swap::SlotNr;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -55,6 +56,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.phys.counts.pgreuse.add(1);
             return Ok(Step::Done(FaultOutcome::Reused));
         }
+        if page.flags().has(PageFlags::HUGETLB) {
+            let copy = self.phys.take_huge(cpu, Claim::None);
+            let copy = copy.ok_or(FaultError::NoHugePage { va })?;
+            self.copy_shared(cpu, space, (found, va), vma, copy);
+            return Ok(Step::Done(FaultOutcome::Copied));
+        }
         let gfp = if order == Order::ZERO {
             Gfp::USER
         } else {
@@ -84,7 +91,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let va = va / order.bytes() * order.bytes();
         let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
         self.set_anon(copy, AnonPlace { anon_vma, va });
-        self.adopt(copy, order);
+        // Those of the pool are counted there, and never go.
+        if !self.mapped_page(copy).flags().has(PageFlags::HUGETLB) {
+            self.adopt(copy, order);
+        }
         let huge = found.entry.bits() & Entry::HUGE;
         self.tables(cpu)
             .set(found.slot, Entry::new(copy, vma.prot.leaf_bits() | huge));

@@ -8,7 +8,7 @@ use guest_sync::Cpu;
 
 use crate::frames::{Flush, Frames, Mmu, SpaceId};
 use crate::mm::gather::Gather;
-use crate::mm::{AddressSpace, Locked, Mm};
+use crate::mm::{AddressSpace, Locked, Mm, Vma};
 use crate::pagetable::{Entry, Level, MapError, PageTable, VaRange};
 
 /// Something of the kernel's that every program's address space contains: the nucleus, above all.
@@ -102,10 +102,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// Takes all areas and pages out.
     fn empty(&self, cpu: &Cpu, space: &mut Locked<'_>) {
-        let ranges: Vec<VaRange> = space.vmas.values().map(|vma| vma.range).collect();
-        for range in ranges {
-            space.cut(range);
-            self.zap(cpu, space, range);
+        let areas: Vec<Vma> = space.vmas.values().copied().collect();
+        for area in areas {
+            space.cut(area.range);
+            self.zap_area(cpu, space, &area);
         }
         space.leave_unused(&self.anon_vmas, &self.mappings);
     }

@@ -59,6 +59,11 @@ pub enum FaultError {
     },
     /// No frame for the page or for a table.
     OutOfMemory,
+    /// The pool of reserved huge pages has none to spare for a page that was not reserved: a child's, or a copy (SIGBUS).
+    NoHugePage {
+        /// The address.
+        va: u64,
+    },
     /// The page is beyond the end of the file (SIGBUS, `BUS_ADRERR`).
     BeyondEnd {
         /// The address.
@@ -78,6 +83,7 @@ impl fmt::Display for FaultError {
             Self::NoArea { va } => write!(f, "nothing is mapped at {va:#x}"),
             Self::Protection { va, access } => write!(f, "{access:?} of {va:#x} is not permitted"),
             Self::OutOfMemory => write!(f, "out of memory"),
+            Self::NoHugePage { va } => write!(f, "no reserved huge page is left for {va:#x}"),
             Self::BeyondEnd { va } => write!(f, "{va:#x} is beyond the end of the file that is mapped there"),
             Self::Io { va } => write!(f, "the page at {va:#x} could not be read from the disk"),
         }
@@ -193,6 +199,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         if let Backing::File(area) = vma.backing {
             return self.fault_file(cpu, space, (va, &found), (vma, area), want);
         }
+        if let Backing::HugeTlb(reserve) = vma.backing {
+            return self.fault_hugetlb(cpu, space, (va, vma), reserve);
+        }
         if huge_possible(vma, va, &found) {
             if self.map_huge(cpu, space, va, vma) {
                 self.phys.counts.thp_fault_alloc.add(1);
@@ -237,7 +246,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// Maps the page and those of its neighbours that are missing and for which there is memory to spare.
     fn map_around(&self, cpu: &Cpu, space: &mut Locked<'_>, va: u64, vma: &Vma) -> Result<u32, FaultError> {
         let frame = match vma.backing {
-            Backing::Physical(_) | Backing::File(_) => None,
+            Backing::Physical(_) | Backing::File(_) | Backing::HugeTlb(_) => None,
             Backing::Anonymous(_) | Backing::Stack { .. } => {
                 let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
                 Some(frame.map_err(|_| FaultError::OutOfMemory)?)

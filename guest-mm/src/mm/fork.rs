@@ -14,6 +14,7 @@ use crate::mm::{AnonPlace, Layout, Locked, Mm};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{Order, PAGE_BYTES, PAGEBLOCK_SIZE, Pfn};
+use crate::phys::Claim;
 
 /// Why an address space cannot be doubled; nothing was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,7 +97,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 let joined = self.mappings.join(area.mapping, id);
                 debug_assert!(joined, "the parent is a member");
             }
-            pair.child.insert(vma);
+            pair.child.insert(vma.for_child());
             // What is only a file's, the child finds there by itself (Linux `copy_page_range`).
             let is_own = vma.backing.is_anonymous() || vma.anon_vma.is_some();
             let is_nonlinear = vma
@@ -231,12 +232,18 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         from: Pfn,
         order: Order,
     ) -> Result<Pfn, ForkError> {
-        let copy = self.phys.alloc_pages(cpu, Gfp::USER, order);
-        let copy = copy.map_err(|_| ForkError::NoMemory)?;
+        let is_hugetlb = self.mapped_page(from).flags().has(PageFlags::HUGETLB);
+        let copy = match is_hugetlb {
+            true => self.phys.take_huge(cpu, Claim::None),
+            false => self.phys.alloc_pages(cpu, Gfp::USER, order).ok(),
+        };
+        let copy = copy.ok_or(ForkError::NoMemory)?;
         self.frames.copy(from, copy, order);
         let anon_vma = pair.child.anon_vma_at(va, &self.anon_vmas);
         self.set_anon(copy, AnonPlace { anon_vma, va });
-        self.adopt(copy, order);
+        if !is_hugetlb {
+            self.adopt(copy, order);
+        }
         Ok(copy)
     }
 }

@@ -6,7 +6,9 @@ use guest_sync::Cpu;
 
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::huge::{SplitError, ToSplit};
-use crate::mm::{AddressSpace, Backing, HugeAdvice, Layout, Locked, MappingId, Mm, Prot, Sharing, Vma};
+use crate::mm::{
+    AddressSpace, Backing, HugeAdvice, Layout, Locked, MappingId, Mm, Prot, Reserve, Sharing, Vma,
+};
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
@@ -60,6 +62,11 @@ pub enum MmapError {
     },
     /// A huge page must be split and there is no frame for its page table.
     NoMemory,
+    /// There are not as many reserved huge pages that are free and not promised.
+    NoHugePages {
+        /// Pages of 2 MiB asked for.
+        wanted: u64,
+    },
     /// A huge page must be split and is pinned.
     Pinned {
         /// Who pinned it.
@@ -88,6 +95,7 @@ impl fmt::Display for MmapError {
             Self::Occupied(range) => write!(f, "{range} is in use"),
             Self::NoRoom { bytes } => write!(f, "no gap of {bytes:#x} bytes"),
             Self::NoMemory => write!(f, "no frame to split a huge page with"),
+            Self::NoHugePages { wanted } => write!(f, "the pool does not have {wanted} huge pages to spare"),
             Self::Pinned { holder } => write!(f, "a huge page to be split is pinned by {holder}"),
             Self::Migrating(id) => write!(f, "pages of address space {} are being migrated", id.number()),
         }
@@ -119,11 +127,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 return Err(bad(0));
             }
         }
-        let huge = request.backing == Backing::Anonymous(HugeAdvice::Huge) && size >= PAGEBLOCK_SIZE;
+        let is_hugetlb = matches!(request.backing, Backing::HugeTlb(_));
+        let unaligned = |va: u64| is_hugetlb && !va.is_multiple_of(PAGEBLOCK_SIZE);
+        if unaligned(size) {
+            return Err(bad(0));
+        }
+        let huge =
+            request.backing == Backing::Anonymous(HugeAdvice::Huge) && size >= PAGEBLOCK_SIZE || is_hugetlb;
         let align = if huge { PAGEBLOCK_SIZE } else { PAGE_SIZE };
         let wish = match request.place {
             Place::Anywhere => None,
+            Place::Hint(va) if unaligned(va) => None,
             Place::Hint(va) => VaRange::new(va, size).filter(|&range| space.is_free(range)),
+            Place::Fixed(va) if unaligned(va) => return Err(bad(va)),
             Place::Fixed(va) => {
                 let range = VaRange::new(va, size).ok_or(bad(va))?;
                 Some(range)
@@ -139,6 +155,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             && !self.mappings.join(area.mapping, id)
         {
             return Err(MmapError::UnknownMapping(area.mapping));
+        }
+        let reserved = match request.backing {
+            Backing::HugeTlb(Reserve::Held) => size / PAGEBLOCK_SIZE,
+            _ => 0,
+        };
+        if !self.phys.reserve_huge(reserved) {
+            return Err(MmapError::NoHugePages { wanted: reserved });
         }
         space.insert(Vma {
             range,
@@ -158,7 +181,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
         let mut space = self.begin_change(cpu, &found, range)?;
         for part in space.cut(range) {
-            self.zap(cpu, &mut space, part.range);
+            self.zap_area(cpu, &mut space, &part);
         }
         space.leave_unused(&self.anon_vmas, &self.mappings);
         Ok(())
@@ -243,6 +266,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 return Err(MmapError::Migrating(space.id()));
             }
             let ends = [range.start(), range.end()];
+            if let Some(&va) = ends.iter().find(|&&va| space.cuts_hugetlb(va)) {
+                let len = range.bytes();
+                return Err(MmapError::BadRange { va, len });
+            }
             let Some(page) = ends.into_iter().find_map(|va| self.huge_across(&space, va)) else {
                 return Ok(space);
             };

@@ -9,6 +9,7 @@ mod file_fault;
 mod fork;
 mod gather;
 pub(crate) mod huge;
+mod hugetlb;
 mod map;
 pub mod mapping;
 mod nonlinear;
@@ -54,7 +55,7 @@ pub use space::{AddressSpace, USER_START};
 pub use swap::SwapUsage;
 pub use swap_io::{IoChoice, PageIo};
 pub use user::CopyError;
-pub use vma::{Backing, FileArea, HugeAdvice, Layout, Prot, Sharing, Vma};
+pub use vma::{Backing, FileArea, HugeAdvice, Layout, Prot, Reserve, Sharing, Vma};
 pub use waits::PageWait;
 
 /// Physical and virtual memory of the guest, over the machine's frames `F` and translation caches `M`.

@@ -11,7 +11,7 @@ use crate::mm::anon::{AnonVmaId, AnonVmas};
 use crate::mm::mapping::{MappingId, Mappings};
 use crate::mm::{Backing, Vma};
 use crate::pagetable::{Entry, Level, PageTable, VaRange};
-use crate::pfn::{PAGE_SIZE, Pfn, WORDS_PER_PAGE};
+use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, WORDS_PER_PAGE};
 use crate::wait::WaitQueue;
 
 /// Lowest address of user memory: the first 64 KiB stay unmapped, so that a null pointer with an offset faults.
@@ -217,6 +217,15 @@ impl SpaceState {
     /// The area that contains the address.
     pub(crate) fn vma_at(&self, va: u64) -> Option<&Vma> {
         self.find_vma(va).filter(|vma| vma.range.contains(va))
+    }
+
+    /// Whether an address lies inside a reserved huge page.
+    pub(crate) fn cuts_hugetlb(&self, va: u64) -> bool {
+        let inside = !va.is_multiple_of(PAGEBLOCK_SIZE);
+        inside
+            && self
+                .vma_at(va)
+                .is_some_and(|vma| matches!(vma.backing, Backing::HugeTlb(_)))
     }
 
     /// Whether nothing is in the range.

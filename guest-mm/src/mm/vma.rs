@@ -84,6 +84,17 @@ pub enum Backing {
     Physical(Pfn),
     /// Pages of a mapping: a file, or shared memory.
     File(FileArea),
+    /// Huge pages of the pool ([`Mm::set_nr_huge_pages`](crate::Mm::set_nr_huge_pages)): zeroes at first, in memory of its own.
+    HugeTlb(Reserve),
+}
+
+/// Whether an area's huge pages are reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reserve {
+    /// Each of those that it has not touched yet.
+    Held,
+    /// None: what a child has after a fork.
+    None,
 }
 
 /// Who sees what is stored to an area of a mapping.
@@ -166,6 +177,15 @@ pub struct Vma {
 }
 
 impl Vma {
+    /// What a child gets of it: the same, without reservations.
+    pub(crate) fn for_child(&self) -> Self {
+        let backing = match self.backing {
+            Backing::HugeTlb(_) => Backing::HugeTlb(Reserve::None),
+            backing => backing,
+        };
+        Self { backing, ..*self }
+    }
+
     /// The part of the area inside `range`, which overlaps it.
     pub(crate) fn part(&self, range: VaRange) -> Self {
         let range = self.range.intersection(range).unwrap_or(self.range);

@@ -7,7 +7,7 @@ use core::fmt;
 /// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON` with `LOCKED` or `PINNED` or neither, with any of `LRU`,
 /// `ACTIVE`, `REFERENCED` and `MLOCKED`, and with `SWAPCACHE` and the four of the disk (`DIRTY`, `UPTODATE`, `WRITEBACK`, `ERROR`);
 /// `FILE` with any of those lists', `LOCKED`, `PRIVATE` and the four of the disk, but `DIRTY` and `WRITEBACK` only with `UPTODATE`.
-/// Everything but `Allocated` has none. There are 18 bits for them.
+/// `HUGETLB` alone, or with `ANON` and `LOCKED` or `PINNED` or neither. Everything but `Allocated` has none. There are 18 bits for them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PageFlags(pub(super) u32);
 
@@ -50,10 +50,13 @@ impl PageFlags {
     /// `PG_mlocked`: an area that is locked in memory maps it, so reclaim leaves it alone.
     pub const MLOCKED: Self = Self(1 << 15);
 
+    /// `PG_hugetlb`: of the pool of reserved huge pages, whether a program has it or not.
+    pub const HUGETLB: Self = Self(1 << 16);
+
     /// All that there is room for.
     pub(super) const ALL: Self = Self((1 << 18) - 1);
 
-    const NAMES: [(Self, &'static str); 16] = [
+    const NAMES: [(Self, &'static str); 17] = [
         (Self::LOCKED, "locked"),
         (Self::ANON, "anon"),
         (Self::TABLE, "table"),
@@ -70,6 +73,7 @@ impl PageFlags {
         (Self::PRIVATE, "private"),
         (Self::REFERENCED, "referenced"),
         (Self::MLOCKED, "mlocked"),
+        (Self::HUGETLB, "hugetlb"),
     ];
 
     /// Whether all of `flags` are set.
@@ -99,6 +103,13 @@ impl PageFlags {
             .with(Self::UPTODATE)
             .with(Self::WRITEBACK)
             .with(Self::ERROR);
+        if self.has(Self::HUGETLB) {
+            let other = Self::ANON.with(Self::HUGETLB);
+            return self.0 == Self::HUGETLB.0
+                || self.0 == other.0
+                || self.0 == other.with(Self::LOCKED).0
+                || self.0 == other.with(Self::PINNED).0;
+        }
         if self.has(Self::FILE) {
             let other = listed.with(on_disk).with(Self::LOCKED).with(Self::PRIVATE);
             let is_newer = self.has(Self::DIRTY) || self.has(Self::WRITEBACK);

@@ -101,6 +101,10 @@ impl PhysicalMemory<'_> {
             return;
         }
         let order = before.order();
+        if before.flags().has(PageFlags::HUGETLB) {
+            self.return_huge(head, page);
+            return;
+        }
         if before.flags().has(PageFlags::LRU) {
             self.lru_remove(head);
         }

@@ -6,6 +6,7 @@
 mod alloc;
 mod boot;
 mod free;
+mod huge_pool;
 mod node;
 mod pin;
 
@@ -28,6 +29,8 @@ use crate::zone::{NR_ZONES, Zone, ZoneKind};
 pub use self::alloc::AllocError;
 pub use boot::{AddError, BootRegion};
 pub use free::FreeError;
+pub(crate) use huge_pool::Claim;
+pub use huge_pool::HugePoolStat;
 pub use node::Node;
 pub use pin::{Pin, PinError};
 
@@ -50,6 +53,7 @@ pub struct PhysicalMemory<'m> {
     pub(crate) counts: Counts,
     pub(crate) shortage: Shortage,
     pub(crate) write_back: WriteBack,
+    pub(crate) huge_pool: huge_pool::HugePool,
     #[cfg(test)]
     pub(crate) injected: SpinLock<crate::tests::inject::Injected>,
 }
@@ -94,6 +98,7 @@ impl<'m> PhysicalMemory<'m> {
             topology,
             region: SpinLock::new(HotplugRegion::default()),
             pins: SpinLock::new(pin::Pins::default()),
+            huge_pool: huge_pool::HugePool::default(),
             counts: Counts::default(),
             #[cfg(test)]
             injected: SpinLock::new(crate::tests::inject::Injected::default()),

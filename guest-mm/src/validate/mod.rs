@@ -12,7 +12,7 @@ use core::fmt;
 
 use crate::blocks::Slot;
 use crate::fill::{FillLinks, FillList};
-use crate::page::Head;
+use crate::page::{Head, PageFlags};
 use crate::pfn::{Order, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::{Admission, FreeLinks, SectionHome, WholeLinks};
@@ -51,7 +51,31 @@ impl PhysicalMemory<'_> {
         }
         self.validate_first_zones()?;
         self.validate_pins()?;
+        self.validate_huge_pool()?;
         self.validate_blocks()
+    }
+
+    /// Every page that says so is of the pool, and those that nobody has are free there.
+    fn validate_huge_pool(&self) -> Result<(), Invalid> {
+        let (mut total, mut unused) = (0, Vec::new());
+        for zone in self.zones() {
+            let areas = zone.areas.lock();
+            for pfn in areas.iter().flat_map(|(_, section)| section.range.iter()) {
+                let flags = self.table.page(pfn).flags();
+                total += u64::from(flags.has(PageFlags::HUGETLB));
+                if flags == PageFlags::HUGETLB {
+                    unused.push(pfn);
+                }
+            }
+        }
+        let mut free = Vec::new();
+        self.look_at_free_huge(|pfn| free.push(pfn));
+        let stat = self.huge_pool();
+        ensure!(
+            stat.total == total && stat.reserved <= stat.free && same(free.clone(), unused.clone()),
+            "huge pages: {stat:?}, {total} there are, free are {free:?}, unused {unused:?}"
+        );
+        Ok(())
     }
 
     fn validate_zone(&self, zone: &Zone) -> Result<(), Invalid> {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::lru::LruList;
-use crate::mm::{AnonVmaId, Layout, Locked, MappingId, Mm, Vma};
+use crate::mm::{AnonVmaId, Backing, Layout, Locked, MappingId, Mm, Reserve, Vma};
 use crate::page::{Page, PageFlags, PageState};
 use crate::pagetable::{Entry, Level};
 use crate::pfn::{Order, Pfn};
@@ -27,6 +27,8 @@ pub(super) struct Tally {
     pub(super) entries: BTreeMap<Pfn, u32>,
     /// Pages of mappings.
     pub(super) files: u64,
+    /// Huge pages that areas have reserved and not touched.
+    reserved: u64,
     /// Address spaces with areas of each mapping.
     pub(super) members: Vec<(MappingId, SpaceId)>,
 }
@@ -46,6 +48,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             all.members
                 .extend(space.mappings.keys().map(|&mapping| (mapping, space.id())));
             members.extend(space.anon_vmas.keys().map(|&anon_vma| (anon_vma, space.id())));
+            for vma in space.vmas.values() {
+                if vma.backing == Backing::HugeTlb(Reserve::Held) {
+                    all.reserved += self.unused_reservations(&space, vma.range);
+                }
+            }
             let (rss, migrating, swap, mapped) = (all.rss, all.migrating, all.swap, all.mapped);
             all.tables += 1;
             self.validate_table(&space, space.table.root, Level::ROOT, 0, &mut all)?;
@@ -77,6 +84,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.validate_members(members)?;
         self.validate_mappings(&mut all)?;
         self.validate_slots(&all)?;
+        let reserved = self.phys.huge_pool().reserved;
+        ensure!(
+            reserved == all.reserved,
+            "{reserved} huge pages are reserved, areas have {}",
+            all.reserved
+        );
         self.validate_totals(&all)
     }
 
@@ -269,6 +282,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     continue;
                 };
                 tables += u64::from(page.flags().has(PageFlags::TABLE));
+                if page.flags().has(PageFlags::HUGETLB) {
+                    mapped += usize::from(page.mapcount() > 0);
+                    if page.flags().has(PageFlags::ANON) {
+                        let entries = all.entries.get(&pfn).copied().unwrap_or(0);
+                        validate_references(pfn, page, entries)?;
+                    }
+                    continue;
+                }
                 if page.flags().has(PageFlags::FILE) {
                     files += 1;
                 } else if !page.flags().has(PageFlags::ANON) {

@@ -270,7 +270,7 @@ impl Program {
 
     fn check_refusal(&self, sim: &Sim<'_>, va: u64, error: FaultError) {
         match error {
-            FaultError::OutOfMemory => count(&sim.seen.no_memory, 1),
+            FaultError::OutOfMemory | FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
             FaultError::Io { .. } => count(&sim.seen.io_errors, 1),
             FaultError::Protection { access, .. } => {
                 assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
