@@ -24,6 +24,24 @@ pub enum LruList {
     Inactive,
 }
 
+impl LruList {
+    /// All lists, those of pages in use first.
+    pub const ALL: [Self; 2] = [Self::Active, Self::Inactive];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Inactive => "inactive",
+        }
+    }
+
+    /// Whether its pages count as in use.
+    pub const fn is_active(self) -> bool {
+        matches!(self, Self::Active)
+    }
+}
+
 /// The lists of a zone.
 #[derive(Debug, Default)]
 pub(crate) struct Lru {

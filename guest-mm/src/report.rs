@@ -1,5 +1,7 @@
 //! What an operator reads: texts in the formats of Linux' `/proc` files, written to any [`fmt::Write`].
 
+mod pages;
+mod programs;
 mod zones;
 
 use core::fmt;
@@ -9,6 +11,8 @@ use crate::phys::PhysicalMemory;
 use crate::reclaim::Reclaim;
 use crate::zone::{Watermark, ZoneKind};
 
+pub use pages::{ListUse, cache, lru, meminfo_pages};
+pub use programs::{maps, smaps};
 pub use zones::{TypeCounts, nodes, pagetypeinfo, zoneinfo};
 
 /// How much memory there is and what it is used for, in frames of 4 KiB.

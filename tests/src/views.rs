@@ -80,7 +80,9 @@ impl Process {
 pub fn meminfo(text: &str) -> Numbers {
     let line = |line: &str| {
         let (name, rest) = line.split_once(':')?;
-        let value = rest.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        // Huge pages are counted one by one.
+        let value = rest.trim();
+        let value = value.strip_suffix(" kB").unwrap_or(value).trim().parse().ok()?;
         Some((name.to_owned(), value))
     };
     parse_lines(text, line)

@@ -143,6 +143,8 @@ pub struct Options {
     pub root: Option<String>,
     /// `swap=`, in order: disks that are swap areas.
     pub swaps: Vec<SwapDisk>,
+    /// `hugepages=`: pages of 2 MiB that are set aside for programs which reserve them. Default 0.
+    pub hugepages: u32,
     /// `thp_defrag=`: whether memory is compacted for huge pages by the fault that wants one, and by a daemon (`always`, the
     /// default), by the daemon alone (`defer`), or not at all (`never`): Linux' `transparent_hugepage/defrag`.
     pub thp_defrag: Defrag,
@@ -177,6 +179,7 @@ impl Options {
             root: None,
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
+            hugepages: 0,
             thp_defrag: Defrag::Always,
             validate: false,
             slab_debug: Debugging::Off,
@@ -234,6 +237,7 @@ impl Options {
             ),
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
+            "hugepages" => put(&mut self.hugepages, value.parse().ok()),
             "thp_defrag" => put(&mut self.thp_defrag, parse_defrag(value)),
             "validate" => {
                 self.validate = true;
@@ -436,6 +440,7 @@ mod tests {
             "memhp_default_state=on",
             "panic_test=never",
             "thp_defrag=sometimes",
+            "hugepages=some",
         ] {
             let options = Options::parse(bad);
             assert_eq!(options.errors.len(), 1, "{bad}");

@@ -1,5 +1,6 @@
 //! The control channel: what the guest answers to the host's questions, one a line, over the console.
 
+mod commands;
 mod mappings;
 mod tree;
 
@@ -30,6 +31,12 @@ disks         every disk: size, requests, and what a check of a scratch disk has
 balloon       pages in the balloon, wanted in it, and moved since boot
 blocks        every block of the hot-plug region: state, zone, free and used pages
 ps            every program: state, memory, checks of its own data, faults, CPU
+maps          maps PID: a program's areas, as /proc/PID/maps
+smaps         smaps PID: the same with what each has in memory, as /proc/PID/smaps
+lru           the lists of pages of each zone: anonymous ones, files', dirty, on their way to the disk
+cache         files and shared memory in the page cache: pages, dirty, on their way to the disk, swapped
+hugepages     the pool of reserved huge pages; hugepages N makes it N pages of 2 MiB
+compact       gathers scattered free memory into huge pages, zone by zone
 cpus          every CPU: programs, and counters of what it has done
 swaps         every swap area: size, use, priority and errors, as /proc/swaps
 vmstat        counters of the memory manager and of the resize, as /proc/vmstat
@@ -70,6 +77,9 @@ impl Handler for Answers {
         if command.name() == "reboot" {
             files::sync_all(self.kernel).await;
         }
+        if let Some(reply) = commands::answer(self.kernel, command).await {
+            return reply;
+        }
         let reply = answer(self.kernel, command);
         self.reboots |= command.name() == "reboot" && matches!(reply, Reply::Ok(_));
         reply
@@ -94,6 +104,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
     let written = match command.name() {
         "help" => text.write_str(HELP),
         "meminfo" => report::meminfo(&mut text, phys)
+            .and_then(|()| report::meminfo_pages(&mut text, &*kernel.mm()))
             .and_then(|()| slab(&mut text, kernel))
             .and_then(|()| mappings::meminfo(&mut text, kernel)),
         "zoneinfo" => report::zoneinfo(&mut text, phys),
@@ -104,6 +115,8 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "balloon" => balloon(&mut text, kernel),
         "disks" => disks::report(&mut text, kernel),
         "blocks" => report::blocks(&mut text, phys),
+        "lru" => report::lru(&mut text, phys),
+        "cache" => report::cache(&mut text, &*kernel.mm()),
         "swaps" => swap::report(&mut text, kernel),
         "ps" => ps(&mut text, kernel, &kernel.mm()),
         "vmstat" => report::vmstat(&mut text, phys)

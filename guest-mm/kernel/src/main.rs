@@ -61,6 +61,16 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
             None => log!(Error, "slab_debug=test: no memory"),
         }
     }
+    let reserved = kernel
+        .mm()
+        .set_nr_huge_pages(this_cpu(), options.hugepages.into());
+    if reserved < options.hugepages.into() {
+        log!(
+            Warning,
+            "hugepages={}: there is memory for {reserved}",
+            options.hugepages
+        );
+    }
     kernel::spawn(&executor, kernel.reap());
     kswapd::start(kernel);
     if options.thp_defrag != Defrag::Never {

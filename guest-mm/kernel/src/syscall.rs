@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 use guest_kernel::oom_score::{OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN};
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
-use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError};
+use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError, Reserve};
 use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
 use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, advice, map_flags, prot};
 
@@ -109,11 +109,13 @@ async fn write(
 }
 
 fn map(kernel: &Kernel, space: SpaceId, len: u64, flags: u64, gpa: u64) -> Result<u64, Error> {
-    if flags & !(map_flags::NO_HUGE | map_flags::PHYSICAL) != 0 || !gpa.is_multiple_of(PAGE_SIZE) {
+    let known = map_flags::NO_HUGE | map_flags::PHYSICAL | map_flags::HUGETLB;
+    if flags & !known != 0 || !gpa.is_multiple_of(PAGE_SIZE) {
         return Err(Error::Invalid);
     }
     let backing = match (flags & map_flags::PHYSICAL != 0, flags & map_flags::NO_HUGE != 0) {
         (true, _) => Backing::Physical(Pfn::containing(gpa).ok_or(Error::Invalid)?),
+        _ if flags & map_flags::HUGETLB != 0 => Backing::HugeTlb(Reserve::Held),
         (false, true) => Backing::Anonymous(HugeAdvice::NoHuge),
         (false, false) => Backing::Anonymous(HugeAdvice::Huge),
     };
@@ -275,7 +277,7 @@ fn copy_error(error: CopyError) -> Error {
 
 pub(crate) fn map_error(error: MmapError) -> Error {
     match error {
-        MmapError::NoRoom { .. } | MmapError::NoMemory => Error::NoMemory,
+        MmapError::NoRoom { .. } | MmapError::NoMemory | MmapError::NoHugePages { .. } => Error::NoMemory,
         MmapError::UnknownSpace(_)
         | MmapError::UnknownMapping(_)
         | MmapError::BadRange { .. }

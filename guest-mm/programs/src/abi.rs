@@ -200,6 +200,8 @@ pub mod map_flags {
     pub const NO_HUGE: u64 = 1;
     /// Physical memory, like Linux' `/dev/mem`.
     pub const PHYSICAL: u64 = 2;
+    /// Huge pages of the reserved pool, all of them promised now (`MAP_HUGETLB`); bytes are a multiple of 2 MiB.
+    pub const HUGETLB: u64 = 4;
 }
 
 /// Why a call failed: Linux's codes.

@@ -10,6 +10,7 @@ mod file_call;
 mod hog;
 mod intrinsics;
 mod pager;
+mod reserved;
 mod scatter;
 mod stress;
 mod trespass;
@@ -40,6 +41,7 @@ fn main() -> u64 {
         Some("names") => disk::names(arguments),
         Some("hog") => hog::main(arguments),
         Some("pager") => pager::main(arguments),
+        Some("reserved") => reserved::main(arguments),
         Some("scatter") => scatter::main(arguments),
         Some("stress") => stress::main(arguments),
         Some("trespass") => trespass::main(arguments),

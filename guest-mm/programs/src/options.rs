@@ -105,6 +105,46 @@ impl FamilyOptions {
     }
 }
 
+/// What `reserved` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReservedOptions {
+    /// `chunks=N`: how many chunks of 2 MiB it reserves: 1 to 64. Default 2.
+    pub chunks: u8,
+    /// `rounds=N`: how often it checks all of it before it ends; for ever without.
+    pub rounds: Option<u64>,
+    /// `seed=N`: what its pattern starts from. Default 1.
+    pub seed: u64,
+}
+
+impl ReservedOptions {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing.
+    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let mut options = Self {
+            chunks: 2,
+            rounds: None,
+            seed: 1,
+        };
+        for argument in arguments {
+            options.set(argument).ok_or(BadArgument(argument))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, argument: &str) -> Option<()> {
+        let (name, value) = argument.split_once('=')?;
+        match name {
+            "chunks" => self.chunks = value.parse().ok().filter(|chunks| (1..=64).contains(chunks))?,
+            "rounds" => self.rounds = Some(value.parse().ok()?),
+            "seed" => self.seed = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
 /// What `scatter` is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ScatterOptions {
@@ -507,6 +547,20 @@ mod tests {
         assert_eq!(ScatterOptions::parse(line.split(' ')), Ok(expected));
         for bad in ["fill=70", "fill=96%", "huge=0", "huge=65", "rounds", "size=1M"] {
             assert_eq!(ScatterOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
+        }
+    }
+
+    #[test]
+    fn every_option_of_reserved_is_understood_within_its_range() {
+        let expected = ReservedOptions {
+            chunks: 64,
+            rounds: Some(2),
+            seed: 7,
+        };
+        let line = "chunks=64 rounds=2 seed=7";
+        assert_eq!(ReservedOptions::parse(line.split(' ')), Ok(expected));
+        for bad in ["chunks=0", "chunks=65", "rounds", "huge=1"] {
+            assert_eq!(ReservedOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
         }
     }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod anon;
+mod area_use;
 mod brk;
 mod cow;
 mod create;
@@ -43,12 +44,13 @@ use swap::Swap;
 use waits::PageWaits;
 
 pub use anon::{AnonPlace, AnonVmaId};
+pub use area_use::AreaUse;
 pub use brk::BrkError;
 pub use create::{FixedMapping, SpaceError};
 pub use fault::{FaultError, FaultOutcome};
 pub use fork::ForkError;
 pub use map::{Advice, MapRequest, MmapError, Place};
-pub use mapping::{FilePlace, MappingId};
+pub use mapping::{CacheUse, FilePlace, MappingId};
 pub use reclaim::Shrunk;
 pub(crate) use space::Locked;
 pub use space::{AddressSpace, USER_START};

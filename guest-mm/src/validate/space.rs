@@ -284,10 +284,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 tables += u64::from(page.flags().has(PageFlags::TABLE));
                 if page.flags().has(PageFlags::HUGETLB) {
                     mapped += usize::from(page.mapcount() > 0);
-                    if page.flags().has(PageFlags::ANON) {
-                        let entries = all.entries.get(&pfn).copied().unwrap_or(0);
-                        validate_references(pfn, page, entries)?;
-                    }
+                    validate_huge(pfn, page, all)?;
                     continue;
                 }
                 if page.flags().has(PageFlags::FILE) {
@@ -342,6 +339,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         );
         Ok(())
     }
+}
+
+/// A page of the pool, checked with the pool unless a program has it.
+fn validate_huge(pfn: Pfn, page: &Page, all: &Tally) -> Result<(), Invalid> {
+    if !page.flags().has(PageFlags::ANON) {
+        return Ok(());
+    }
+    validate_references(pfn, page, all.entries.get(&pfn).copied().unwrap_or(0))
 }
 
 /// An entry never permits more than its area, and permits writing only where it is the page's only entry.

@@ -8,13 +8,15 @@ use crate::control::client::ControlClient;
 /// Ask the running guest for its own view of its memory
 ///
 /// The built-in guest knows help, meminfo, zoneinfo, buddyinfo, pagetypeinfo, slabinfo, vmallocinfo, vmstat, nodes,
-/// blocks, ps, cpus and sysfs, a control tree of blocks and nodes. Those that Linux has in /proc are in the formats of Linux.
+/// blocks, ps, maps PID, smaps PID, swaps, lru, cache, hugepages [N], compact, cpus and sysfs, a control tree of blocks and nodes. Those
+/// that Linux has in /proc are in the formats of Linux.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ballast guest a meminfo
   ballast guest a zoneinfo
   ballast guest a blocks
+  ballast guest a smaps 1
   ballast guest a sysfs memory/memory3/state offline
   ballast guest a help
 

@@ -43,6 +43,7 @@ pub use ops::{AddressSpaceOps, DefaultOps, FileSystem, MemoryOnly, PrivatePage};
 pub use page::LockedPage;
 pub(crate) use page::private_page;
 pub use read_ahead::ReadAhead;
+pub use table::CacheUse;
 pub(crate) use table::{Mappings, id_of};
 
 /// Number of a mapping. Never 0; reused after the mapping is gone.

@@ -87,6 +87,25 @@ pub(crate) fn id_of(page: &Page) -> Option<MappingId> {
     NonZeroU32::new(page.mapping()).filter(|_| is_file).map(MappingId)
 }
 
+/// What a mapping has in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheUse {
+    /// Of a file; otherwise shared memory.
+    pub is_file: bool,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Pages in memory.
+    pub pages: u64,
+    /// Those of them that are newer than the disk.
+    pub dirty: u64,
+    /// Those on their way to the disk.
+    pub writeback: u64,
+    /// Pages of shared memory that are in the swap area.
+    pub swapped: u64,
+    /// Address spaces that have areas of it.
+    pub spaces: u64,
+}
+
 fn place_of(id: MappingId) -> Option<usize> {
     usize::try_from(id.number() - 1).ok()
 }
@@ -151,6 +170,32 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 .filter(|(_, content)| matches!(content, super::Content::Page(_)))
                 .count() as u64
         })
+    }
+
+    /// What a mapping has in memory. `None` if there is no such mapping.
+    pub fn cache_use(&self, id: MappingId) -> Option<CacheUse> {
+        let mapping = self.mappings.find(id)?;
+        let state = mapping.lock();
+        let mut found = CacheUse {
+            is_file: mapping.kind.is_file(),
+            size: state.size,
+            pages: 0,
+            dirty: 0,
+            writeback: 0,
+            swapped: 0,
+            spaces: state.members.len() as u64,
+        };
+        for (_, content) in state.tree.iter() {
+            let super::Content::Page(pfn) = content else {
+                found.swapped += 1;
+                continue;
+            };
+            let flags = self.mapped_page(pfn).flags();
+            found.pages += 1;
+            found.dirty += u64::from(flags.has(PageFlags::DIRTY));
+            found.writeback += u64::from(flags.has(PageFlags::WRITEBACK));
+        }
+        Some(found)
     }
 
     pub(crate) fn mapping(&self, id: MappingId) -> Result<Arc<Mapping>, FileError> {

@@ -203,7 +203,7 @@ impl Map {
     fn check(&self, sim: &Sim<'_>, va: u64, place: Word, error: FaultError) {
         let file = &sim.files[self.file];
         match error {
-            FaultError::OutOfMemory => count(&sim.seen.no_memory, 1),
+            FaultError::OutOfMemory | FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
             FaultError::Io { .. } => {
                 count(&sim.seen.io_errors, 1);
                 sim.mend();

@@ -1,0 +1,185 @@
+//! Reserved huge pages of the built-in guest, and what it shows of the memory of its programs.
+
+use integration_tests::views::{self, Numbers};
+use integration_tests::{Home, Running, eventually};
+
+fn wait_for(vm: &Running, text: &str) {
+    eventually(text, || vm.serial.text().contains(text).then_some(()));
+}
+
+/// Waits until the first program has checked its memory once more.
+fn wait_for_check(vm: &Running) {
+    let before = vm.programs()[0].checks_ok;
+    eventually("the program checking its memory", || {
+        let programs = vm.programs();
+        assert_eq!(programs[0].checks_failed, 0, "{programs:?}");
+        (programs[0].checks_ok > before).then_some(())
+    });
+}
+
+fn pool(vm: &Running) -> (u64, u64, u64) {
+    let info = views::meminfo(&vm.guest("meminfo"));
+    (
+        info["HugePages_Total"],
+        info["HugePages_Free"],
+        info["HugePages_Rsvd"],
+    )
+}
+
+/// The sum of a field over all areas of a program.
+fn sum(smaps: &str, field: &str) -> u64 {
+    let lines = smaps
+        .lines()
+        .filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    lines
+        .map(|value| {
+            value
+                .trim()
+                .strip_suffix(" kB")
+                .unwrap()
+                .trim()
+                .parse::<u64>()
+                .unwrap()
+        })
+        .sum()
+}
+
+#[test]
+fn reserved_huge_pages_are_promised_shared_and_moved_whole() {
+    let home = Home::new();
+    let arguments = [
+        "--memory",
+        "128M",
+        "--hotplug",
+        "128M",
+        "--cmdline",
+        "hugepages=4 validate",
+        "--program",
+        "reserved chunks=3 seed=5",
+    ];
+    let mut vm = home.start("reserved", &arguments);
+    vm.wait_for_driver();
+    // The fourth page was free for what the child wrote to, and is again.
+    wait_for(&vm, "the child has a copy");
+    wait_for_check(&vm);
+    assert_eq!(pool(&vm), (4, 1, 0));
+    let smaps = vm.guest("smaps 1");
+    assert_eq!(sum(&smaps, "Private_Hugetlb"), 6 << 10, "{smaps}");
+    let maps = vm.guest("maps 1");
+    assert!(
+        maps.contains("rw-p") && maps.contains(" /anon_hugepage\n"),
+        "{maps}"
+    );
+    // A pool that is made larger while memory is plugged lies there too, and comes back when it goes.
+    vm.resize("256M");
+    assert!(vm.guest("hugepages 40").contains("hugepages_total 40\n"));
+    vm.resize("128M");
+    let (total, free, _) = pool(&vm);
+    assert!(total >= 3 && free == total - 3, "{total} {free}");
+    wait_for_check(&vm);
+    assert_eq!(views::vmstat(&vm.guest("vmstat"))["thp_migration_split"], 0);
+    assert!(vm.guest("hugepages 0").contains("hugepages_total 3\n"));
+    wait_for_check(&vm);
+    for program in vm.programs() {
+        assert_eq!(program.checks_failed, 0, "{program:?}");
+    }
+}
+
+#[test]
+fn a_child_without_a_page_for_its_copy_is_ended_and_its_parent_goes_on() {
+    let home = Home::new();
+    let arguments = [
+        "--memory",
+        "128M",
+        "--cmdline",
+        "hugepages=2",
+        "--program",
+        "reserved chunks=2 seed=5",
+        "--program",
+        "reserved chunks=1 rounds=1",
+    ];
+    let vm = home.start("copies", &arguments);
+    wait_for(&vm, "the child was ended: no page for its copy");
+    // The other one found the pool promised away, and did not start.
+    wait_for(&vm, "can be reserved");
+    let programs = eventually("the second program's end", || {
+        let programs = vm.programs();
+        programs
+            .iter()
+            .any(|program| program.state == "exited(3)")
+            .then_some(programs)
+    });
+    assert_eq!(
+        programs
+            .iter()
+            .filter(|program| program.state == "killed")
+            .count(),
+        1,
+        "{programs:?}"
+    );
+    wait_for_check(&vm);
+}
+
+#[test]
+fn the_memory_of_a_program_is_shown_area_by_area_as_linux_does() {
+    let home = Home::new();
+    let arguments = [
+        "--memory",
+        "128M",
+        "--program",
+        "hog size=8M pages=mixed",
+        "--program",
+        "hog size=2M rounds=1",
+    ];
+    let vm = home.start("smaps", &arguments);
+    wait_for(&vm, "hog[2]: exited(0)");
+    let before = vm.programs()[0].checks_ok;
+    eventually("checks", || (vm.programs()[0].checks_ok > before).then_some(()));
+    let (smaps, rss_kib) = (vm.guest("smaps 1"), vm.programs()[0].rss_kib);
+    assert_eq!(sum(&smaps, "Rss"), rss_kib, "{smaps}");
+    assert_eq!(sum(&smaps, "Pss"), rss_kib, "nothing is shared: {smaps}");
+    assert_eq!(sum(&smaps, "Anonymous"), rss_kib, "{smaps}");
+    assert_eq!(
+        sum(&smaps, "AnonHugePages"),
+        4 << 10,
+        "every second chunk: {smaps}"
+    );
+    let kinds = ["Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty"];
+    assert_eq!(
+        kinds.iter().map(|kind| sum(&smaps, kind)).sum::<u64>(),
+        rss_kib,
+        "{smaps}"
+    );
+    // The same areas, one line each.
+    let maps = vm.guest("maps 1");
+    let headings = smaps
+        .lines()
+        .filter(|line| line.contains("00:00"))
+        .collect::<Vec<_>>();
+    assert_eq!(maps.lines().collect::<Vec<_>>(), headings);
+    assert!(maps.contains(" [stack]\n"), "{maps}");
+    for (question, reason) in [
+        ("smaps 77", "no program 77"),
+        ("maps 2", "program 2 has ended: exited(0)"),
+        ("maps x", "x is not a program's number"),
+        ("maps", "maps takes a program's number"),
+    ] {
+        vm.order("guest", &question.split(' ').collect::<Vec<_>>())
+            .assert_refusal(1, &[reason]);
+    }
+    // The lists of pages have what programs have.
+    let info: Numbers = views::meminfo(&vm.guest("meminfo"));
+    assert_eq!(
+        info["Active"] + info["Inactive"],
+        info["AnonPages"] + info["Cached"],
+        "{info:?}"
+    );
+    assert_eq!(
+        info["Active(anon)"] + info["Inactive(anon)"],
+        info["AnonPages"],
+        "{info:?}"
+    );
+    assert!(vm.guest("lru").starts_with("NODE ZONE LIST CHUNKS ANON FILE"));
+    assert!(vm.guest("cache").starts_with("MAPPING KIND SIZE PAGES DIRTY"));
+    assert!(vm.guest("compact").contains("node 0 zone"));
+}
