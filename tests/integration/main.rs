@@ -11,6 +11,7 @@ mod builtin_compaction;
 mod builtin_control_tree;
 mod builtin_disks;
 mod builtin_events;
+mod builtin_files;
 mod builtin_huge_pages;
 mod builtin_mappings;
 mod builtin_memory;

@@ -1,7 +1,8 @@
 //! File systems, and the caches that they share.
 //!
-//! [`pagefs`] is a file system on a disk. In memory its names are in a [`NameCache`] and its files in an [`InodeCache`], whose objects
-//! are slab objects in the kernel and which both give memory back when it is short. Its metadata is behind a [`Gate`].
+//! [`pagefs`] is a file system on a disk, [`mounted`] the same in use, over the page cache. In memory its names are in a [`NameCache`] and its
+//! files in an [`InodeCache`], whose objects are slab objects in the kernel and which both give memory back when it is short. Its
+//! metadata is behind a [`Gate`]. (Memory without a disk behind it is a mapping of its own, [`crate::mm::mapping::MappingKind::Shmem`].)
 
 mod gate;
 mod inodes;

@@ -22,7 +22,7 @@ use blocks::{FileBlocks, ImageError};
 /// Make disk images for the built-in guest, and look into them
 ///
 /// `make` writes the guest's own small file system (PageFS), `swap` a swap area. The images are sparse files, given to a
-/// guest with `ballast run --disk`; the guest does not mount them yet. Looking into an image never changes it.
+/// guest with `ballast run --disk`, which mounts one with `root=vda` on its command line. Looking into an image never changes it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

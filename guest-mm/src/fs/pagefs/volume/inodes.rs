@@ -36,7 +36,8 @@ impl<B: Blocks> Volume<B> {
             return Ok((block, false));
         }
         let before = index.checked_sub(1).and_then(|index| inode.block_of(index));
-        let near = before.map_or(2, |block| block + 1);
+        // Metadata is looked for from the beginning: as long as there is room, data leaves an eighth to it.
+        let near = before.map_or(self.superblock.nr_blocks / 8, |block| block + 1);
         let block = self.space.allocate_for_data(near).ok_or(FsError::NoSpace)?;
         self.change(number, |inode| {
             push_hole(inode, (index + 1).saturating_sub(inode.covered()));

@@ -1,0 +1,263 @@
+//! The built-in guest's file system: programs loaded from it, files that are larger than memory, a VMM that is killed, and a disk that
+//! loses its end.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use guest_programs::pattern::{Page, file_page};
+use integration_tests::{Home, Running, eventually, views};
+
+/// An image with the guest's programs in it.
+fn make_root(home: &Home, size: &str) -> PathBuf {
+    let image = home.files().join("root.img");
+    home.run([
+        "disk",
+        "make",
+        image.to_str().unwrap(),
+        "--size",
+        size,
+        "--programs",
+    ])
+    .success();
+    image
+}
+
+/// Starts a guest on an image, with so much memory and these programs.
+fn start(home: &Home, image: &Path, memory: &str, programs: &[&str]) -> Running {
+    let disk = image.to_str().unwrap().to_owned();
+    let mut arguments = vec!["--memory", memory, "--disk", &disk, "--cmdline", "root=vda"];
+    for program in programs {
+        arguments.extend(["--program", program]);
+    }
+    home.start("files", &arguments)
+}
+
+/// The pages of a file in an image.
+fn pages(home: &Home, image: &Path, path: &str) -> Vec<Page> {
+    let cat = home
+        .command(["disk", "cat", image.to_str().unwrap(), path])
+        .output();
+    let cat = cat.unwrap();
+    assert!(
+        cat.status.success(),
+        "{path}: {}",
+        String::from_utf8_lossy(&cat.stderr)
+    );
+    let bytes = cat.stdout;
+    assert_eq!(bytes.len() % 4096, 0, "{path}");
+    let word = |word: &[u8]| u64::from_le_bytes(word.try_into().unwrap());
+    let page = |page: &[u8]| -> Page {
+        let words: Vec<u64> = page.chunks(8).map(word).collect();
+        words.try_into().unwrap()
+    };
+    bytes.chunks(4096).map(page).collect()
+}
+
+/// Which of the generations a page is of.
+fn generation_of(
+    page: &Page,
+    file: u64,
+    index: usize,
+    mut among: std::ops::RangeInclusive<u32>,
+) -> Option<u32> {
+    among.find(|generation| file_page(1, file, index as u64, *generation).check(page).is_ok())
+}
+
+fn assert_whole(home: &Home, image: &Path) {
+    let checked = home.run(["disk", "check", image.to_str().unwrap()]).success();
+    assert!(checked.contains("whole:"), "{checked}");
+}
+
+#[test]
+fn files_larger_than_memory_are_read_back_after_a_reboot_and_from_the_host() {
+    let home = Home::new();
+    let image = make_root(&home, "96M");
+    // 40 MiB of files and 24 MiB of a program, in less memory than the files alone.
+    let written = "/bin/files files=4 pages=2500 rounds=2";
+    let mut vm = start(&home, &image, "48M", &[written, "/bin/hog size=8M rounds=20"]);
+    assert_eq!(vm.wait_for_end(), 0);
+    let console = vm.serial.text();
+    for said in [
+        "mounted",
+        "2 rounds, 0 checks failed",
+        "/bin/files[1]: exited(0)",
+        "/bin/hog[2]: exited(0)",
+    ] {
+        assert!(console.contains(said), "{said}: {console}");
+    }
+    assert_whole(&home, &image);
+    for file in 0..4 {
+        let found = pages(&home, &image, &format!("/files/file{file}"));
+        assert_eq!(found.len(), 2500);
+        for (index, page) in found.iter().enumerate() {
+            assert_eq!(
+                generation_of(page, file, index, 2..=2),
+                Some(2),
+                "file {file}, page {index}"
+            );
+        }
+    }
+    let checked = "/bin/files check files=4 pages=2500 rounds=1 generation=2";
+    let mut vm = start(&home, &image, "48M", &[checked]);
+    assert_eq!(vm.wait_for_end(), 0);
+    let console = vm.serial.text();
+    assert!(console.contains("/bin/files[1]: exited(0)"), "{console}");
+    assert_whole(&home, &image);
+}
+
+/// The last generation of each file that the guest said was on the disk.
+fn synced(console: &str) -> BTreeMap<u64, u32> {
+    let lines = console.lines().filter_map(|line| line.split_once("synced "));
+    let pairs = lines.filter_map(|(_, rest)| {
+        let (file, generation) = rest.trim().split_once(' ')?;
+        Some((file.parse().ok()?, generation.parse().ok()?))
+    });
+    pairs.collect()
+}
+
+/// Kills the VMM after the guest has synced `after` files more; everything that it said was synced is there.
+fn kill_and_look(home: &Home, image: &Path, after: usize, generation: u32) -> u32 {
+    let program = format!("/bin/files files=3 pages=200 generation={generation}");
+    let mut vm = start(home, image, "48M", &[&program]);
+    eventually("files that are synced", || {
+        (vm.serial.text().matches("synced ").count() >= after).then_some(())
+    });
+    vm.kill_hard();
+    let synced = synced(&vm.serial.text());
+    assert_whole(home, image);
+    let mut last = generation;
+    for (file, generation) in synced {
+        let found = pages(home, image, &format!("/files/file{file}"));
+        assert_eq!(found.len(), 200);
+        for (index, page) in found.iter().enumerate() {
+            // What was written since may be there already; what it said may come after what it did.
+            let of = generation_of(page, file, index, generation..=generation + 2);
+            assert!(
+                of.is_some(),
+                "file {file}, page {index}: not of generation {generation} or later"
+            );
+        }
+        last = last.max(generation);
+    }
+    last + 3
+}
+
+#[test]
+fn what_was_synced_is_there_when_the_vmm_is_killed() {
+    let home = Home::new();
+    let image = make_root(&home, "16M");
+    let mut generation = 1;
+    for after in [1, 4, 8, 3] {
+        generation = kill_and_look(&home, &image, after, generation);
+    }
+}
+
+/// `BALLAST_TEST_KILLS=100 cargo nextest run -p integration-tests --run-ignored only many_kills`
+#[test]
+#[ignore = "kills the VMM as often as the environment asks for"]
+fn many_kills_of_the_vmm_lose_nothing_that_was_synced() {
+    let home = Home::new();
+    let image = make_root(&home, "16M");
+    let kills = std::env::var("BALLAST_TEST_KILLS").map_or(30, |kills| kills.parse().unwrap());
+    let mut generation = 1;
+    for kill in 0..kills {
+        generation = kill_and_look(&home, &image, kill * 7 % 13, generation);
+    }
+}
+
+#[test]
+fn a_disk_that_loses_its_end_is_an_error_of_who_reads_there_and_of_nobody_else() {
+    let home = Home::new();
+    let image = make_root(&home, "64M");
+    // Files are laid out one behind the other from an eighth of the disk on, the bad ones last; metadata is before them.
+    let good = "/bin/files dir=/good files=1 pages=500 rounds=1 nosync";
+    let mut vm = start(&home, &image, "64M", &[good]);
+    assert_eq!(vm.wait_for_end(), 0);
+    let bad = "/bin/files dir=/bad files=2 pages=4000 rounds=1 nosync";
+    let mut vm = start(&home, &image, "64M", &[bad]);
+    assert_eq!(vm.wait_for_end(), 0);
+    assert_whole(&home, &image);
+    let programs = [
+        "/bin/files dir=/good check files=1 pages=500 rounds=40",
+        "/bin/files dir=/bad check files=2 pages=4000",
+        "/bin/files dir=/bad check noread files=2 pages=4000",
+        "/bin/hog size=4M rounds=200",
+    ];
+    let mut vm = start(&home, &image, "40M", &programs);
+    vm.serial.wait_for("mounted");
+    let disk = File::options().write(true).open(&image).unwrap();
+    disk.set_len(16 << 20).unwrap();
+    assert_eq!(vm.wait_for_end(), 0);
+    let console = vm.serial.text();
+    for said in [
+        "/bin/files[1]: exited(0)",
+        "read: Io",
+        "/bin/files[2]: exited(3)",
+        "could not be read from the disk",
+        "/bin/files[3]: killed",
+        "/bin/hog[4]: exited(0)",
+    ] {
+        assert!(console.contains(said), "{said}: {console}");
+    }
+}
+
+#[test]
+fn names_are_found_while_their_caches_give_memory_back() {
+    let home = Home::new();
+    let image = make_root(&home, "64M");
+    // 48 MiB of files, written and read for ever.
+    let programs = [
+        "/bin/names count=300 rounds=1000000",
+        "/bin/files files=3 pages=4000 nosync nomap",
+    ];
+    let mut vm = start(&home, &image, "40M", &programs);
+    vm.serial.wait_for("round 0: 0 checks failed");
+    let counters = [
+        "dentry_reclaimed",
+        "inode_reclaimed",
+        "dentry_hit",
+        "inode_hit",
+        "fs_page_released",
+    ];
+    eventually("memory out of the caches of names and inodes", || {
+        let numbers = views::vmstat(&vm.guest("vmstat"));
+        counters.iter().all(|counter| numbers[*counter] > 0).then_some(())
+    });
+    // All of them once more after that.
+    let round = || vm.serial.text().matches(": 0 checks failed").count();
+    let before = round();
+    eventually("names that are found again", || {
+        (round() > before + 1).then_some(())
+    });
+    let programs = vm.programs();
+    assert!(
+        programs.iter().all(|program| program.checks_failed == 0),
+        "{programs:?}"
+    );
+    vm.order("stop", &[]).success();
+    assert_eq!(vm.wait_for_end(), 0);
+    assert_whole(&home, &image);
+}
+
+#[test]
+fn a_disk_without_a_file_system_is_said_to_be_none() {
+    let home = Home::new();
+    let image = home.files().join("root.img");
+    File::create(&image).unwrap().set_len(4 << 20).unwrap();
+    let mut vm = start(
+        &home,
+        &image,
+        "32M",
+        &["/bin/hog rounds=1", "hog size=2M rounds=1"],
+    );
+    assert_eq!(vm.wait_for_end(), 0);
+    let console = vm.serial.text();
+    for said in [
+        "root=vda: no valid superblock: this is not a PageFS: `ballast disk make` makes one",
+        "/bin/hog[1]: cannot be loaded: there is no file system (root=)",
+        "hog[2]: exited(0)",
+    ] {
+        assert!(console.contains(said), "{said}: {console}");
+    }
+}
