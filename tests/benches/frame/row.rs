@@ -19,6 +19,8 @@ pub(crate) enum Unit {
     Percent,
     /// Bytes.
     Bytes,
+    /// Pages.
+    Pages,
 }
 
 impl Unit {
@@ -31,6 +33,7 @@ impl Unit {
             Self::Mebibytes => "MiB",
             Self::Percent => "%",
             Self::Bytes => "B",
+            Self::Pages => "pages",
         }
     }
 
@@ -40,7 +43,7 @@ impl Unit {
             Self::Nanoseconds => Some(1.0),
             Self::Microseconds => Some(1e3),
             Self::Milliseconds => Some(1e6),
-            Self::Percent | Self::Bytes | Self::Mebibytes => None,
+            Self::Percent | Self::Bytes | Self::Mebibytes | Self::Pages => None,
         }
     }
 }
@@ -48,6 +51,8 @@ impl Unit {
 /// What is to be reached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
+    /// Nothing: the peers tell what the figure is worth.
+    Compared,
     /// The figure itself, at most.
     AtMost { target: f64, stretch: f64 },
     /// The figure itself, at least.
@@ -94,6 +99,7 @@ impl Row {
         let value = self.ours.median;
         let unit = self.unit.symbol();
         Some(match self.goal {
+            Goal::Compared => return None,
             Goal::AtMost { target, stretch } => format!(
                 "<= {target} {unit}: {}; {stretch}: {}",
                 met(value <= target),

@@ -11,6 +11,8 @@ mod blocks;
 mod clock;
 #[path = "../frame/figure.rs"]
 mod figure;
+#[path = "../frame/flat.rs"]
+mod flat;
 mod frames;
 mod measure;
 mod memory;

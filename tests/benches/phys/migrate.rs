@@ -1,23 +1,12 @@
 //! Remap migration off an isolated block, over real memory, against the copying alone.
 
-#![expect(
-    unsafe_code,
-    reason = "frames are plain memory here, as they are behind the kernel's direct map"
-)]
-
-use std::ptr::copy_nonoverlapping;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use guest_mm::migrate::BatchEnd;
-use guest_mm::{
-    Backing, BlockIndex, BootRegion, FlushBatch, Frames, HugeAdvice, MapRequest, MemMap, Mm, Mmu, NodeId,
-    Order, Page, Pfn, PfnRange, PhysicalMemory, Place, Prot, Topology, VaRange, ZoneKind,
-};
+use guest_mm::{Backing, Frames, HugeAdvice, MapRequest, Mm, Order, Pfn, Place, Prot, VaRange};
 use guest_sync::{Cpu, CpuId, CpuSet};
 
 use crate::clock::{Sample, Stopwatch};
+use crate::flat::{Flat, NoMmu, memory};
 use crate::measure::Contestant;
-use crate::memory::leaked;
 use crate::random::Random;
 use crate::rows::OURS;
 
@@ -35,81 +24,6 @@ const BATCH: u32 = 512;
 /// The peer: the copying alone.
 pub(crate) const MEMCPY: &str = "memcpy of random pages";
 
-/// Frames one after the other.
-#[derive(Debug)]
-struct Flat(*mut u8);
-
-impl Flat {
-    fn new(nr_frames: u32) -> Self {
-        let memory = leaked(nr_frames as usize * PAGE);
-        // Every page is there before anything is measured.
-        memory.fill(1);
-        memory.fill(0);
-        Self(memory.as_mut_ptr())
-    }
-
-    fn at(&self, pfn: Pfn) -> *mut u8 {
-        // SAFETY: the frames that guest-mm knows are inside the memory.
-        unsafe { self.0.add(pfn.number() as usize * PAGE) }
-    }
-
-    fn inside(&self, pfn: Pfn, offset: usize) -> *mut u8 {
-        // SAFETY: below the size of a frame.
-        unsafe { self.at(pfn).add(offset) }
-    }
-
-    fn word(&self, pfn: Pfn, index: usize) -> &AtomicU64 {
-        // SAFETY: inside the frame, and aligned.
-        let word = unsafe { self.at(pfn).cast::<u64>().add(index) };
-        // SAFETY: words of page tables are only reached this way, and the memory is never freed.
-        unsafe { AtomicU64::from_ptr(word) }
-    }
-}
-
-impl Frames for Flat {
-    fn read(&self, pfn: Pfn, index: usize) -> u64 {
-        self.word(pfn, index).load(Ordering::Relaxed)
-    }
-
-    fn write(&self, pfn: Pfn, index: usize, value: u64) {
-        self.word(pfn, index).store(value, Ordering::Relaxed);
-    }
-
-    fn exchange(&self, pfn: Pfn, index: usize, value: u64) -> u64 {
-        self.word(pfn, index).swap(value, Ordering::AcqRel)
-    }
-
-    fn zero(&self, pfn: Pfn, order: Order) {
-        // SAFETY: a chunk inside the memory, which the caller has for itself.
-        unsafe { self.at(pfn).write_bytes(0, PAGE << order.number()) };
-    }
-
-    fn copy(&self, from: Pfn, to: Pfn, order: Order) {
-        // SAFETY: two chunks inside the memory, which the caller has for itself and which do not overlap.
-        unsafe { copy_nonoverlapping(self.at(from), self.at(to), PAGE << order.number()) };
-    }
-
-    fn read_bytes(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
-        let from = self.inside(pfn, offset);
-        // SAFETY: inside the frame, and no slice refers to frames.
-        unsafe { copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
-    }
-
-    fn write_bytes(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
-        let to = self.inside(pfn, offset);
-        // SAFETY: inside the frame, and no slice refers to frames.
-        unsafe { copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-    }
-}
-
-/// No processor uses the translations here, so a flush costs nothing: the figure is the library's work and the copying.
-#[derive(Debug)]
-struct NoMmu;
-
-impl Mmu for NoMmu {
-    fn flush(&self, _: &FlushBatch) {}
-}
-
 /// A machine with a program whose pages move from block to block.
 struct Machine {
     mm: Mm<'static, Flat, NoMmu>,
@@ -119,7 +33,7 @@ struct Machine {
 impl Machine {
     fn new(advice: HugeAdvice) -> Self {
         let nr_frames = BOOT + NR_BLOCKS * BLOCK;
-        let memory = memory(nr_frames);
+        let memory = memory(BOOT, BLOCK, NR_BLOCKS);
         let cpu = CpuSet::new(1)
             .and_then(|cpus| cpus.claim(CpuId::ZERO))
             .expect("the only CPU");
@@ -148,29 +62,6 @@ impl Machine {
         self.mm.phys.undo(block);
         u64::from(moved)
     }
-}
-
-fn memory(nr_frames: u32) -> &'static PhysicalMemory<'static> {
-    let range = |start, nr_pages| PfnRange::new(Pfn::new(start), nr_pages).expect("below 16 TiB");
-    let pages: Vec<Page> = (0..nr_frames).map(|_| Page::default()).collect();
-    let map = MemMap::new(Pfn::new(0), pages.leak()).expect("whole pageblocks");
-    let memory = PhysicalMemory::new(map, range(0, nr_frames), Topology::one_node(1));
-    let boot = BootRegion {
-        node: NodeId::ZERO,
-        span: range(0, BOOT),
-        usable: &[range(0, BOOT)],
-        reserved: &[],
-    };
-    memory.add_boot_region(boot).expect("the first region");
-    memory
-        .set_hotplug_region(NodeId::ZERO, range(BOOT, NR_BLOCKS * BLOCK), BLOCK)
-        .expect("whole blocks");
-    for block in (0..NR_BLOCKS).map(BlockIndex) {
-        memory.begin_plug(block).expect("it is unplugged");
-        memory.plugged(block).expect("it is being plugged");
-        memory.online(block, ZoneKind::Movable).expect("it is offline");
-    }
-    Box::leak(Box::new(memory))
 }
 
 /// Pages of that size move from block to block. One operation is one page moved.
