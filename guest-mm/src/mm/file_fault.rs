@@ -8,7 +8,7 @@ use guest_sync::Cpu;
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::mm::fault::{Step, Want};
-use crate::mm::mapping::{Content, FileError, LockedPage, Mapping, PageLookup};
+use crate::mm::mapping::{Content, FileError, LockedPage, Mapping, PageLookup, Reach};
 use crate::mm::{
     AnonPlace, FaultError, FaultOutcome, FileArea, FilePlace, Layout, Locked, Mm, PageWait, Sharing, Vma,
 };
@@ -137,9 +137,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         if content.is_none() && mapping.kind.is_file() || matches!(content, Some(Content::Slot(_))) {
             self.phys.counts.pgmajfault.add(1);
         }
-        let found = self.lock_or_create(cpu, mapping, index);
+        let found = self.lock_or_create(cpu, mapping, index, Reach::File);
         match found.map_err(|error| fault_error(error, va))? {
-            PageLookup::Absent => Err(FaultError::OutOfMemory),
+            PageLookup::Absent => Err(FaultError::BeyondEnd { va }),
             PageLookup::Wait(wait) => Ok(Err(wait)),
             PageLookup::Locked(page) if !page.is_up_to_date() => {
                 if page.take_error() {

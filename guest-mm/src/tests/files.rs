@@ -208,3 +208,28 @@ fn what_waits_for_files_may_go_on_on_another_cpu() {
     let to = (crate::SpaceId(core::num::NonZeroU32::MIN), 0);
     can_move(&mm.read_file_to_user(here, id, &mut ahead, (0, 1), to));
 }
+
+#[test]
+fn one_who_waited_for_a_page_puts_none_there_when_the_file_was_cut_off_meanwhile() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 8 * PAGE as u64);
+    fs.preset(id, &[6; 8]);
+    fs.disk.break_block(Fault::Read, fs.block(id, 5).unwrap());
+    let mut ahead = ReadAhead::default();
+    let mut reader =
+        std::pin::pin!(mm.read_file(&cpu, id, &mut ahead, (5 * PAGE as u64, PAGE), |_, _| Ok(())));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    // What was read ahead fails, so that the reader would read once more: but first the file is cut off.
+    assert!(reader.as_mut().poll(&mut context).is_pending());
+    fs.run(mm.truncate(&cpu, id, PAGE as u64)).unwrap();
+    fs.forget(id, 1);
+    assert_eq!(fs.run(reader), Ok(0), "nothing is there any more");
+    assert_eq!(mm.cached_pages(id), 0, "no page beyond the end");
+    write(&fs, id, 5 * PAGE as u64, &[8; PAGE]).unwrap();
+    fs.run(mm.sync(&cpu, id)).unwrap();
+    let block = fs
+        .block(id, 5)
+        .expect("a block of its own, not the one that was given up");
+    assert_eq!(fs.disk.contents(block)[0], 8);
+}

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use guest_sync::Cpu;
 
 use super::{
-    Content, FileError, FileSystem, LockedPage, Mapping, MappingId, PageLookup, ReadAhead, index_of,
+    Content, FileError, FileSystem, LockedPage, Mapping, MappingId, PageLookup, Reach, ReadAhead, index_of,
 };
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mempool::ThisCpu;
@@ -22,6 +22,8 @@ enum Readable {
     /// It has its contents, and this is a reference to it.
     Page(Pfn),
     Wait(PageWait),
+    /// The file was cut off meanwhile.
+    BeyondEnd,
 }
 
 /// How far the writing of a piece is.
@@ -67,10 +69,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 _ => break,
             };
             let part = &mut buffer[..piece.len];
-            let mut outcome = self.read_piece(cpu, &mapping, ahead, &piece, part).await;
-            if outcome.is_ok() {
-                outcome = self.copied(|| to(done, part)).await;
-            }
+            let outcome = match self.read_piece(cpu, &mapping, ahead, &piece, part).await {
+                // The file was cut off meanwhile: how far does it go now?
+                Ok(None) => continue,
+                Ok(Some(())) => self.copied(|| to(done, part)).await,
+                Err(error) => Err(error),
+            };
             match outcome {
                 Ok(()) => done += piece.len,
                 Err(error) if done == 0 => return Err(error),
@@ -176,6 +180,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
+    /// Copies a piece out of its page. `None` if the file does not reach there any more.
     async fn read_piece(
         &self,
         cpu: impl ThisCpu + Copy,
@@ -183,7 +188,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         ahead: &mut ReadAhead,
         piece: &Piece,
         bytes: &mut [u8],
-    ) -> Result<(), FileError> {
+    ) -> Result<Option<()>, FileError> {
         let is_there = mapping.lock().tree.get(piece.index).is_some();
         if let Some((first, nr)) = ahead.read(piece.index, is_there) {
             self.read_ahead_of(cpu.this_cpu(), mapping, first, nr);
@@ -191,11 +196,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         loop {
             match self.find_readable(cpu.this_cpu(), mapping, piece.index)? {
                 Readable::Wait(wait) => self.until_unlocked(wait).await,
+                Readable::BeyondEnd => return Ok(None),
                 Readable::Page(pfn) => {
                     self.frames.read_bytes(pfn, piece.offset, bytes);
                     self.mark_accessed(pfn, self.mapped_page(pfn));
                     self.phys.put_page(cpu.this_cpu(), pfn);
-                    return Ok(());
+                    return Ok(Some(()));
                 }
             }
         }
@@ -210,8 +216,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             }
             self.phys.put_page(cpu, pfn);
         }
-        match self.lock_or_create(cpu, mapping, index)? {
-            PageLookup::Absent => Err(FileError::OutOfMemory),
+        match self.lock_or_create(cpu, mapping, index, Reach::File)? {
+            PageLookup::Absent => Ok(Readable::BeyondEnd),
             PageLookup::Wait(wait) => Ok(Readable::Wait(wait)),
             PageLookup::Locked(page) if page.is_up_to_date() => {
                 let held = page.page.try_reference();
@@ -247,7 +253,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         piece: &Piece,
         bytes: &[u8],
     ) -> Result<Writing, FileError> {
-        match self.lock_or_create(cpu, mapping, piece.index)? {
+        match self.lock_or_create(cpu, mapping, piece.index, Reach::Beyond)? {
             PageLookup::Absent => Err(FileError::OutOfMemory),
             PageLookup::Wait(wait) => Ok(Writing::Wait(wait)),
             PageLookup::Locked(page) if !page.has_backing() => Ok(Writing::NoBlock),

@@ -31,6 +31,18 @@ pub(crate) enum Entered {
     Occupied,
     /// There is no room for it, or the mapping is just being removed; the frame is free again.
     NoMemory,
+    /// The file does not reach there, or not any more; the frame is free again.
+    BeyondEnd,
+}
+
+/// How far pages may be put into a mapping's tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To the end of the file: whoever waited for a page may come after the file was cut off, and a page that he put there then would
+    /// be found when the file has grown again, with a block that is not the file's any more.
+    File,
+    /// Beyond it: for a write that makes the file longer, from which truncation is kept away.
+    Beyond,
 }
 
 impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
@@ -60,7 +72,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         index: u32,
     ) -> Result<PageLookup<'a, 'm, F, M>, FileError> {
         let mapping = self.mapping(id)?;
-        self.lock_or_create(cpu, &mapping, index)
+        self.lock_or_create(cpu, &mapping, index, Reach::Beyond)
     }
 
     /// Hangs something of the file system's on a page, if it is in memory: its block. For
@@ -103,11 +115,13 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         }
     }
 
+    /// See [`Mm::lock_or_create_page`]. Absent beyond what may be reached.
     pub(crate) fn lock_or_create<'a>(
         &'a self,
         cpu: &'a Cpu,
         mapping: &Arc<Mapping>,
         index: u32,
+        reach: Reach,
     ) -> Result<PageLookup<'a, 'm, F, M>, FileError> {
         loop {
             match self.find_held(mapping, index) {
@@ -124,40 +138,29 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
                 None => {
                     let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
                     let frame = frame.map_err(|_| FileError::OutOfMemory)?;
-                    if let Some(page) = self.create_page(cpu, mapping, index, frame)? {
-                        return Ok(PageLookup::Locked(page));
+                    match self.enter_page(cpu, mapping, index, (frame, reach)) {
+                        Entered::Done => return Ok(PageLookup::Locked(self.created(cpu, mapping, frame))),
+                        Entered::BeyondEnd => return Ok(PageLookup::Absent),
+                        Entered::NoMemory => return Err(FileError::OutOfMemory),
+                        Entered::Occupied => {}
                     }
                 }
             }
         }
     }
 
-    /// Makes a frame that was just allocated a page of a mapping. `None` if another was first.
-    fn create_page<'a>(
-        &'a self,
-        cpu: &'a Cpu,
-        mapping: &Arc<Mapping>,
-        index: u32,
-        frame: Pfn,
-    ) -> Result<Option<LockedPage<'a, 'm, F, M>>, FileError> {
-        let is_shmem = matches!(mapping.kind, MappingKind::Shmem);
-        if is_shmem {
-            self.frames.zero(frame, Order::ZERO);
-        }
-        match self.enter_page(cpu, mapping, index, frame) {
-            Entered::Done => {}
-            Entered::Occupied => return Ok(None),
-            Entered::NoMemory => return Err(FileError::OutOfMemory),
-        }
+    /// A page that was just put into a mapping. One of shared memory has its contents: zeroes.
+    fn created<'a>(&'a self, cpu: &'a Cpu, mapping: &Arc<Mapping>, frame: Pfn) -> LockedPage<'a, 'm, F, M> {
         let page = LockedPage::new(self, cpu, mapping.clone(), frame);
-        if is_shmem {
+        if matches!(mapping.kind, MappingKind::Shmem) {
+            self.frames.zero(frame, Order::ZERO);
             page.set_up_to_date();
         }
-        Ok(Some(page))
+        page
     }
 
     /// Puts a frame that was just allocated into a mapping's tree, as a page that is locked and has no contents yet.
-    pub(crate) fn enter_page(&self, cpu: &Cpu, mapping: &Mapping, index: u32, frame: Pfn) -> Entered {
+    fn enter_page(&self, cpu: &Cpu, mapping: &Mapping, index: u32, (frame, reach): (Pfn, Reach)) -> Entered {
         let page = self.mapped_page(frame);
         page.set_mapping(mapping.id.number());
         page.set_index(index);
@@ -169,6 +172,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         let mut state = mapping.lock();
         let outcome = match state.tree.get(index) {
             _ if state.has_ended => Entered::NoMemory,
+            _ if reach == Reach::File && !state.has_index(index) => Entered::BeyondEnd,
             Some(_) => Entered::Occupied,
             None => match state.tree.insert(index, Content::Page(frame)) {
                 Ok(()) => Entered::Done,
@@ -202,9 +206,11 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             };
             let frame = is_wanted.then(|| self.phys.alloc_pages(cpu, Gfp::SPARE, Order::ZERO).ok());
             let entered = match frame.flatten() {
-                Some(frame) => {
-                    matches!(self.enter_page(cpu, mapping, at, frame), Entered::Done).then_some(frame)
-                }
+                Some(frame) => matches!(
+                    self.enter_page(cpu, mapping, at, (frame, Reach::File)),
+                    Entered::Done
+                )
+                .then_some(frame),
                 None => None,
             };
             match entered {

@@ -39,6 +39,7 @@ pub use dirty::{DirtyLimits, DirtyRatios};
 pub use io::{FileIo, IoDirection};
 pub(crate) use io::{FileIoQueue, WhyRead, WhyWrite};
 pub use lookup::PageLookup;
+pub(crate) use lookup::Reach;
 pub use ops::{AddressSpaceOps, DefaultOps, FileSystem, MemoryOnly, PrivatePage};
 pub use page::LockedPage;
 pub(crate) use page::private_page;

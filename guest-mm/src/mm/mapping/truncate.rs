@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use guest_sync::Cpu;
 
-use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, PageLookup, index_of};
+use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, PageLookup, Reach, index_of};
 use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::mempool::ThisCpu;
 use crate::mm::Mm;
@@ -134,8 +134,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             if is_shmem && mapping.lock().tree.get(index).is_none() {
                 return Ok(());
             }
-            let wait = match self.lock_or_create(cpu.this_cpu(), mapping, index)? {
-                PageLookup::Absent => continue,
+            let wait = match self.lock_or_create(cpu.this_cpu(), mapping, index, Reach::File)? {
+                PageLookup::Absent => return Ok(()),
                 PageLookup::Wait(wait) => wait,
                 PageLookup::Locked(page) if page.is_up_to_date() => {
                     self.zero_beyond(page.pfn(), index, size);
