@@ -20,19 +20,22 @@ use crate::zone::Zone;
 pub enum LruList {
     /// Found in use when they were last looked at.
     Active,
-    /// The next to go, unless they are used meanwhile.
+    /// The next to go, unless they are used meanwhile. (2.4: inactive dirty.)
     Inactive,
+    /// Can be freed at any moment. Empty but with [`Scheme::Launder`](crate::reclaim::Scheme::Launder).
+    Clean,
 }
 
 impl LruList {
     /// All lists, those of pages in use first.
-    pub const ALL: [Self; 2] = [Self::Active, Self::Inactive];
+    pub const ALL: [Self; 3] = [Self::Active, Self::Inactive, Self::Clean];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::Inactive => "inactive",
+            Self::Clean => "inactive_clean",
         }
     }
 
@@ -52,6 +55,7 @@ pub(crate) struct Lru {
 struct Lists {
     active: List,
     inactive: List,
+    clean: List,
 }
 
 /// Frame numbers plus 1; 0 is none.
@@ -68,6 +72,7 @@ impl Lists {
         match which {
             LruList::Active => &mut self.active,
             LruList::Inactive => &mut self.inactive,
+            LruList::Clean => &mut self.clean,
         }
     }
 }
@@ -109,15 +114,17 @@ fn page_at<'m>(table: &FrameTable<'m>, link: u32) -> &'m Page {
 pub(crate) const fn list_of(page: PageFlags) -> LruList {
     if page.has(PageFlags::ACTIVE) {
         LruList::Active
+    } else if page.has(PageFlags::CLEAN) {
+        LruList::Clean
     } else {
         LruList::Inactive
     }
 }
 
 impl Zone {
-    /// Chunks on both lists.
+    /// Chunks on all lists.
     pub(crate) fn lru_total(&self) -> u64 {
-        self.lru_len(LruList::Active) + self.lru_len(LruList::Inactive)
+        LruList::ALL.into_iter().map(|list| self.lru_len(list)).sum()
     }
 
     /// Chunks on a list: pages, of whatever size.
@@ -133,10 +140,17 @@ impl PhysicalMemory<'_> {
         let mut lists = self.zone_at(tag.zone()).lru.lists.lock();
         debug_assert!(!page.flags().has(PageFlags::LRU), "{pfn} is on a list");
         match which {
-            LruList::Active => page.add_flags(PageFlags::LRU.with(PageFlags::ACTIVE)),
+            LruList::Active => {
+                page.remove_flags(PageFlags::CLEAN);
+                page.add_flags(PageFlags::LRU.with(PageFlags::ACTIVE));
+            }
             LruList::Inactive => {
-                page.remove_flags(PageFlags::ACTIVE);
+                page.remove_flags(PageFlags::ACTIVE.with(PageFlags::CLEAN));
                 page.add_flags(PageFlags::LRU);
+            }
+            LruList::Clean => {
+                page.remove_flags(PageFlags::ACTIVE);
+                page.add_flags(PageFlags::LRU.with(PageFlags::CLEAN));
             }
         }
         lists.list(which).push(&self.table, pfn, page);

@@ -13,6 +13,7 @@ mod builtin_disks;
 mod builtin_events;
 mod builtin_files;
 mod builtin_huge_pages;
+mod builtin_launder;
 mod builtin_mappings;
 mod builtin_memory;
 mod builtin_panic;

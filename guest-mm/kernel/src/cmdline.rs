@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use guest_mm::compact::Defrag;
+use guest_mm::reclaim::Scheme;
 use guest_mm::slab::Debugging;
 
 /// Most CPUs this guest can use.
@@ -145,6 +146,8 @@ pub struct Options {
     pub swaps: Vec<SwapDisk>,
     /// `hugepages=`: pages of 2 MiB that are set aside for programs which reserve them. Default 0.
     pub hugepages: u32,
+    /// `reclaim=`: in which order pages go: `two-list` (the default) or `launder`.
+    pub reclaim: Scheme,
     /// `thp_defrag=`: whether memory is compacted for huge pages by the fault that wants one, and by a daemon (`always`, the
     /// default), by the daemon alone (`defer`), or not at all (`never`): Linux' `transparent_hugepage/defrag`.
     pub thp_defrag: Defrag,
@@ -180,6 +183,7 @@ impl Options {
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
             hugepages: 0,
+            reclaim: Scheme::TwoList,
             thp_defrag: Defrag::Always,
             validate: false,
             slab_debug: Debugging::Off,
@@ -238,6 +242,7 @@ impl Options {
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
             "hugepages" => put(&mut self.hugepages, value.parse().ok()),
+            "reclaim" => put(&mut self.reclaim, parse_scheme(value)),
             "thp_defrag" => put(&mut self.thp_defrag, parse_defrag(value)),
             "validate" => {
                 self.validate = true;
@@ -263,6 +268,14 @@ fn add<T>(list: &mut Vec<T>, value: Option<T>) -> bool {
     let before = list.len();
     list.extend(value);
     list.len() > before
+}
+
+fn parse_scheme(value: &str) -> Option<Scheme> {
+    match value {
+        "two-list" => Some(Scheme::TwoList),
+        "launder" => Some(Scheme::Launder),
+        _ => None,
+    }
 }
 
 fn parse_defrag(value: &str) -> Option<Defrag> {
@@ -440,6 +453,7 @@ mod tests {
             "memhp_default_state=on",
             "panic_test=never",
             "thp_defrag=sometimes",
+            "reclaim=never",
             "hugepages=some",
         ] {
             let options = Options::parse(bad);

@@ -41,7 +41,7 @@ use guest_mm::compact::{CompactResult, Compaction, Goal};
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::mm::{IoChoice, PageWait};
 use guest_mm::phys::PhysicalMemory;
-use guest_mm::reclaim::{Reclaim, Scheme};
+use guest_mm::reclaim::Reclaim;
 use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId, Zone};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 use guest_virtio::plan::StallReason;
@@ -190,7 +190,7 @@ impl Kernel {
                 machine.memory,
                 mm,
                 [pantry, areas, &files::NAMES, &files::INODES, machine.slabs],
-                Scheme::TwoList,
+                machine.options.reclaim,
             ),
             oom: Oom::default(),
             pantry,

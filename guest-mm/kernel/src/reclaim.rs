@@ -19,6 +19,11 @@ impl PageReclaim for Step<&'static Memory> {
         let _visit = quiet::visit(this_cpu());
         self.0.shrink_zone(cpu, zone, nr)
     }
+
+    fn launder_zone(&self, cpu: &Cpu, zone: &Zone, nr: u32) -> Shrunk {
+        let _visit = quiet::visit(this_cpu());
+        self.0.launder_zone(cpu, zone, nr)
+    }
 }
 
 impl Shrinker for Step<&'static dyn Shrinker> {

@@ -11,6 +11,7 @@ mod fork;
 mod gather;
 pub(crate) mod huge;
 mod hugetlb;
+mod launder;
 mod map;
 pub mod mapping;
 mod nonlinear;
@@ -75,6 +76,7 @@ pub struct Mm<'m, F, M> {
     pub(crate) mappings: Mappings,
     file_io: FileIoQueue,
     dirty: Dirty,
+    swap_out: launder::SwapOut,
     page_waits: PageWaits,
     fault_around: Order,
     pub(crate) defrag: Defrag,
@@ -94,6 +96,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             mappings: Mappings::default(),
             file_io: FileIoQueue::default(),
             dirty: Dirty::default(),
+            swap_out: launder::SwapOut::default(),
             page_waits: PageWaits::default(),
             fault_around: Order::new(4).expect("16 pages"),
             defrag: Defrag::Always,

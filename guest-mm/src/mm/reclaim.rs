@@ -123,7 +123,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Gives an isolated page a slot and replaces its entries by swap entries.
-    fn unmap_for_swap(&self, cpu: &Cpu, pfn: Pfn, walk: &mut Walk, flush: &mut FlushBatch) -> Fate {
+    pub(crate) fn unmap_for_swap(
+        &self,
+        cpu: &Cpu,
+        pfn: Pfn,
+        walk: &mut Walk,
+        flush: &mut FlushBatch,
+    ) -> Fate {
         let page = self.mapped_page(pfn);
         if page.order() != Order::ZERO {
             // Its pieces come up one by one.
@@ -193,7 +199,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Frees a page that nobody maps, or writes it out. It is locked, and no translation leads to it any more.
-    fn evict(&self, cpu: &Cpu, pfn: Pfn, shrunk: &mut Shrunk) {
+    pub(crate) fn evict(&self, cpu: &Cpu, pfn: Pfn, shrunk: &mut Shrunk) {
         let page = self.mapped_page(pfn);
         if self.free_swapped(cpu, pfn, page, 2) {
             shrunk.freed += 1;

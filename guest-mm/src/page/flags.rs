@@ -5,7 +5,7 @@ use core::fmt;
 /// Properties of an allocated page, named like Linux' `PG_*` (table 8-2 of the seed text).
 ///
 /// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON` with `LOCKED` or `PINNED` or neither, with any of `LRU`,
-/// `ACTIVE`, `REFERENCED` and `MLOCKED`, and with `SWAPCACHE` and the four of the disk (`DIRTY`, `UPTODATE`, `WRITEBACK`, `ERROR`);
+/// `ACTIVE` or `CLEAN`, `REFERENCED` and `MLOCKED`, and with `SWAPCACHE` and the four of the disk (`DIRTY`, `UPTODATE`, `WRITEBACK`, `ERROR`);
 /// `FILE` with any of those lists', `LOCKED`, `PRIVATE` and the four of the disk, but `DIRTY` and `WRITEBACK` only with `UPTODATE`.
 /// `HUGETLB` alone, or with `ANON` and `LOCKED` or `PINNED` or neither. Everything but `Allocated` has none. There are 18 bits for them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -53,10 +53,13 @@ impl PageFlags {
     /// `PG_hugetlb`: of the pool of reserved huge pages, whether a program has it or not.
     pub const HUGETLB: Self = Self(1 << 16);
 
+    /// On the list of inactive clean pages, or was on it before it was isolated (Linux 2.4, `PG_inactive_clean`).
+    pub const CLEAN: Self = Self(1 << 17);
+
     /// All that there is room for.
     pub(super) const ALL: Self = Self((1 << 18) - 1);
 
-    const NAMES: [(Self, &'static str); 17] = [
+    const NAMES: [(Self, &'static str); 18] = [
         (Self::LOCKED, "locked"),
         (Self::ANON, "anon"),
         (Self::TABLE, "table"),
@@ -74,6 +77,7 @@ impl PageFlags {
         (Self::REFERENCED, "referenced"),
         (Self::MLOCKED, "mlocked"),
         (Self::HUGETLB, "hugetlb"),
+        (Self::CLEAN, "clean"),
     ];
 
     /// Whether all of `flags` are set.
@@ -96,7 +100,11 @@ impl PageFlags {
     /// Whether the combination is one of the legal ones for an allocated page.
     pub const fn is_legal(self) -> bool {
         let listed = Self::LRU
-            .with(Self::ACTIVE)
+            .with(if self.has(Self::ACTIVE) {
+                Self::ACTIVE
+            } else {
+                Self::CLEAN
+            })
             .with(Self::REFERENCED)
             .with(Self::MLOCKED);
         let on_disk = Self::DIRTY

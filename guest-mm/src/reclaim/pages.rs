@@ -40,17 +40,26 @@ pub enum Scheme {
     /// Linux 2.6: an active and an inactive list for each zone.
     #[default]
     TwoList,
+    /// Linux 2.4: inactive pages are dirty or clean, pages age, and programs' are found through their page tables.
+    Launder,
 }
 
 /// Who has the pages of programs and files.
 pub trait PageReclaim: Sync {
     /// Looks at up to `nr` pages of a zone: as [`Mm::shrink_zone`].
     fn shrink_zone(&self, cpu: &Cpu, zone: &Zone, nr: u32) -> Shrunk;
+
+    /// The same in the order of 2.4: as [`Mm::launder_zone`].
+    fn launder_zone(&self, cpu: &Cpu, zone: &Zone, nr: u32) -> Shrunk;
 }
 
 impl<F: Frames + Sync, M: Mmu + Sync> PageReclaim for Mm<'_, F, M> {
     fn shrink_zone(&self, cpu: &Cpu, zone: &Zone, nr: u32) -> Shrunk {
         Self::shrink_zone(self, cpu, zone, nr)
+    }
+
+    fn launder_zone(&self, cpu: &Cpu, zone: &Zone, nr: u32) -> Shrunk {
+        Self::launder_zone(self, cpu, zone, nr)
     }
 }
 
@@ -92,9 +101,8 @@ impl Reclaim<'_> {
                 let nr = priority.share(len);
                 listed += len;
                 scanned += nr;
-                match self.scheme {
-                    Scheme::TwoList => two_list(pages, cpu, zone, (nr, target), &mut pass).await,
-                }
+                let scheme = (pages, self.scheme);
+                look_at(scheme, cpu, zone, (nr, target), &mut pass).await;
             }
         }
         self.shrink_caches(cpu.this_cpu(), (scanned, listed), target, &mut pass);
@@ -127,8 +135,8 @@ impl Reclaim<'_> {
 }
 
 /// Looks at `nr` pages of a zone's lists, a cluster at a time, as long as `target` is not reached.
-async fn two_list(
-    pages: &dyn PageReclaim,
+async fn look_at(
+    (pages, scheme): (&dyn PageReclaim, Scheme),
     cpu: impl ThisCpu + Copy,
     zone: &Zone,
     (nr, target): (u64, u64),
@@ -137,7 +145,10 @@ async fn two_list(
     let mut looked_at = 0;
     while looked_at < nr && pass.freed + pass.written < target {
         let cluster = u32::try_from(CLUSTER).unwrap_or(u32::MAX);
-        let shrunk = pages.shrink_zone(cpu.this_cpu(), zone, cluster);
+        let shrunk = match scheme {
+            Scheme::TwoList => pages.shrink_zone(cpu.this_cpu(), zone, cluster),
+            Scheme::Launder => pages.launder_zone(cpu.this_cpu(), zone, cluster),
+        };
         pass.freed += u64::from(shrunk.freed);
         pass.written += u64::from(shrunk.written);
         looked_at += CLUSTER;

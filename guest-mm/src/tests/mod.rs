@@ -10,6 +10,7 @@ mod hugetlb;
 pub(crate) mod inject;
 pub(crate) mod kernel_cpus;
 pub(crate) mod kernel_frames;
+mod launder;
 pub(crate) mod machine;
 mod many_cpus;
 mod many_threads;

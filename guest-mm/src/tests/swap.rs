@@ -10,10 +10,10 @@ use crate::swap::AreaHeader;
 use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, remove, store};
 use crate::{Access, HugeAdvice, LruList, SpaceId};
 
-const PAGES: u64 = 64;
+pub(super) const PAGES: u64 = 64;
 
 /// A program with so many small pages, page n of which holds n + 1, on a machine with a swap area.
-fn program(mm: &TestMm<'_>, cpu: &Cpu) -> (SimulatedDisk<PageIo>, SpaceId, u64) {
+pub(super) fn program(mm: &TestMm<'_>, cpu: &Cpu) -> (SimulatedDisk<PageIo>, SpaceId, u64) {
     mm.swap_on(&AreaHeader::new(1024), 0).unwrap();
     let id = mm.create_space(cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(PAGES * 4096, HugeAdvice::NoHuge)).unwrap();
@@ -24,7 +24,7 @@ fn program(mm: &TestMm<'_>, cpu: &Cpu) -> (SimulatedDisk<PageIo>, SpaceId, u64) 
 }
 
 /// The disk does all that is asked of it.
-fn work(mm: &TestMm<'_>, cpu: &Cpu, disk: &SimulatedDisk<PageIo>) {
+pub(super) fn work(mm: &TestMm<'_>, cpu: &Cpu, disk: &SimulatedDisk<PageIo>) {
     loop {
         while let Some((request, io)) = mm.next_io(IoChoice::All, 8) {
             if let Err((_, io)) = disk.submit(request, io) {
@@ -64,7 +64,7 @@ fn swap_out(mm: &TestMm<'_>, cpu: &Cpu, disk: &SimulatedDisk<PageIo>) {
 }
 
 /// A load that waits for the disk as long as it takes.
-fn load_swapped(
+pub(super) fn load_swapped(
     mm: &TestMm<'_>,
     cpu: &Cpu,
     disk: &SimulatedDisk<PageIo>,

@@ -135,7 +135,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     fn validate_lists_of_pages(&self, listed: u64) -> Result<(), Invalid> {
         let mut found = 0;
         for zone in self.phys.zones() {
-            for list in [LruList::Active, LruList::Inactive] {
+            for list in LruList::ALL {
                 let (len, mut here) = (zone.lru_len(list), 0);
                 self.phys.look_at_lru(zone, list, |pfn| {
                     here += 1;

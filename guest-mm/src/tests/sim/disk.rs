@@ -3,6 +3,7 @@
 use super::{Sim, count};
 use crate::disk::{BlockDevice, BlockNr, Fault};
 use crate::mm::IoChoice;
+use crate::mm::Shrunk;
 use crate::swap::AreaHeader;
 use crate::{Watermark, Zone};
 
@@ -45,11 +46,20 @@ impl Sim<'_> {
         has_worked
     }
 
+    /// By the scheme of this machine.
+    fn shrink(&self, zone: &Zone, nr: u32) -> Shrunk {
+        if self.launders {
+            self.mm.launder_zone(self.cpu, zone, nr)
+        } else {
+            self.mm.shrink_zone(self.cpu, zone, nr)
+        }
+    }
+
     /// A run of the daemon: looks at the zones that are below their high watermark.
     pub(super) fn balance(&self) {
         let is_low = |zone: &&Zone| zone.free_pages() < zone.watermark(Watermark::High);
         for zone in self.mm.phys.populated_zones().filter(is_low) {
-            let shrunk = self.with_failures(|| self.mm.shrink_zone(self.cpu, zone, 32));
+            let shrunk = self.with_failures(|| self.shrink(zone, 32));
             count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
         }
     }
@@ -57,7 +67,7 @@ impl Sim<'_> {
     /// Direct reclaim: looks at every zone.
     pub(super) fn reclaim(&self) {
         for zone in self.mm.phys.populated_zones() {
-            let shrunk = self.mm.shrink_zone(self.cpu, zone, 64);
+            let shrunk = self.shrink(zone, 64);
             count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
         }
     }

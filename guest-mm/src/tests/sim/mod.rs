@@ -71,6 +71,8 @@ struct Sim<'m> {
     nr_programs: Cell<usize>,
     /// Everybody checks what he has once more, and ends.
     is_ending: Cell<bool>,
+    /// Pages go as in Linux 2.4; otherwise as in 2.6.
+    launders: bool,
     disk: SimulatedDisk<PageIo>,
     seen: Seen,
 }
@@ -159,6 +161,7 @@ fn run(seed: u64) -> Seen {
         newborn: RefCell::default(),
         nr_programs: Cell::new(0),
         is_ending: Cell::new(false),
+        launders: seed % 4 > 1,
         disk: SimulatedDisk::new(disk::BLOCKS.into(), 16),
         seen: Seen::default(),
     };
