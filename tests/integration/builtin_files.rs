@@ -213,12 +213,14 @@ fn names_are_found_while_their_caches_give_memory_back() {
     ];
     let mut vm = start(&home, &image, "40M", &programs);
     vm.serial.wait_for("round 0: 0 checks failed");
+    // Whoever writes so much is made to wait, too.
     let counters = [
         "dentry_reclaimed",
         "inode_reclaimed",
         "dentry_hit",
         "inode_hit",
         "fs_page_released",
+        "balance_dirty_pages",
     ];
     eventually("memory out of the caches of names and inodes", || {
         let numbers = views::vmstat(&vm.guest("vmstat"));
@@ -235,6 +237,43 @@ fn names_are_found_while_their_caches_give_memory_back() {
         programs.iter().all(|program| program.checks_failed == 0),
         "{programs:?}"
     );
+    vm.order("stop", &[]).success();
+    assert_eq!(vm.wait_for_end(), 0);
+    assert_whole(&home, &image);
+}
+
+#[test]
+fn pages_of_files_leave_a_block_with_their_block_numbers_and_without_being_written() {
+    let home = Home::new();
+    let image = make_root(&home, "64M");
+    let disk = image.to_str().unwrap().to_owned();
+    let files = "/bin/files files=3 pages=3000 nosync";
+    let arguments = [
+        "--memory",
+        "48M",
+        "--hotplug",
+        "64M",
+        "--disk",
+        &disk,
+        "--cmdline",
+        "root=vda",
+        "--program",
+        files,
+    ];
+    let mut vm = home.start("files", &arguments);
+    vm.wait_for_driver();
+    vm.resize_to(112 << 20);
+    let number = |counter: &str| views::vmstat(&vm.guest("vmstat"))[counter];
+    // The files fit, and are found in memory from the second round on.
+    eventually("pages of files", || {
+        (number("nr_file_pages") > 8000).then_some(())
+    });
+    vm.resize_to(64 << 20);
+    assert!(number("fs_page_migrated") > 0);
+    let checked = || vm.programs()[0].checks_ok;
+    let before = checked();
+    eventually("more checks", || (checked() > before + 9000).then_some(()));
+    assert_eq!(vm.programs()[0].checks_failed, 0);
     vm.order("stop", &[]).success();
     assert_eq!(vm.wait_for_end(), 0);
     assert_whole(&home, &image);

@@ -228,6 +228,34 @@ fn is_right(options: &FilesOptions<'_>, (number, index, generation): (u64, u64, 
     checked.is_ok()
 }
 
+/// A file that is open at a fork has one position for both, and is open in either when the other has closed it.
+fn share_over_fork(directory: &str, checks: &mut Checks) -> Result<(), Failure> {
+    let path = Path::new(format_args!("{directory}/shared"));
+    let flags = open::CREATE | open::TRUNCATE;
+    let file = File::open(path.as_str(), flags).map_err(|error| ("create", error))?;
+    let write = |text: &[u8]| file.write(text).map_err(|error| ("write", error));
+    write(b"parent, ")?;
+    let Some(child) = call::fork().map_err(|error| ("fork", error))? else {
+        let status = u64::from(write(b"child, ") != Ok(7) || file.close().is_err());
+        call::exit(status);
+    };
+    let ended = call::wait(child).map_err(|error| ("wait", error))?;
+    checks.note(ended == 0);
+    write(b"parent")?;
+    let mut bytes = [0; 32];
+    file.seek(0).map_err(|error| ("seek", error))?;
+    let read = file.read(&mut bytes).map_err(|error| ("read", error))?;
+    checks.note(read == 21 && bytes.starts_with(b"parent, child, parent"));
+    file.close().map_err(|error| ("close", error))?;
+    // Whoever opens it to append writes behind what is there.
+    let file = File::open(path.as_str(), open::APPEND).map_err(|error| ("open", error))?;
+    file.write(b".").map_err(|error| ("append", error))?;
+    file.close().map_err(|error| ("close", error))?;
+    checks.note(file_call::stat(path.as_str()).is_ok_and(|stat| stat.size == 22));
+    checks.note(file.close() == Err(Error::BadDescriptor));
+    file_call::remove(path.as_str()).map_err(|error| ("remove", error))
+}
+
 /// `names`: see the module.
 pub(crate) fn names<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
     let options = match NamesOptions::parse(arguments) {
@@ -256,6 +284,7 @@ pub(crate) fn names<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
 fn run_names(options: &NamesOptions<'_>, checks: &mut Checks) -> Result<(), Failure> {
     let directory = options.directory;
     file_call::make_directory(directory).map_err(|error| ("directory", error))?;
+    share_over_fork(directory, checks)?;
     let name = |number: u64| Path::new(format_args!("{directory}/n{number}"));
     for number in 0..options.count {
         let file = File::open(name(number).as_str(), open::CREATE).map_err(|error| ("create", error))?;
