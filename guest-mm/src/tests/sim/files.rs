@@ -91,6 +91,10 @@ impl Sim<'_> {
             usize::try_from(nr * PAGE_SIZE).unwrap(),
         );
         let to = |done: usize, piece: &[u8]| {
+            // The file may have ended in this page, and grown before the next piece, which begins there then.
+            if !(done as u64).is_multiple_of(PAGE_SIZE) {
+                return Ok(());
+            }
             let page = page + u32::try_from(done as u64 / PAGE_SIZE).unwrap();
             for (place, bytes) in Model::words_of(page).zip(piece.chunks_exact(8)) {
                 let value = u64::from_ne_bytes(bytes.try_into().unwrap());
