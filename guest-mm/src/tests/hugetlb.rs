@@ -218,3 +218,25 @@ fn the_pool_grows_from_scattered_memory_by_compaction() {
         assert_eq!(load(&mm, &cpu, id, va + page * 4096), Ok(page));
     }
 }
+
+#[test]
+fn one_that_nobody_has_is_replaced_by_another_when_its_block_leaves() {
+    machine!(mm, cpu, 512, 4);
+    mm.set_nr_huge_pages(&cpu, 1);
+    let is_of_pool = |block: u32| {
+        let range = mm.phys.hotplug_region().block_range(BlockIndex(block)).unwrap();
+        let page = mm.phys.page(range.start());
+        page.is_some_and(|page| page.flags().has(crate::PageFlags::HUGETLB))
+    };
+    let block = (0..4).find(|&block| is_of_pool(block)).unwrap();
+    let (token, report) = empty_block(&mm, &cpu, block);
+    assert_eq!(
+        (report.end, report.refused.len()),
+        (BatchEnd::PassDone, 0),
+        "{report:?}"
+    );
+    mm.validate().unwrap();
+    mm.phys.offline(token).unwrap();
+    assert_eq!(mm.phys.huge_pool(), stat(1, 1, 0));
+    mm.validate().unwrap();
+}
