@@ -24,11 +24,13 @@ pub enum LruList {
     Inactive,
     /// Can be freed at any moment. Empty but with [`Scheme::Launder`](crate::reclaim::Scheme::Launder).
     Clean,
+    /// Locked in memory (`mlock`): reclaim does not look at them (Linux `LRU_UNEVICTABLE`).
+    Unevictable,
 }
 
 impl LruList {
     /// All lists, those of pages in use first.
-    pub const ALL: [Self; 3] = [Self::Active, Self::Inactive, Self::Clean];
+    pub const ALL: [Self; 4] = [Self::Active, Self::Inactive, Self::Clean, Self::Unevictable];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
@@ -36,6 +38,7 @@ impl LruList {
             Self::Active => "active",
             Self::Inactive => "inactive",
             Self::Clean => "inactive_clean",
+            Self::Unevictable => "unevictable",
         }
     }
 
@@ -56,6 +59,7 @@ struct Lists {
     active: List,
     inactive: List,
     clean: List,
+    unevictable: List,
 }
 
 /// Frame numbers plus 1; 0 is none.
@@ -73,6 +77,7 @@ impl Lists {
             LruList::Active => &mut self.active,
             LruList::Inactive => &mut self.inactive,
             LruList::Clean => &mut self.clean,
+            LruList::Unevictable => &mut self.unevictable,
         }
     }
 }
@@ -112,7 +117,9 @@ fn page_at<'m>(table: &FrameTable<'m>, link: u32) -> &'m Page {
 
 /// Which list a page is on, or was on when it was isolated.
 pub(crate) const fn list_of(page: PageFlags) -> LruList {
-    if page.has(PageFlags::ACTIVE) {
+    if page.has(PageFlags::MLOCKED) {
+        LruList::Unevictable
+    } else if page.has(PageFlags::ACTIVE) {
         LruList::Active
     } else if page.has(PageFlags::CLEAN) {
         LruList::Clean
@@ -122,9 +129,10 @@ pub(crate) const fn list_of(page: PageFlags) -> LruList {
 }
 
 impl Zone {
-    /// Chunks on all lists.
+    /// Chunks on the lists that reclaim looks at.
     pub(crate) fn lru_total(&self) -> u64 {
-        LruList::ALL.into_iter().map(|list| self.lru_len(list)).sum()
+        let lists = [LruList::Active, LruList::Inactive, LruList::Clean];
+        lists.into_iter().map(|list| self.lru_len(list)).sum()
     }
 
     /// Chunks on a list: pages, of whatever size.
@@ -134,13 +142,13 @@ impl Zone {
 }
 
 impl PhysicalMemory<'_> {
-    /// Puts a page that is on no list at the near end of one.
+    /// Puts a page that is on no list at the near end of one; a page that is locked in memory goes to the list of those.
     pub(crate) fn lru_add(&self, pfn: Pfn, which: LruList) {
         let (page, tag) = self.table.find(pfn).expect("a page in use stays online");
         let mut lists = self.zone_at(tag.zone()).lru.lists.lock();
         debug_assert!(!page.flags().has(PageFlags::LRU), "{pfn} is on a list");
         match which {
-            LruList::Active => {
+            LruList::Active | LruList::Unevictable => {
                 page.remove_flags(PageFlags::CLEAN);
                 page.add_flags(PageFlags::LRU.with(PageFlags::ACTIVE));
             }
@@ -153,7 +161,31 @@ impl PhysicalMemory<'_> {
                 page.add_flags(PageFlags::LRU.with(PageFlags::CLEAN));
             }
         }
-        lists.list(which).push(&self.table, pfn, page);
+        lists.list(list_of(page.flags())).push(&self.table, pfn, page);
+    }
+
+    /// Locks a page in memory, or lets it go as others do.
+    pub(crate) fn lru_set_mlocked(&self, pfn: Pfn, is_locked: bool) {
+        let (page, tag) = self.table.find(pfn).expect("a page in use stays online");
+        let mut lists = self.zone_at(tag.zone()).lru.lists.lock();
+        let flags = page.flags();
+        let is_listed = flags.has(PageFlags::LRU);
+        if flags.has(PageFlags::MLOCKED) == is_locked {
+            return;
+        }
+        if is_listed {
+            lists.list(list_of(flags)).unlink(&self.table, page);
+        }
+        if is_locked {
+            page.remove_flags(PageFlags::CLEAN);
+            page.add_flags(PageFlags::MLOCKED.with(PageFlags::ACTIVE));
+        } else {
+            page.remove_flags(PageFlags::MLOCKED);
+        }
+        // One that somebody has isolated goes to the right list when it comes back.
+        if is_listed {
+            lists.list(list_of(page.flags())).push(&self.table, pfn, page);
+        }
     }
 
     /// Takes a page off its list, if it is on one; which one that was.

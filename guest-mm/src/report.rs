@@ -6,6 +6,7 @@ mod zones;
 
 use core::fmt;
 
+use crate::lru::LruList;
 use crate::pfn::PAGE_SIZE;
 use crate::phys::PhysicalMemory;
 use crate::reclaim::Reclaim;
@@ -153,6 +154,10 @@ pub fn reclaim(out: &mut impl fmt::Write, memory: &PhysicalMemory<'_>, reclaim: 
     writeln!(out, "reclaim_throttled {}", stat.reclaim_throttled)?;
     writeln!(out, "slabs_freed {}", stat.slabs_freed)?;
     writeln!(out, "nr_being_written {}", memory.nr_being_written())?;
+    let unevictable = memory
+        .populated_zones()
+        .map(|zone| zone.lru_len(LruList::Unevictable));
+    writeln!(out, "nr_unevictable {}", unevictable.sum::<u64>())?;
     writeln!(out, "nr_waiting_for_memory {}", memory.nr_waiting())
 }
 

@@ -166,6 +166,40 @@ fn when_memory_and_swap_are_full_the_program_with_the_highest_score_ends_and_the
 }
 
 #[test]
+fn locked_memory_stays_while_the_rest_of_the_program_and_others_are_swapped() {
+    let home = Home::new();
+    let image = swap_image(&home, "swap", "64M");
+    let vm = start(
+        &home,
+        &[&image],
+        &[
+            "--memory",
+            "32M",
+            "--cmdline",
+            "swap=vda",
+            "--program",
+            "pager size=12M lock=6M rounds=1 stay seed=1",
+            "--program",
+            "pager size=22M seed=2",
+            "--program",
+            "pager size=14M lock=14M seed=3",
+        ],
+    );
+    eventually("the second program's checks, and a first one that sleeps", || {
+        (program(&vm, 2).checks_ok > 4000 && program(&vm, 1).checks_ok >= 3072).then_some(())
+    });
+    let counts = views::vmstat(&vm.guest("vmstat"));
+    // 6 MiB in pages of 4 KiB, of which none has left; the others of the sleeping program have.
+    assert_eq!(counts["nr_unevictable"], 1536, "{counts:?}");
+    let sleeping = program(&vm, 1);
+    assert!((6144..9216).contains(&sleeping.rss_kib), "{sleeping:?}");
+    // More than a quarter of all memory is not to be had.
+    let programs = vm.programs();
+    assert_eq!(programs[2].state, "exited(2)", "{programs:?}");
+    assert_nothing_failed(&programs);
+}
+
+#[test]
 fn a_page_that_cannot_be_read_back_ends_its_own_program_and_no_other() {
     let home = Home::new();
     let image = swap_image(&home, "swap", "64M");

@@ -14,6 +14,7 @@ use guest_kernel::oom_score::{OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN};
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError, Reserve};
+use guest_mm::pagetable::VaRange;
 use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
 use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, advice, map_flags, prot};
 
@@ -56,6 +57,10 @@ pub(crate) async fn serve(
                 mm.madvise(this_cpu(), space, first, second, advice?)
             })
             .await
+        }
+        Some(Call::Lock) => lock(kernel, program, space, (first, second)).await,
+        Some(Call::Unlock) => {
+            change(kernel, program, |mm| mm.munlock(this_cpu(), space, first, second)).await
         }
         Some(Call::Break) => set_break(kernel, program, space, first).await,
         Some(Call::Fork) => process::fork(kernel, program, space, context)
@@ -145,6 +150,28 @@ async fn change(
             Err(error) => return Err(map_error(error)),
         }
     }
+}
+
+/// One program may keep this part of all memory.
+const LOCK_SHARE: u64 = 4;
+
+/// Keeps memory in, once it is there.
+async fn lock(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    (va, len): (u64, u64),
+) -> Result<u64, Error> {
+    let limit = kernel.phys.memory_stats().total_pages / LOCK_SHARE;
+    change(kernel, program, |mm| {
+        mm.mlock(this_cpu(), space, (va, len), limit)
+    })
+    .await?;
+    let range = VaRange::new(va, len).ok_or(Error::Invalid)?;
+    let populate = |mm: &Memory| mm.populate(this_cpu(), space, range);
+    fault::copy(kernel, program, populate).await.map_err(copy_error)?;
+    kernel.mm().mark_locked(space, range);
+    Ok(0)
 }
 
 /// What the program says about its memory; an error for what means nothing.
@@ -277,7 +304,10 @@ fn copy_error(error: CopyError) -> Error {
 
 pub(crate) fn map_error(error: MmapError) -> Error {
     match error {
-        MmapError::NoRoom { .. } | MmapError::NoMemory | MmapError::NoHugePages { .. } => Error::NoMemory,
+        MmapError::NoRoom { .. }
+        | MmapError::NoMemory
+        | MmapError::NoHugePages { .. }
+        | MmapError::LockLimit { .. } => Error::NoMemory,
         MmapError::UnknownSpace(_)
         | MmapError::UnknownMapping(_)
         | MmapError::BadRange { .. }

@@ -46,6 +46,11 @@ pub enum Call {
     /// `(adjustment)`: what is added to the program's score when memory is out, and its children's: -1000 (never chosen) to 1000 (chosen
     /// first), as Linux' `oom_score_adj`.
     OomScoreAdj = 16,
+    /// `(address, bytes)`: brings memory in, and keeps it there (Linux `mlock`). A quarter of all memory, at most, for one program; its
+    /// children's is not kept.
+    Lock = 17,
+    /// `(address, bytes)`: memory may leave again (Linux `munlock`).
+    Unlock = 18,
 }
 
 /// Result of [`Call::Wait`] for a program that did what no program may.
@@ -92,6 +97,8 @@ impl Call {
             14 => Self::Advise,
             15 => Self::Break,
             16 => Self::OomScoreAdj,
+            17 => Self::Lock,
+            18 => Self::Unlock,
             _ => return None,
         })
     }
@@ -332,7 +339,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(17), None);
+        assert_eq!(Call::from_number(19), None);
     }
 
     #[test]

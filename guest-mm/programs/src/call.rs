@@ -178,6 +178,22 @@ pub(crate) fn adjust_oom_score(adjustment: i16) -> Result<(), Error> {
     Error::check(call(Call::OomScoreAdj, adjustment, 0, 0)).map(|_| ())
 }
 
+/// Keeps a chunk in memory.
+///
+/// # Errors
+/// If there is not enough memory, or the program may not keep as much.
+pub(crate) fn lock(chunk: &Chunk) -> Result<(), Error> {
+    Error::check(call(Call::Lock, chunk.address, CHUNK, 0)).map(|_| ())
+}
+
+/// Lets a chunk leave memory again.
+///
+/// # Errors
+/// If it is not there.
+pub(crate) fn unlock(chunk: &Chunk) -> Result<(), Error> {
+    Error::check(call(Call::Unlock, chunk.address, CHUNK, 0)).map(|_| ())
+}
+
 /// Sleeps for so many milliseconds.
 pub(crate) fn sleep_ms(ms: u64) {
     let now = call(Call::Clock, 0, 0, 0);

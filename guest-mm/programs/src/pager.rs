@@ -66,6 +66,11 @@ impl Pager {
                 Pages::Mixed => index % 2 == 0,
             };
             let mut chunk = Chunk::map(if is_huge { 0 } else { map_flags::NO_HUGE }).ok()?;
+            if index < options.lock.div_ceil(CHUNK) {
+                // What was let go can be kept again.
+                call::lock(&chunk).and_then(|()| call::unlock(&chunk)).ok()?;
+                call::lock(&chunk).ok()?;
+            }
             fill(&mut chunk, options.seed);
             if chunks.push(chunk).is_some() {
                 return None;

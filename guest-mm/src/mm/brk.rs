@@ -5,7 +5,7 @@ use core::fmt;
 use guest_sync::Cpu;
 
 use crate::frames::{Frames, Mmu, SpaceId};
-use crate::mm::{Backing, HugeAdvice, Mm, MmapError, Prot, Vma};
+use crate::mm::{Backing, HugeAdvice, Mm, MmapError, Prot, Residence, Vma};
 use crate::pagetable::VaRange;
 use crate::pfn::PAGE_SIZE;
 
@@ -74,6 +74,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 range,
                 prot: Prot::READ.with(Prot::WRITE),
                 backing: Backing::Anonymous(HugeAdvice::NoHuge),
+                residence: Residence::Pageable,
                 anon_vma: None,
             });
         }

@@ -104,6 +104,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             space.rss_pages += 1;
             self.phys.counts.nr_mapped.sub(1);
         }
+        self.forget_mlock(shared, self.mapped_page(shared));
         self.mapped_page(shared).drop_mapping();
         self.phys.put_page(cpu, shared);
         self.phys.counts.pgcow.add(1);

@@ -153,6 +153,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Every small page gets what the huge one had: its mappings with their references, and its place.
     fn split_descriptors(&self, head: Pfn, page: &Page, known: u32) {
         let list = list_of(page.flags());
+        let is_mlocked = page.flags().has(PageFlags::MLOCKED);
         self.phys.split_allocated(head);
         for tail in 1..PAGEBLOCK_NR_PAGES {
             let small = self.mapped_page(head + tail);
@@ -166,6 +167,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             small.set_next(0);
             small.set_prev(0);
             self.phys.lru_add(head + tail, list);
+            self.phys.lru_set_mlocked(head + tail, is_mlocked);
         }
     }
 }

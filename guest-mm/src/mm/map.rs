@@ -7,7 +7,7 @@ use guest_sync::Cpu;
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::{
-    AddressSpace, Backing, HugeAdvice, Layout, Locked, MappingId, Mm, Prot, Reserve, Sharing, Vma,
+    AddressSpace, Backing, HugeAdvice, Layout, Locked, MappingId, Mm, Prot, Reserve, Residence, Sharing, Vma,
 };
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
@@ -72,6 +72,11 @@ pub enum MmapError {
         /// Who pinned it.
         holder: &'static str,
     },
+    /// More would be locked in memory than the program may, which is so many pages.
+    LockLimit {
+        /// Pages.
+        limit: u64,
+    },
     /// Pages of the space are being migrated: try again after [`Mm::until_settled`].
     Migrating(SpaceId),
 }
@@ -97,6 +102,7 @@ impl fmt::Display for MmapError {
             Self::NoMemory => write!(f, "no frame to split a huge page with"),
             Self::NoHugePages { wanted } => write!(f, "the pool does not have {wanted} huge pages to spare"),
             Self::Pinned { holder } => write!(f, "a huge page to be split is pinned by {holder}"),
+            Self::LockLimit { limit } => write!(f, "more than {limit} pages would be locked in memory"),
             Self::Migrating(id) => write!(f, "pages of address space {} are being migrated", id.number()),
         }
     }
@@ -167,6 +173,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             range,
             prot: request.prot,
             backing: request.backing,
+            residence: Residence::Pageable,
             anon_vma: None,
         });
         Ok(range.start())

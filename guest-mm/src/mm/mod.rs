@@ -14,6 +14,7 @@ mod hugetlb;
 mod launder;
 mod map;
 pub mod mapping;
+mod mlock;
 mod nonlinear;
 mod reclaim;
 mod reclaim_file;
@@ -58,7 +59,7 @@ pub use space::{AddressSpace, USER_START};
 pub use swap::SwapUsage;
 pub use swap_io::{IoChoice, PageIo};
 pub use user::CopyError;
-pub use vma::{Backing, FileArea, HugeAdvice, Layout, Prot, Reserve, Sharing, Vma};
+pub use vma::{Backing, FileArea, HugeAdvice, Layout, Prot, Reserve, Residence, Sharing, Vma};
 pub use waits::PageWait;
 
 /// Physical and virtual memory of the guest, over the machine's frames `F` and translation caches `M`.

@@ -131,6 +131,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         flush: &mut FlushBatch,
     ) -> Fate {
         let page = self.mapped_page(pfn);
+        if page.order() != Order::ZERO && self.is_mlocked(pfn, page, walk) {
+            return Fate::Keep;
+        }
         if page.order() != Order::ZERO {
             // Its pieces come up one by one.
             page.try_reference();
@@ -168,6 +171,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let was_cached = flags.has(PageFlags::SWAPCACHE);
         let known = page.mapcount() + u32::from(was_cached) + 1;
         if flags.has(PageFlags::PINNED) || page.count() != known || self.was_used(cpu, pfn, page, walk) {
+            return Fate::Keep;
+        }
+        if self.is_mlocked(pfn, page, walk) {
             return Fate::Keep;
         }
         if !was_cached && (page.mapcount() == 0 || !self.add_to_swap(pfn, page)) {

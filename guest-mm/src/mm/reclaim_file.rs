@@ -47,6 +47,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if page.count() != known {
             return Fate::Later;
         }
+        if self.is_mlocked(pfn, page, walk) {
+            return Fate::Keep;
+        }
         self.unmap_file_page(cpu, (pfn, page), walk, flush);
         if page.mapcount() == 0 {
             Fate::Unmapped

@@ -163,6 +163,15 @@ impl Backing {
     }
 }
 
+/// Whether pages of an area may leave memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Residence {
+    /// When memory is short.
+    Pageable,
+    /// Never (`mlock`).
+    Locked,
+}
+
 /// One area: addresses with the same rights and backing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vma {
@@ -172,6 +181,8 @@ pub struct Vma {
     pub prot: Prot,
     /// What is there.
     pub backing: Backing,
+    /// Whether they may leave memory. A fork's child gets none that may not.
+    pub residence: Residence,
     /// Leads from its anonymous pages to all who map them; it has none before it has such a page.
     pub anon_vma: Option<AnonVmaId>,
 }
@@ -183,7 +194,12 @@ impl Vma {
             Backing::HugeTlb(_) => Backing::HugeTlb(Reserve::None),
             backing => backing,
         };
-        Self { backing, ..*self }
+        let residence = Residence::Pageable;
+        Self {
+            backing,
+            residence,
+            ..*self
+        }
     }
 
     /// The part of the area inside `range`, which overlaps it.
@@ -216,7 +232,7 @@ impl Vma {
             (Some(mine), Some(other)) => mine == other,
             _ => true,
         };
-        let alike = self.prot == next.prot && continues && kin;
+        let alike = self.prot == next.prot && self.residence == next.residence && continues && kin;
         (self.range.end() == next.range.start() && alike).then(|| Self {
             range: VaRange::between(self.range.start(), next.range.end()),
             anon_vma: self.anon_vma.or(next.anon_vma),

@@ -75,6 +75,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         debug_assert!(!old.is_migration());
         let page = self.mapped_page(old.pfn());
+        self.forget_mlock(old.pfn(), page);
         if page.flags().has(PageFlags::FILE) {
             space.file_pages -= 1;
             self.phys.counts.nr_mapped.sub(1);

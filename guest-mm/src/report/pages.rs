@@ -127,7 +127,7 @@ pub fn meminfo_pages<F: Frames, M: Mmu>(out: &mut impl fmt::Write, mm: &Mm<'_, F
         let wanted = LruList::ALL
             .iter()
             .zip(&lists)
-            .filter(|(list, _)| list.is_active() == is_active);
+            .filter(|(list, _)| **list != LruList::Unevictable && list.is_active() == is_active);
         wanted.map(|(_, list)| of(list)).sum()
     };
     let anon = |list: &ListUse| list.anon;
@@ -141,6 +141,10 @@ pub fn meminfo_pages<F: Frames, M: Mmu>(out: &mut impl fmt::Write, mm: &Mm<'_, F
         ("Inactive(anon):", sum(false, anon)),
         ("Active(file):", sum(true, file)),
         ("Inactive(file):", sum(false, file)),
+        (
+            "Unevictable:",
+            lists[3..].iter().map(|list| list.anon + list.file).sum(),
+        ),
         ("Mlocked:", lists.iter().map(|list| list.mlocked).sum()),
         ("SwapTotal:", swap.total.into()),
         ("SwapFree:", swap.free.into()),

@@ -5,7 +5,8 @@ use std::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::disk::{BlockDevice, BlockNr, Fault, SimulatedDisk};
-use crate::mm::{FaultError, FaultOutcome, IoChoice, PageIo};
+use crate::mm::{FaultError, FaultOutcome, IoChoice, MmapError, PageIo};
+use crate::pagetable::VaRange;
 use crate::swap::AreaHeader;
 use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, remove, store};
 use crate::{Access, HugeAdvice, LruList, SpaceId};
@@ -395,4 +396,51 @@ fn pages_go_to_several_areas_and_come_back_each_from_its_own() {
     }
     mm.destroy_space(&cpu, id).unwrap();
     assert!(mm.swap_areas().iter().all(|area| area.total == area.free));
+}
+
+#[test]
+fn locked_memory_stays_moves_with_its_block_and_may_leave_once_it_is_let_go() {
+    machine!(mm, cpu, 512, 3);
+    let (disk, id, va) = program(&mm, &cpu);
+    let locked = 16 * 4096;
+    let whole = PAGES * 4096;
+    let too_much = mm.mlock(&cpu, id, (va, whole), 63);
+    assert_eq!(too_much, Err(MmapError::LockLimit { limit: 63 }));
+    let hole = mm.mlock(&cpu, id, (va + whole, 4096), 64);
+    assert!(matches!(hole, Err(MmapError::BadRange { .. })), "{hole:?}");
+    mm.mlock(&cpu, id, (va, locked), 64).unwrap();
+    // Half of it is marked at once, the rest when reclaim comes upon it.
+    mm.mark_locked(id, VaRange::new(va, locked / 2).unwrap());
+    mm.validate().unwrap();
+    swap_out(&mm, &cpu, &disk);
+    let space = mm.space(id).unwrap();
+    assert_eq!((space.rss_pages(), space.swap_pages()), (16, PAGES - 16));
+    let unevictable = |mm: &TestMm<'_>| -> u64 {
+        let zones = mm.phys.populated_zones();
+        zones.map(|zone| zone.lru_len(LruList::Unevictable)).sum()
+    };
+    assert_eq!(unevictable(&mm), 16);
+    // A child's memory is not kept, and what it shares with its parent is.
+    let child = mm.fork(&cpu, id).unwrap();
+    swap_out(&mm, &cpu, &disk);
+    assert_eq!(mm.space(child).unwrap().rss_pages(), 16);
+    mm.destroy_space(&cpu, child).unwrap();
+    for block in 0..3 {
+        let (token, report) = empty_block(&mm, &cpu, block);
+        assert_eq!(report.refused, []);
+        mm.validate().unwrap();
+        mm.phys.undo(token);
+    }
+    swap_out(&mm, &cpu, &disk);
+    assert_eq!((space.rss_pages(), unevictable(&mm)), (16, 16));
+    for page in 0..16 {
+        assert_eq!(load(&mm, &cpu, id, va + page * 4096), Ok(page + 1));
+    }
+    mm.munlock(&cpu, id, va, locked).unwrap();
+    assert_eq!(unevictable(&mm), 0);
+    swap_out(&mm, &cpu, &disk);
+    assert_eq!(space.rss_pages(), 0);
+    mm.mlock(&cpu, id, (va, whole), 64).unwrap();
+    mm.destroy_space(&cpu, id).unwrap();
+    mm.validate().unwrap();
 }

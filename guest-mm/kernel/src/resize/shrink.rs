@@ -140,24 +140,25 @@ impl Worker {
         to_usize(self.spare_bytes() / self.device.region().block_size())
     }
 
-    /// Memory that programs can do without: what is available, and what can leave for swap areas.
+    /// Memory that programs can do without: what is available, and what can be reclaimed.
     pub(super) fn spare_bytes(&self) -> u64 {
         let stats = self.kernel.phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
-        let available = (stats.available_pages + self.swappable_pages()) * PAGE_SIZE;
+        let available = (stats.available_pages + self.reclaimable_pages()) * PAGE_SIZE;
         available.saturating_sub(keep)
     }
 
-    /// Pages of programs for which there is room in swap areas. A huge page counts as one, as it has to be split first.
-    fn swappable_pages(&self) -> u64 {
+    /// Pages that reclaim can take: those of files, which are dropped or written, and those of programs and of shared memory for which
+    /// there is room in swap areas. Without those that are locked.
+    fn reclaimable_pages(&self) -> u64 {
+        let stats = self.kernel.phys.stats();
         let free_slots = u64::from(self.kernel.mm().swap_usage().free);
-        if free_slots == 0 {
-            return 0;
-        }
         let zones = self.kernel.phys.populated_zones();
-        let listed = zones.map(|zone| zone.lru_len(LruList::Active) + zone.lru_len(LruList::Inactive));
-        listed.sum::<u64>().min(free_slots)
+        let locked: u64 = zones.map(|zone| zone.lru_len(LruList::Unevictable)).sum();
+        let of_files = stats.nr_file_pages.saturating_sub(stats.nr_shmem);
+        let swappable = (stats.nr_anon_pages + stats.nr_shmem).min(free_slots);
+        (of_files + swappable).saturating_sub(locked)
     }
 
     /// Has pages leave memory, so that those of a block find frames. False if there are none that can.
