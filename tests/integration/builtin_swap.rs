@@ -67,7 +67,7 @@ fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and
             "--hotplug",
             "64M",
             "--cmdline",
-            "swap=vda,pri=1 swap=vdb,pri=1 swap=vdc swap=vdd",
+            "swap=vda,pri=1 swap=vdb,pri=1 swap=vda swap=vdc swap=vdd scratch=vdb",
             "--program",
             "pager size=24M pages=small seed=1",
             "--program",
@@ -111,6 +111,12 @@ fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and
         "{said}"
     );
     assert!(said.contains("swap=vdd: there is no such disk"), "{said}");
+    // What is in use is nobody else's.
+    assert!(
+        said.contains("swap=vda: it is in use already, as a swap area"),
+        "{said}"
+    );
+    assert!(said.contains("scratch=vdb ignored"), "{said}");
     assert!(std::fs::read(&plain).unwrap().iter().all(|byte| *byte == 0));
 }
 

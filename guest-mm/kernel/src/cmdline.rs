@@ -201,7 +201,20 @@ impl Options {
                 });
             }
         }
+        options.spare_disks();
         options
+    }
+
+    /// A disk that is to be kept is no scratch disk, whatever is said of it elsewhere.
+    fn spare_disks(&mut self) {
+        let is_swap = |name: &String| self.swaps.iter().any(|swap| swap.disk == *name);
+        let is_kept = |name: &String| self.root.as_ref() == Some(name) || is_swap(name);
+        let (kept, scratch): (Vec<String>, Vec<String>) = self.scratch.drain(..).partition(is_kept);
+        self.scratch = scratch;
+        self.errors.extend(kept.into_iter().map(|value| OptionError {
+            name: "scratch".to_string(),
+            value,
+        }));
     }
 
     /// Returns whether the value is legal for the name; unknown names take any value.
@@ -481,9 +494,17 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_to_be_kept_is_not_written_full() {
+        let options = Options::parse("scratch=vda scratch=vdb scratch=vdc root=vda swap=vdb");
+        assert_eq!(options.scratch, ["vdc"]);
+        let refused: Vec<&str> = options.errors.iter().map(|error| error.value.as_str()).collect();
+        assert_eq!(refused, ["vda", "vdb"]);
+    }
+
+    #[test]
     fn unknown_words_are_somebody_elses() {
         assert_eq!(
-            Options::parse("console=ttyS0 quiet root=/dev/vda"),
+            Options::parse("console=ttyS0 quiet init=/bin/sh"),
             Options::parse("")
         );
     }

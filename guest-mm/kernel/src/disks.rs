@@ -27,6 +27,8 @@ pub(crate) struct DiskStatus {
     in_flight: u16,
     broken: bool,
     check: Check,
+    /// Whose it is: `root=` or `swap=`.
+    owner: Option<&'static str>,
 }
 
 /// The name of a disk, by its number: as Linux calls it.
@@ -43,6 +45,21 @@ pub(crate) fn find(kernel: &Kernel, wanted: &str) -> Option<(usize, &'static Dri
     disks.get(at).map(|disk| (at, disk.drive))
 }
 
+/// Gives a disk to an owner, for good. Whoever has it, if that is somebody already.
+pub(crate) fn claim(kernel: &Kernel, index: usize, owner: &'static str) -> Result<(), &'static str> {
+    let mut disks = kernel.disks.lock();
+    match disks.get_mut(index) {
+        Some(disk) => match disk.owner {
+            Some(known) => Err(known),
+            None => {
+                disk.owner = Some(owner);
+                Ok(())
+            }
+        },
+        None => Ok(()),
+    }
+}
+
 /// Takes note of another disk; returns its number, and what others ask.
 pub(crate) fn add(kernel: &Kernel, disk: &Disk) -> (usize, &'static Drive) {
     let drive: &'static Drive = Box::leak(Box::new(Drive::new(disk.info())));
@@ -54,6 +71,7 @@ pub(crate) fn add(kernel: &Kernel, disk: &Disk) -> (usize, &'static Drive) {
         in_flight: 0,
         broken: false,
         check: Check::None,
+        owner: None,
     });
     (disks.len() - 1, drive)
 }

@@ -67,6 +67,8 @@ impl Swap {
 enum NoArea {
     NoDisk,
     ReadOnly,
+    /// Whose it is.
+    Taken(&'static str),
     Memory(AllocError),
     Io(IoError),
     Header(HeaderError),
@@ -78,6 +80,7 @@ impl fmt::Display for NoArea {
         match self {
             Self::NoDisk => f.write_str("there is no such disk"),
             Self::ReadOnly => f.write_str("it can be read only"),
+            Self::Taken(owner) => write!(f, "it is in use already, as {owner}"),
             Self::Memory(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::Header(HeaderError::NotASwapArea) => {
@@ -116,6 +119,7 @@ async fn swap_on(kernel: &'static Kernel, disk: &str, priority: i16) -> Result<u
     }
     let block = first_block(kernel, drive).await?;
     let header = AreaHeader::from_block(&block, drive.nr_blocks()).map_err(NoArea::Header)?;
+    disks::claim(kernel, index, "a swap area").map_err(NoArea::Taken)?;
     let area = Area {
         drive,
         disk: index,

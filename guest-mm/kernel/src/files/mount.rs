@@ -79,6 +79,8 @@ impl Files {
 enum NoRoot {
     Disk,
     ReadOnly,
+    /// Whose it is.
+    Taken(&'static str),
     Fs(FsError),
 }
 
@@ -87,6 +89,7 @@ impl fmt::Display for NoRoot {
         match self {
             Self::Disk => f.write_str("there is no such disk"),
             Self::ReadOnly => f.write_str("it can be read only"),
+            Self::Taken(owner) => write!(f, "it is in use already, as {owner}"),
             Self::Fs(error @ FsError::Format(_)) => write!(f, "{error}: `ballast disk make` makes one"),
             Self::Fs(error) => error.fmt(f),
         }
@@ -108,13 +111,15 @@ fn root_mib(root: &RootFs) -> u64 {
 }
 
 async fn mount_disk(kernel: &'static Kernel, disk: &str) -> Result<&'static RootFs, NoRoot> {
-    let (_, drive) = disks::find(kernel, disk).ok_or(NoRoot::Disk)?;
+    let (index, drive) = disks::find(kernel, disk).ok_or(NoRoot::Disk)?;
     if drive.is_read_only() {
         return Err(NoRoot::ReadOnly);
     }
     let machine = RootDisk { kernel, drive };
     let mounted = Box::pin(steps(Mounted::mount(machine, &DENTRIES, &INODE_OBJECTS))).await;
-    let root: &'static RootFs = Box::leak(Box::new(mounted.map_err(NoRoot::Fs)?));
+    let mounted = mounted.map_err(NoRoot::Fs)?;
+    disks::claim(kernel, index, "the root file system").map_err(NoRoot::Taken)?;
+    let root: &'static RootFs = Box::leak(Box::new(mounted));
     if kernel.files.root.set(root).is_err() || NAMES.0.set(root).is_err() || INODES.0.set(root).is_err() {
         panic!("a second file system: there is one root=");
     }
