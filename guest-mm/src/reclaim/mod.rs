@@ -102,8 +102,8 @@ pub struct Balance {
 pub struct Reclaimed {
     /// Frames that became free meanwhile: whose they are now is another question.
     pub freed_pages: u64,
-    /// Whether it was of any use to somebody: a page was freed, or has been written, or is being written. If not, there is nothing more to be
-    /// had.
+    /// Whether it was of any use to somebody: a page was freed, or has arrived on a disk. If not, there is nothing more to be had; a write
+    /// that fails is none.
     pub has_progress: bool,
 }
 
@@ -201,10 +201,14 @@ impl<'a> Reclaim<'a> {
             }
             next = priority.harder();
         }
+        if self.progress() == before {
+            // The last hope is what is being written: it may arrive, or fail as all before it.
+            self.phys.throttle().await;
+        }
         let progress = self.progress();
         let freed_pages = progress.freed_since(&before);
         self.events.pgsteal_direct.add(freed_pages);
-        let has_progress = progress != before || self.phys.nr_being_written() > 0;
+        let has_progress = progress != before;
         Reclaimed {
             freed_pages,
             has_progress,
