@@ -5,7 +5,7 @@
 //! has. Data never waits for metadata that is being committed, nor the other way round: a block that a file was given since it
 //! was last written is *unwritten*, and the file has a hole there on the disk until the data has arrived.
 //!
-//! Order of waits: a file's [`File::writing`], then the volume's gate, then pages. Nothing waits for a page with the gate taken.
+//! Order of waits: a file's lock for writing, then the volume's gate, then pages. Nothing waits for a page with the gate taken.
 
 mod blocks;
 mod data;
