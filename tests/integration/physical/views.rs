@@ -41,8 +41,16 @@ fn every_question_is_in_the_guests_help_and_answered() {
             "{question} is not in the guest's help:\n{help}"
         );
     }
+    for question in ["maps", "smaps"] {
+        vm.order("guest", &[question])
+            .assert_refusal(1, &[question, "takes a program's number"]);
+    }
+    vm.order("guest", &["compact", "more"])
+        .assert_refusal(1, &["compact takes no arguments"]);
+    assert!(!vm.guest("hugepages").trim().is_empty() && !vm.guest("sysfs").trim().is_empty());
     // `reboot` is an order, and answered by obeying.
-    for question in questions.into_iter().filter(|question| *question != "reboot") {
+    let other = ["maps", "smaps", "hugepages", "sysfs", "compact", "reboot"];
+    for question in questions.into_iter().filter(|question| !other.contains(question)) {
         assert!(!vm.guest(question).trim().is_empty(), "no answer to {question}");
         vm.order("guest", &[question, "more"])
             .assert_refusal(1, &[question, "takes no arguments", "more"]);
