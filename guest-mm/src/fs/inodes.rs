@@ -69,7 +69,7 @@ struct State<B> {
 
 impl<T: Clone, S: Store<Node<T>>> InodeCache<T, S> {
     /// An empty cache, with objects out of `store`.
-    pub const fn new(store: S) -> Self {
+    pub fn new(store: S) -> Self {
         let stat = InodeStat {
             inodes: 0,
             held: 0,

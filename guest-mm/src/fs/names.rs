@@ -82,7 +82,7 @@ struct State<B> {
 
 impl<S: Store<Dentry>> NameCache<S> {
     /// An empty cache, with objects out of `store`.
-    pub const fn new(store: S) -> Self {
+    pub fn new(store: S) -> Self {
         let stat = NameStat {
             entries: 0,
             negative: 0,
