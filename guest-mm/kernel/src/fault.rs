@@ -8,6 +8,7 @@ use crate::oom;
 use crate::process::{Doomed, Program};
 use guest_kernel::sync::{Winner, race};
 use guest_mm::mm::{CopyError, FaultError, FaultOutcome};
+use guest_mm::reclaim::oom::Patience;
 use guest_mm::{Access, Gfp, Order, SpaceId};
 use guest_sync::Cpu;
 
@@ -17,9 +18,6 @@ const ERROR_FETCH: u64 = 1 << 4;
 
 /// How long a program that has found nothing to reclaim waits for frees before it looks again.
 const LOOK_AGAIN_NS: u64 = 100_000_000;
-/// How often it finds nothing, one time after the other, before a program has to go: others may be about to give memory back, and a resize to
-/// bring some.
-const MOST_FRUITLESS: u32 = 10;
 
 /// Serves the fault at `address`.
 ///
@@ -130,7 +128,7 @@ pub(crate) async fn until_memory<T>(
         return Ok(outcome);
     }
     let here = this_cpu as fn() -> &'static Cpu;
-    let mut fruitless = 0;
+    let mut patience = Patience::default();
     loop {
         let reclaim = kernel.reclaim.try_to_free_pages(here, Gfp::USER, Order::ZERO);
         let reclaimed = program.interruptible(reclaim).await?;
@@ -142,10 +140,8 @@ pub(crate) async fn until_memory<T>(
         if let Winner::First(outcome) = program.interruptible(race(turn, pause)).await? {
             return Ok(outcome);
         }
-        fruitless = if reclaimed.has_progress { 0 } else { fruitless + 1 };
-        if fruitless == MOST_FRUITLESS {
+        if patience.is_over(reclaimed) {
             oom::out_of_memory(kernel);
-            fruitless = 0;
         }
     }
 }

@@ -15,7 +15,6 @@ pub mod elf;
 pub mod executor;
 pub mod heap;
 pub mod layout;
-pub mod oom_score;
 pub mod physical;
 pub mod plant;
 pub mod pvh;

@@ -1,6 +1,6 @@
 //! The out-of-memory killer: when nothing can be reclaimed for a program that waits, one program ends, and the others go on.
 //!
-//! Which one is told by `guest_kernel::oom_score`; the decision is on the console, and counted in `vmstat`. Until that program has ended there
+//! Which one is told by `guest_mm::reclaim::oom`; the decision is on the console, and counted in `vmstat`. Until that program has ended there
 //! is no second one. Whatever it waits for is interrupted, unless it is a disk that is at its memory.
 
 use crate::kernel::Kernel;
@@ -10,8 +10,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
-use guest_kernel::oom_score::{Candidate, choose};
 use guest_mm::PAGE_SIZE;
+use guest_mm::reclaim::oom::{Candidate, choose};
 use guest_sync::SpinLock;
 
 /// What has happened so far.

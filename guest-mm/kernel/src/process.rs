@@ -44,7 +44,7 @@ pub(crate) struct Program {
     pub(crate) faults: AtomicU64,
     /// What it has under way in the memory manager itself.
     pub(crate) exercises: Exercises,
-    /// What is added to its score when memory is out: `guest_kernel::oom_score`.
+    /// What is added to its score when memory is out: `guest_mm::reclaim::oom`.
     pub(crate) oom_score_adj: AtomicI16,
     /// It is to end, whatever it is doing.
     is_doomed: AtomicBool,

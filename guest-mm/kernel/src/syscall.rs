@@ -10,11 +10,11 @@ use crate::machine::nucleus::Context;
 use crate::process::{self, Doomed, Program};
 use alloc::string::String;
 use core::sync::atomic::Ordering;
-use guest_kernel::oom_score::{OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN};
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError, Reserve};
 use guest_mm::pagetable::VaRange;
+use guest_mm::reclaim::oom::{OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN};
 use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
 use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, advice, map_flags, prot};
 

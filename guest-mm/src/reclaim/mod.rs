@@ -7,6 +7,7 @@
 //! before; and both are slowed down to the speed of the disks, which is why they are futures: a page that is written is free when it has
 //! arrived, and until then there is nothing to do but wait ([`PhysicalMemory::throttle`]).
 
+pub mod oom;
 mod pages;
 mod shortage;
 mod write_back;

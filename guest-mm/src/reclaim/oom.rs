@@ -1,10 +1,38 @@
-//! Who has to go when memory is out and nothing can be reclaimed: the out-of-memory killer's choice (Linux `mm/oom_kill.c`,
-//! `oom_badness`).
+//! When memory is out ([`Patience`]), and who has to go then: the out-of-memory killer's choice (Linux `mm/oom_kill.c`, `oom_badness`).
+//!
+//! Memory is out when ten direct reclaims, one after the other, brought nothing for anybody ([`Reclaimed::has_progress`]).
 //!
 //! A program's *points* are the pages that its end brings back: those it has in memory, those it has in swap areas, and its page tables. To these its
 //! `oom_score_adj` is added, in thousandths of all memory and swap there is: at 0 it is nothing, at 1000 the program goes before any other, at -1000 it never
 //! does. The program with the most points goes; of two with as many the younger, which has less work to lose. Its *score* is the
 //! points in thousandths of memory and swap, 0 to 2000.
+
+use super::Reclaimed;
+
+/// How often direct reclaim may come to nothing, one time after the other: others may be about to give memory back.
+const MOST_FRUITLESS: u32 = 10;
+
+/// How often a request that waits for memory has found nothing to reclaim.
+#[derive(Debug, Default)]
+pub struct Patience {
+    fruitless: u32,
+}
+
+impl Patience {
+    /// What a direct reclaim came to, after which the request still found no memory. Whether memory is out: it begins to count anew then.
+    pub const fn is_over(&mut self, reclaimed: Reclaimed) -> bool {
+        self.fruitless = if reclaimed.has_progress {
+            0
+        } else {
+            self.fruitless + 1
+        };
+        let is_over = self.fruitless == MOST_FRUITLESS;
+        if is_over {
+            self.fruitless = 0;
+        }
+        is_over
+    }
+}
 
 /// The least adjustment: such a program is never chosen.
 pub const OOM_SCORE_ADJ_MIN: i16 = -1000;
@@ -74,6 +102,21 @@ mod tests {
 
     fn chosen(candidates: &[Candidate]) -> Option<u32> {
         choose(candidates.iter().copied(), TOTAL).map(|one| one.pid)
+    }
+
+    #[test]
+    fn memory_is_out_when_nothing_was_found_ten_times_in_a_row() {
+        let found = |has_progress| Reclaimed {
+            freed_pages: 0,
+            has_progress,
+        };
+        let mut patience = Patience::default();
+        let mut asked = |times, has_progress| {
+            let over = (0..times).filter(|_| patience.is_over(found(has_progress)));
+            over.count()
+        };
+        assert_eq!((asked(9, false), asked(1, true), asked(9, false)), (0, 0, 0));
+        assert_eq!((asked(1, false), asked(9, false), asked(1, false)), (1, 0, 1));
     }
 
     #[test]
