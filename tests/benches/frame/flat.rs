@@ -22,6 +22,10 @@ const PAGE: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Flat(*mut u8);
 
+// SAFETY: like the frames of a machine: whoever has the memory manager's leave to touch one is alone with it, words of page tables are
+// atomic, and the memory is never freed.
+unsafe impl Sync for Flat {}
+
 impl Flat {
     /// So many, all of which are there before anything is measured.
     pub(crate) fn new(nr_frames: u32) -> Self {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use guest_mm::disk::Request;
 use guest_mm::mm::mapping::{DefaultOps, FileError, FileIo, FileSystem, IoDirection, MappingKind};
-use guest_mm::mm::{FaultOutcome, IoChoice, MappingId};
+use guest_mm::mm::{FaultError, FaultOutcome, IoChoice, MappingId};
 use guest_mm::swap::AreaHeader;
 use guest_mm::{Access, Backing, MapRequest, Mm, Order, Pfn, Place, Prot, SpaceId};
 use guest_sync::{Cpu, CpuId, CpuSet};
@@ -66,12 +66,18 @@ impl Machine {
 
     /// One access, with all that it takes.
     pub(crate) fn touch(&self, space: SpaceId, va: u64, access: Access) {
+        assert!(self.try_touch(space, va, access), "there is memory");
+    }
+
+    /// The same; false when memory is out.
+    pub(crate) fn try_touch(&self, space: SpaceId, va: u64, access: Access) -> bool {
         loop {
-            let outcome = self.mm.fault(&self.cpu, space, va, access);
-            match outcome.expect("there is an area, and memory") {
-                FaultOutcome::Locked(_) => self.serve(),
-                FaultOutcome::NeedsBlock(_) => panic!("files that are mapped here have all their blocks"),
-                _ => return,
+            match self.mm.fault(&self.cpu, space, va, access) {
+                Ok(FaultOutcome::Locked(_)) => self.serve(),
+                Ok(FaultOutcome::NeedsBlock(_)) => panic!("files that are mapped here have all their blocks"),
+                Ok(_) => return true,
+                Err(FaultError::OutOfMemory) => return false,
+                Err(error) => panic!("{error}"),
             }
         }
     }

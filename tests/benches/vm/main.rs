@@ -45,12 +45,13 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let args = args::Args::from_command_line("vm", std::env::args().skip(1))?;
     let before = load_average()?;
+    let mut bench = rows::Bench::new(args.effort);
     let mut rows = Vec::new();
     for plan in rows::all()
         .into_iter()
         .filter(|plan| plan.name.contains(&args.filter))
     {
-        let row = plan.measure(args.effort);
+        let row = plan.measure(&mut bench);
         table::print(&row, rows.is_empty());
         rows.push(row);
     }

@@ -1,92 +1,250 @@
-//! Reclaim at work: a program uses some pages again and again while a file that is larger than memory is read through once.
+//! Reclaim at work: three workloads that use more memory than there is, each by both schemes. One run is one workload on a machine of
+//! its own, whose disks are memory.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use guest_mm::mm::MappingId;
 use guest_mm::mm::mapping::{FileError, ReadAhead};
-use guest_mm::{Access, Backing, HugeAdvice, Prot, Watermark, Zone};
+use guest_mm::reclaim::{Reclaim, Scheme};
+use guest_mm::{Access, Backing, Frames, Gfp, HugeAdvice, NodeId, Order, Pfn, Prot, SpaceId};
 
 use crate::clock::Stopwatch;
 use crate::figure::{Effort, Figure};
 use crate::machine::{Machine, PAGE};
+use crate::random::Random;
 
-/// Pages that are in use all the time: 16 MiB.
-const HOT: u64 = 4096;
-/// Pages of the file: 100 MiB, of the 80 that memory has.
-const FILE: u64 = 25_600;
+/// Most runs of a workload by a scheme.
+const RUNS: usize = 7;
+/// Accesses between two looks of the daemon.
+const DAEMON_EVERY: u64 = 16;
+
+/// What is done on a machine of 80 MiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Workload {
+    /// A file of 100 MiB is read through once while 16 MiB are used again and again.
+    OneReading,
+    /// A program uses 112 MiB, a quarter of them seven times of eight.
+    Paging,
+    /// A program uses 64 MiB in the same way while a file of 32 MiB is read over and over.
+    Mixed,
+}
 
 /// What one run came to.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// Time for the whole of it, milliseconds.
-    pub(crate) ms: Vec<f64>,
+    /// Processor time of the whole, milliseconds.
+    pub(crate) ms: f64,
     /// Pages looked at for one that was freed.
-    pub(crate) scanned: Vec<f64>,
-    /// Faults that had to wait for the disk, of the program whose pages are in use.
-    pub(crate) refaults: Vec<f64>,
+    pub(crate) scanned: f64,
+    /// Pages that came from the disks: swapped in, or read from the file.
+    pub(crate) read: f64,
+    /// Pages that were swapped out.
+    pub(crate) swapped_out: f64,
 }
 
-/// Runs it a few times, each on a machine of its own.
-pub(crate) fn two_list(effort: Effort) -> Run {
-    let mut run = Run {
-        ms: Vec::new(),
-        scanned: Vec::new(),
-        refaults: Vec::new(),
+/// The runs of one workload, the schemes taking turns.
+pub(crate) struct Runs {
+    pub(crate) two_list: Vec<Run>,
+    pub(crate) launder: Vec<Run>,
+}
+
+/// Runs a workload a few times by each scheme.
+pub(crate) fn runs(workload: Workload, effort: Effort) -> Runs {
+    let mut runs = Runs {
+        two_list: Vec::new(),
+        launder: Vec::new(),
     };
-    for _ in 0..effort.rounds.min(5) {
-        let machine = Machine::new();
-        let watch = Stopwatch::start();
-        workload(&machine);
-        let sample = watch.stop(1);
-        let stats = machine.mm.phys.stats();
-        run.ms.push(sample.cpu.as_secs_f64() * 1e3);
-        run.scanned
-            .push(stats.pgscan as f64 / stats.pgsteal.max(1) as f64);
-        run.refaults.push(stats.pswpin as f64);
+    for _ in 0..effort.rounds.div_ceil(2).min(RUNS) {
+        runs.two_list.push(run(workload, Scheme::TwoList));
+        runs.launder.push(run(workload, Scheme::Launder));
     }
-    run
+    runs
 }
 
-fn workload(machine: &Machine) {
-    let space = machine.program();
-    let prot = Prot::READ.with(Prot::WRITE);
-    let va = machine.map(space, HOT, prot, Backing::Anonymous(HugeAdvice::NoHuge));
-    let file = machine.file(FILE);
-    let mut ahead = ReadAhead::default();
-    let to = |_: usize, _: &[u8]| Ok::<(), FileError>(());
+/// One figure of some runs.
+pub(crate) fn figure(runs: &[Run], of: fn(&Run) -> f64) -> Figure {
+    Figure::of(runs.iter().map(of).collect())
+}
+
+fn run(workload: Workload, scheme: Scheme) -> Run {
+    let machine = Machine::new();
+    let mut load = Load::new(&machine, scheme);
+    let watch = Stopwatch::start();
+    match workload {
+        Workload::OneReading => one_reading(&mut load),
+        Workload::Paging => paging(&mut load),
+        Workload::Mixed => mixed(&mut load),
+    }
+    let sample = watch.stop(1);
+    let stats = machine.mm.phys.stats();
+    Run {
+        ms: sample.cpu.as_secs_f64() * 1e3,
+        scanned: stats.pgscan as f64 / stats.pgsteal.max(1) as f64,
+        read: (stats.pswpin + stats.pgpgin) as f64,
+        swapped_out: stats.pswpout as f64,
+    }
+}
+
+fn one_reading(load: &mut Load<'_>) {
+    const HOT: u64 = 4096;
+    const FILE: u64 = 25_600;
+    let mut hot = load.area(HOT);
+    let mut file = load.file(FILE);
     for page in 0..FILE {
         if page % 16 == 0 {
-            (0..HOT / 64).for_each(|n| use_page(machine, space, va + (page + n * 64) % HOT * PAGE));
+            (0..HOT / 64).for_each(|n| load.use_page(&mut hot, (page + n * 64) % HOT, Access::Write));
         }
-        let range = (page * PAGE, usize::try_from(PAGE).expect("4096"));
-        while machine.run(machine.mm.read_file(&machine.cpu, file, &mut ahead, range, to))
+        load.read_next(&mut file);
+    }
+}
+
+fn paging(load: &mut Load<'_>) {
+    let mut area = load.area(28_672);
+    (0..400_000).for_each(|_| load.use_some_page(&mut area));
+}
+
+fn mixed(load: &mut Load<'_>) {
+    let mut area = load.area(16_384);
+    let mut file = load.file(8192);
+    for _ in 0..40_960 {
+        (0..8).for_each(|_| load.use_some_page(&mut area));
+        load.read_next(&mut file);
+    }
+}
+
+/// Memory of a program.
+struct Area {
+    space: SpaceId,
+    va: u64,
+    /// What is in the first word of each page.
+    words: Vec<u64>,
+}
+
+/// A file, and how far it was read.
+struct Reading {
+    file: MappingId,
+    pages: u64,
+    next: u64,
+    ahead: ReadAhead,
+}
+
+/// A machine under load.
+struct Load<'a> {
+    machine: &'a Machine,
+    reclaim: Reclaim<'a>,
+    random: Random,
+    accesses: u64,
+}
+
+impl<'a> Load<'a> {
+    fn new(machine: &'a Machine, scheme: Scheme) -> Self {
+        Self {
+            machine,
+            reclaim: Reclaim::new(machine.mm.phys, &[]).with_pages(&machine.mm, scheme),
+            random: Random::new(0x5eed),
+            accesses: 0,
+        }
+    }
+
+    fn area(&self, pages: u64) -> Area {
+        let space = self.machine.program();
+        let prot = Prot::READ.with(Prot::WRITE);
+        let backing = Backing::Anonymous(HugeAdvice::NoHuge);
+        Area {
+            space,
+            va: self.machine.map(space, pages, prot, backing),
+            words: vec![0; usize::try_from(pages).expect("some MiB")],
+        }
+    }
+
+    fn file(&self, pages: u64) -> Reading {
+        Reading {
+            file: self.machine.file(pages),
+            pages,
+            next: 0,
+            ahead: ReadAhead::default(),
+        }
+    }
+
+    /// One of the pages, the first quarter of them seven times of eight; one access in four is a store.
+    fn use_some_page(&mut self, area: &mut Area) {
+        let pages = area.words.len();
+        let among = if self.random.below(8) > 0 {
+            pages / 4
+        } else {
+            pages
+        };
+        let page = self.random.below(among) as u64;
+        let access = match self.random.below(4) {
+            0 => Access::Write,
+            _ => Access::Read,
+        };
+        self.use_page(area, page, access);
+    }
+
+    /// A load, or a store of another number, as hardware does it: with the accessed bit. What is there must be what was stored last.
+    fn use_page(&mut self, area: &mut Area, page: u64, access: Access) {
+        self.daemon();
+        let (mm, va) = (&self.machine.mm, area.va + page * PAGE);
+        let root = mm.space(area.space).expect("it has not ended").root();
+        let found = loop {
+            if let Ok(found) = guest_mm::pagetable::translate(&mm.frames, root, va, access) {
+                break found;
+            }
+            if !self.machine.try_touch(area.space, va, access) {
+                self.reclaim_directly();
+            }
+        };
+        let pfn = Pfn::containing(found.gpa).expect("a frame of this machine");
+        let word = &mut area.words[usize::try_from(page).expect("an index")];
+        assert_eq!(mm.frames.read(pfn, 0), *word, "page {page} was lost");
+        if access == Access::Write {
+            *word += page + 1;
+            mm.frames.write(pfn, 0, *word);
+        }
+    }
+
+    /// The next page of a file, from its beginning again after the last one.
+    fn read_next(&mut self, reading: &mut Reading) {
+        self.daemon();
+        let machine = self.machine;
+        let range = (
+            reading.next % reading.pages * PAGE,
+            usize::try_from(PAGE).expect("4096"),
+        );
+        let to = |_: usize, _: &[u8]| Ok::<(), FileError>(());
+        let ahead = &mut reading.ahead;
+        while machine.run(machine.mm.read_file(&machine.cpu, reading.file, ahead, range, to))
             == Err(FileError::OutOfMemory)
         {
-            balance(machine);
+            self.reclaim_directly();
         }
-        balance(machine);
+        reading.next += 1;
     }
-}
 
-/// A load as hardware does it: with the accessed bit.
-fn use_page(machine: &Machine, space: guest_mm::SpaceId, va: u64) {
-    let root = machine.mm.space(space).expect("it has not ended").root();
-    while guest_mm::pagetable::translate(&machine.mm.frames, root, va, Access::Write).is_err() {
-        machine.touch(space, va, Access::Write);
+    fn reclaim_directly(&self) {
+        let cpu = &self.machine.cpu;
+        let reclaimed = self
+            .machine
+            .run(self.reclaim.try_to_free_pages(cpu, Gfp::USER, Order::ZERO));
+        assert!(
+            reclaimed.has_progress,
+            "there is more swap than any workload uses"
+        );
     }
-}
 
-/// What the daemon does: brings zones that are below `Low` above `High`.
-fn balance(machine: &Machine) {
-    let is_low = |zone: &&Zone| zone.counters().free_pages < zone.watermark(Watermark::Low);
-    for zone in machine.mm.phys.populated_zones().filter(is_low) {
-        for _ in 0..64 {
-            machine.mm.shrink_zone(&machine.cpu, zone, 32);
-            machine.serve();
-            if zone.counters().free_pages >= zone.watermark(Watermark::High) {
-                break;
-            }
+    /// The node's daemon, when somebody has woken it.
+    fn daemon(&mut self) {
+        self.accesses += 1;
+        if !self.accesses.is_multiple_of(DAEMON_EVERY) {
+            return;
+        }
+        let machine = self.machine;
+        let wanted = pin!(machine.mm.phys.daemon_wanted(NodeId::ZERO));
+        let is_wanted = wanted.poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        if is_wanted {
+            machine.run(self.reclaim.balance(&machine.cpu, NodeId::ZERO));
         }
     }
-}
-
-/// The figures as rows want them.
-pub(crate) fn figure(values: &[f64]) -> Figure {
-    Figure::of(values.to_vec())
 }

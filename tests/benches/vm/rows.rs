@@ -7,7 +7,7 @@ use crate::figure::Effort;
 use crate::files::{self, Work};
 use crate::measure::{Contestant, Figure, race};
 use crate::raw;
-use crate::reclaim;
+use crate::reclaim::{self, Run, Runs, Workload};
 use crate::row::{Goal, Row, Unit};
 use crate::swap::{self, Way};
 
@@ -19,15 +19,49 @@ pub(crate) struct Plan {
     pub(crate) name: &'static str,
     unit: Unit,
     goal: Goal,
-    measure: fn(Effort) -> Vec<(String, Figure)>,
+    measure: Measure,
+}
+
+/// One figure of a run.
+type Value = fn(&Run) -> f64;
+
+/// How a row comes about.
+#[derive(Clone, Copy)]
+enum Measure {
+    /// Contestants in turn; ours is the first.
+    Race(fn(Effort) -> Vec<(String, Figure)>),
+    /// A figure of a workload by both schemes of reclaim.
+    Schemes(Workload, Value),
+}
+
+/// What is measured once for several rows.
+pub(crate) struct Bench {
+    effort: Effort,
+    reclaim: Vec<(Workload, Runs)>,
+}
+
+impl Bench {
+    /// Nothing is measured yet.
+    pub(crate) const fn new(effort: Effort) -> Self {
+        Self {
+            effort,
+            reclaim: Vec::new(),
+        }
+    }
+
+    fn runs(&mut self, workload: Workload) -> &Runs {
+        let known = self.reclaim.iter().position(|(known, _)| *known == workload);
+        let at = known.unwrap_or_else(|| {
+            self.reclaim
+                .push((workload, reclaim::runs(workload, self.effort)));
+            self.reclaim.len() - 1
+        });
+        &self.reclaim[at].1
+    }
 }
 
 fn against(ours: Contestant, peer: Contestant, effort: Effort) -> Vec<(String, Figure)> {
     race(vec![ours, peer], effort)
-}
-
-fn alone(values: &[f64]) -> Vec<(String, Figure)> {
-    vec![(OURS.into(), reclaim::figure(values))]
 }
 
 const fn time(name: &'static str, measure: fn(Effort) -> Vec<(String, Figure)>) -> Plan {
@@ -35,7 +69,7 @@ const fn time(name: &'static str, measure: fn(Effort) -> Vec<(String, Figure)>) 
         name,
         unit: Unit::Nanoseconds,
         goal: Goal::Compared,
-        measure,
+        measure: Measure::Race(measure),
     }
 }
 
@@ -97,43 +131,84 @@ fn data() -> Vec<Plan> {
     ]
 }
 
-/// One workload, by each scheme of reclaim.
+/// The same workloads by both schemes of reclaim.
 fn schemes() -> Vec<Plan> {
-    let plan = |unit, plan| Plan { unit, ..plan };
-    vec![
-        plan(
-            Unit::Pages,
-            time("two-list, scanned per freed", |effort| {
-                alone(&reclaim::two_list(effort).scanned)
-            }),
+    let names = [
+        (
+            Workload::OneReading,
+            [
+                "one reading, time",
+                "one reading, scanned per freed",
+                "one reading, read from disks",
+                "one reading, swapped out",
+            ],
         ),
-        plan(
-            Unit::Milliseconds,
-            time("two-list, the workload", |effort| {
-                alone(&reclaim::two_list(effort).ms)
-            }),
+        (
+            Workload::Paging,
+            [
+                "paging, time",
+                "paging, scanned per freed",
+                "paging, read from disks",
+                "paging, swapped out",
+            ],
         ),
-        plan(
-            Unit::Pages,
-            time("two-list, pages swapped in", |effort| {
-                alone(&reclaim::two_list(effort).refaults)
-            }),
+        (
+            Workload::Mixed,
+            [
+                "mixed, time",
+                "mixed, scanned per freed",
+                "mixed, read from disks",
+                "mixed, swapped out",
+            ],
         ),
-    ]
+    ];
+    let figures: [(Unit, Value); 4] = [
+        (Unit::Milliseconds, |run| run.ms),
+        (Unit::Pages, |run| run.scanned),
+        (Unit::Pages, |run| run.read),
+        (Unit::Pages, |run| run.swapped_out),
+    ];
+    let mut plans = Vec::new();
+    for (workload, names) in names {
+        for (name, (unit, of)) in names.into_iter().zip(figures) {
+            plans.push(Plan {
+                name,
+                unit,
+                goal: Goal::Compared,
+                measure: Measure::Schemes(workload, of),
+            });
+        }
+    }
+    plans
 }
 
 impl Plan {
     /// Measures it.
-    pub(crate) fn measure(&self, effort: Effort) -> Row {
-        let mut figures = (self.measure)(effort);
-        let (_, ours) = figures.remove(0);
+    pub(crate) fn measure(&self, bench: &mut Bench) -> Row {
+        let (who, ours, peers) = match self.measure {
+            Measure::Race(measure) => {
+                let mut figures = measure(bench.effort);
+                let (_, ours) = figures.remove(0);
+                (OURS, ours, figures)
+            }
+            Measure::Schemes(workload, of) => {
+                let runs = bench.runs(workload);
+                let launder = reclaim::figure(&runs.launder, of);
+                let two_list = reclaim::figure(&runs.two_list, of);
+                (
+                    "reclaim=two-list",
+                    two_list,
+                    vec![("reclaim=launder".into(), launder)],
+                )
+            }
+        };
         Row {
             name: self.name,
-            who: OURS,
+            who,
             unit: self.unit,
             goal: self.goal,
             ours,
-            peers: figures,
+            peers,
         }
     }
 }
