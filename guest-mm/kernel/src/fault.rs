@@ -52,8 +52,8 @@ pub(crate) async fn serve(
                 found.map_err(|_| FaultError::Io { va: address })?;
             }
             Ok(Ok(_)) => {
-                throttle(kernel, program, access).await;
-                return Ok(());
+                let throttled = throttle(kernel, program, access).await;
+                return throttled.map_err(|Doomed| FaultError::OutOfMemory);
             }
             Ok(Err(error)) => return Err(error),
             Err(Doomed) => return Err(FaultError::OutOfMemory),
@@ -62,12 +62,15 @@ pub(crate) async fn serve(
 }
 
 /// Whoever stores to pages of files waits when too many are dirty, as one who writes to files does.
-async fn throttle(kernel: &'static Kernel, program: &Program, access: Access) {
+///
+/// # Errors
+/// It is to end.
+async fn throttle(kernel: &'static Kernel, program: &Program, access: Access) -> Result<(), Doomed> {
     if access == Access::Write && kernel.memory().is_too_dirty() {
-        program
-            .wait_for(files::steps(kernel.memory().until_may_dirty()))
-            .await;
+        let less_dirty = files::steps(kernel.memory().until_may_dirty());
+        program.interruptible(less_dirty).await?;
     }
+    Ok(())
 }
 
 /// Repeats a copy to or from the program's memory until it needs neither a moving page nor memory.

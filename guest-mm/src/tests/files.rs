@@ -1,12 +1,13 @@
 //! Pages of files: read in once, written back, dropped, and what errors of the disk do.
 
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
 use crate::disk::Fault;
 use crate::mm::MappingId;
-use crate::mm::mapping::{DefaultOps, FileError, MappingKind, ReadAhead};
+use crate::mm::mapping::{AddressSpaceOps, DefaultOps, FileError, MappingKind, PrivatePage, ReadAhead};
 use crate::tests::machine::{TestMm, machine};
 use crate::tests::test_fs::TestFs;
 
@@ -111,7 +112,7 @@ fn a_page_that_cannot_be_read_is_an_error_of_its_reader_alone_and_the_next_try_r
 }
 
 #[test]
-fn a_page_that_cannot_be_written_is_told_of_once_and_stays_dirty() {
+fn a_page_that_cannot_be_written_is_told_of_and_tried_once_more() {
     machine!(mm, cpu, 512, 2);
     let fs = TestFs::new(&mm, &cpu, 256);
     let id = file(&mm, 0);
@@ -128,6 +129,80 @@ fn a_page_that_cannot_be_written_is_told_of_once_and_stays_dirty() {
         ),
         (0, 3)
     );
+}
+
+/// A file system that counts what could not be written.
+#[derive(Default)]
+struct CountsLost(core::sync::atomic::AtomicU32);
+
+impl AddressSpaceOps for CountsLost {
+    fn write_lost(&self, _: PrivatePage) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_written_twice_is_clean_and_told_of_and_what_is_stored_next_is_tried_again() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let ops = Arc::new(CountsLost::default());
+    let id = mm.create_mapping(MappingKind::File(ops.clone()), 0);
+    write(&fs, id, 0, &[3; 3 * PAGE]).unwrap();
+    let block = fs.block(id, 1).unwrap();
+    fs.disk.break_block(Fault::Write, block);
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Err(FileError::Io));
+    assert_eq!((ops.0.load(Relaxed), mm.is_dirty(id)), (0, true));
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Err(FileError::Io));
+    let lost = ops.0.load(Relaxed);
+    // This file system's requests fail as a whole.
+    assert_eq!((lost, mm.is_dirty(id)), (3, false));
+    assert_eq!((mm.phys.stats().nr_dirty, mm.dirtied_at(id)), (0, None));
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Ok(()), "told of once");
+    assert_eq!(
+        read(&fs, id, 0, 3 * PAGE).unwrap(),
+        [3; 3 * PAGE],
+        "in memory still"
+    );
+    // Something new has two tries of its own.
+    write(&fs, id, PAGE as u64, &[4; 5]).unwrap();
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Err(FileError::Io));
+    fs.disk.mend();
+    assert_eq!(fs.run(mm.sync(&cpu, id)), Ok(()));
+    assert_eq!(fs.disk.contents(block)[..6], [4, 4, 4, 4, 4, 3]);
+    assert_eq!(ops.0.load(Relaxed), lost);
+}
+
+#[test]
+fn who_writes_to_a_disk_that_takes_nothing_any_more_goes_on_and_is_told_in_the_end() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 2048);
+    let (good, bad) = (file(&mm, 0), file(&mm, 0));
+    write(&fs, good, 0, &[1; 2 * PAGE]).unwrap();
+    for block in 3..2048 {
+        fs.disk.break_block(Fault::Write, crate::disk::BlockNr(block));
+    }
+    let many = 2 * usize::try_from(mm.dirty_limits().limit).unwrap();
+    let mut writer = std::pin::pin!(mm.write_file(&cpu, bad, &fs, (0, many * PAGE), |_, piece| {
+        piece.fill(5);
+        Ok(())
+    }));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut rounds = 0;
+    let written = loop {
+        if let std::task::Poll::Ready(written) = writer.as_mut().poll(&mut context) {
+            break written;
+        }
+        // As the daemon does while there is too much.
+        mm.write_back(&cpu, 64);
+        fs.work();
+        rounds += 1;
+        assert!(rounds < 10_000, "it waits for ever");
+    };
+    assert_eq!(written, Ok(many * PAGE));
+    assert!(rounds > 0, "it had to wait");
+    assert_eq!(fs.run(mm.sync(&cpu, bad)), Err(FileError::Io));
+    assert_eq!(fs.run(mm.sync(&cpu, good)), Ok(()));
+    assert_eq!(fs.disk.contents(fs.block(good, 1).unwrap())[7], 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::machine::nucleus::Context;
-use crate::process::Program;
+use crate::process::{Doomed, Program};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 use guest_kernel::physical::to_usize;
@@ -67,8 +67,7 @@ impl Caller<'_> {
             FileCall::Seek => self.seek(first, second),
             FileCall::Sync => {
                 let open = self.program.files.find(first)?;
-                let synced = self.wait_for(self.root.fsync(&open.file)).await;
-                synced.map(|()| 0).map_err(file_error)
+                self.sync(self.root.write_data(&open.file)).await
             }
             FileCall::Remove => {
                 let path = self.path(first, second).await?;
@@ -85,13 +84,18 @@ impl Caller<'_> {
             FileCall::SetSize => self.set_size(first, second).await,
             FileCall::Map => self.map(first, (second, third), fourth),
             FileCall::SyncMapping => self.sync_mapping(first).await,
-            FileCall::SyncAll => {
-                let synced = self.wait_for(self.root.sync()).await;
-                synced.map(|()| 0).map_err(file_error)
-            }
+            FileCall::SyncAll => self.sync(self.root.write_all_data()).await,
         }
     }
 
+    /// Waits for what can be given up at any time: nothing is half changed then. Whoever has to end, does not wait for a disk.
+    async fn killable<T>(&self, what: impl Future<Output = T>) -> Result<T, Error> {
+        let result = self.program.interruptible(steps(what)).await;
+        result.map_err(|Doomed| Error::Interrupted)
+    }
+
+    /// Waits for what is to be brought to its end: a change of metadata. It waits for the disk alone, which always answers, and for
+    /// others who do the same.
     async fn wait_for<T>(&self, what: impl Future<Output = T>) -> T {
         self.program.wait_for(steps(what)).await
     }
@@ -152,7 +156,7 @@ impl Caller<'_> {
             let range = (start.saturating_add(done as u64), len - done);
             let to = (self.space, address.wrapping_add(done as u64));
             let read = self.root.read_to_user(&open.file, &mut ahead, range, to);
-            match self.wait_for(read).await {
+            match self.killable(read).await? {
                 Ok(0) => break Ok(()),
                 Ok(read) => done += read,
                 Err(error) => match self.mend(error).await {
@@ -192,7 +196,7 @@ impl Caller<'_> {
             };
             let from = (self.space, address.wrapping_add(done as u64));
             let write = self.root.write_from_user(&open.file, (at, len - done), from);
-            match self.wait_for(write).await {
+            match self.killable(write).await? {
                 Ok((now, written)) => (end, done) = (now, done + written),
                 Err(error) => match self.mend(error).await {
                     Ok(()) => {}
@@ -298,6 +302,13 @@ impl Caller<'_> {
         mapped.map_err(crate::syscall::map_error)
     }
 
+    /// The data first, and what leads to them then.
+    async fn sync(&self, data: impl Future<Output = Result<(), FileError>>) -> Result<u64, Error> {
+        let written = self.killable(data).await?;
+        self.wait_for(self.root.commit()).await.map_err(fs_error)?;
+        written.map(|()| 0).map_err(file_error)
+    }
+
     async fn sync_mapping(&self, address: u64) -> Result<u64, Error> {
         let area = {
             let space = self.kernel.mm().space(self.space).ok_or(Error::Fault)?;
@@ -306,8 +317,7 @@ impl Caller<'_> {
         let Some(Backing::File(area)) = area.map(|vma| vma.backing) else {
             return Err(Error::Invalid);
         };
-        let synced = self.wait_for(self.root.fsync_mapping(area.mapping)).await;
-        synced.map(|()| 0).map_err(file_error)
+        self.sync(self.root.write_data_of(area.mapping)).await
     }
 }
 

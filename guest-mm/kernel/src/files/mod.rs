@@ -18,7 +18,7 @@ pub(crate) use write_back::sync_all;
 use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
-use crate::process::Program;
+use crate::process::{Doomed, Program};
 use alloc::string::String;
 use core::fmt::{self, Write};
 use guest_mm::mm::FilePlace;
@@ -28,7 +28,7 @@ use guest_mm::{Gfp, Order};
 /// Has a block found for a page that is about to be stored to.
 ///
 /// # Errors
-/// When there is none, or the disk failed.
+/// When there is none, or the disk failed, or the program is to end.
 pub(crate) async fn find_block(
     kernel: &'static Kernel,
     program: &Program,
@@ -36,12 +36,11 @@ pub(crate) async fn find_block(
 ) -> Result<(), FileError> {
     let root = kernel.files.root().ok_or(FileError::Unknown(place.mapping))?;
     loop {
-        let found = program
-            .wait_for(steps(root.prepare_write(place.mapping, place.index)))
-            .await;
-        match found {
-            Err(FileError::OutOfMemory) => until_memory(kernel, program).await?,
-            found => return found,
+        let search = steps(root.prepare_write(place.mapping, place.index));
+        match program.interruptible(search).await {
+            Ok(Err(FileError::OutOfMemory)) => until_memory(kernel, program).await?,
+            Ok(found) => return found,
+            Err(Doomed) => return Err(FileError::OutOfMemory),
         }
     }
 }
@@ -79,6 +78,7 @@ pub(crate) fn vmstat(out: &mut String, kernel: &Kernel) -> fmt::Result {
         ("fs_page_released", pages.released),
         ("fs_page_invalidated", pages.invalidated),
         ("fs_page_migrated", pages.migrated),
+        ("fs_page_lost", pages.lost),
     ] {
         writeln!(out, "{name} {value}")?;
     }

@@ -17,6 +17,15 @@ pub enum WriteAt {
     End,
 }
 
+/// A write that is under way. Dropped when it is done, or given up.
+struct WriterEnd<'f>(&'f File);
+
+impl Drop for WriterEnd<'_> {
+    fn drop(&mut self) {
+        self.0.writer_end.store(0, Relaxed);
+    }
+}
+
 impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// Bytes of a file.
     pub fn size(&self, file: &File) -> u64 {
@@ -70,12 +79,11 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         from: (SpaceId, u64),
     ) -> Result<(u64, usize), FileError> {
         let _writing = file.writing.lock().await;
-        let offset = self.begin_write(file, at, len);
+        let (offset, _end) = self.begin_write(file, at, len);
         let (mm, range) = (self.mm(), (offset, len));
         let written = mm
             .write_file_from_user(self.here(), file.mapping(), self, range, from)
             .await;
-        file.writer_end.store(0, Relaxed);
         written.map(|written| (offset + written as u64, written))
     }
 
@@ -90,22 +98,22 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         from: impl FnMut(usize, &mut [u8]) -> Result<(), FileError>,
     ) -> Result<(u64, usize), FileError> {
         let _writing = file.writing.lock().await;
-        let offset = self.begin_write(file, at, len);
+        let (offset, _end) = self.begin_write(file, at, len);
         let (mm, range) = (self.mm(), (offset, len));
         let written = mm
             .write_file(self.here(), file.mapping(), self, range, from)
             .await;
-        file.writer_end.store(0, Relaxed);
         written.map(|written| (offset + written as u64, written))
     }
 
-    fn begin_write(&self, file: &File, at: WriteAt, len: usize) -> u64 {
+    /// Where it begins, and what ends it.
+    fn begin_write<'f>(&self, file: &'f File, at: WriteAt, len: usize) -> (u64, WriterEnd<'f>) {
         let offset = match at {
             WriteAt::Offset(offset) => offset,
             WriteAt::End => self.size(file),
         };
         file.writer_end.store(offset.saturating_add(len as u64), Relaxed);
-        offset
+        (offset, WriterEnd(file))
     }
 
     /// Makes a file so many bytes long: what is beyond is lost, what is added is zero.

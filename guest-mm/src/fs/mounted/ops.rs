@@ -12,6 +12,7 @@ pub struct PageOps {
     released: AtomicU64,
     invalidated: AtomicU64,
     migrated: AtomicU64,
+    lost: AtomicU64,
 }
 
 /// How often what was done, since the file system was mounted.
@@ -23,6 +24,8 @@ pub struct PageOpsStat {
     pub invalidated: u64,
     /// Pages that moved to another frame with their block number (`migrate_page`).
     pub migrated: u64,
+    /// Pages that could not be written, and are not tried again (`write_lost`).
+    pub lost: u64,
 }
 
 impl PageOps {
@@ -31,6 +34,7 @@ impl PageOps {
             released: self.released.load(Relaxed),
             invalidated: self.invalidated.load(Relaxed),
             migrated: self.migrated.load(Relaxed),
+            lost: self.lost.load(Relaxed),
         }
     }
 }
@@ -43,6 +47,10 @@ impl AddressSpaceOps for PageOps {
 
     fn invalidatepage(&self, _: PrivatePage) {
         self.invalidated.fetch_add(1, Relaxed);
+    }
+
+    fn write_lost(&self, _: PrivatePage) {
+        self.lost.fetch_add(1, Relaxed);
     }
 
     fn migrate_page(&self, page: PrivatePage, _: Pfn) -> u32 {

@@ -34,20 +34,28 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// last asked.
     ///
     /// # Errors
-    /// [`FileError::Io`] when the disk failed; what could not be written is tried again.
+    /// [`FileError::Io`] when the disk failed; what could not be written is tried once more.
     pub async fn fsync(&self, file: &File) -> Result<(), FileError> {
-        let synced = self.mm().sync(self.here(), file.mapping()).await;
+        let written = self.write_data(file).await;
         self.commit().await.map_err(file_error)?;
-        synced
+        written
+    }
+
+    /// The first part of [`Self::fsync`]: the data. It can be given up at any time; the second part is [`Self::commit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_data(&self, file: &File) -> Result<(), FileError> {
+        self.mm().sync(self.here(), file.mapping()).await
     }
 
     /// The same for the file that a mapping is of.
     ///
     /// # Errors
     /// As there, or there is no such file.
-    pub async fn fsync_mapping(&self, mapping: MappingId) -> Result<(), FileError> {
+    pub async fn write_data_of(&self, mapping: MappingId) -> Result<(), FileError> {
         let file = self.file_of(mapping).ok_or(FileError::Unknown(mapping))?;
-        self.fsync(&file).await
+        self.write_data(&file).await
     }
 
     /// Makes the state of the metadata that of the disk. Sizes are those of now; data that is on the disk is part of its files.
@@ -79,6 +87,16 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// # Errors
     /// The first thing that could not be written; everything else is.
     pub async fn sync(&self) -> Result<(), FileError> {
+        let written = self.write_all_data().await;
+        let committed = self.commit().await.map_err(file_error);
+        written.and(committed)
+    }
+
+    /// The data of all files.
+    ///
+    /// # Errors
+    /// The first that could not be written; everything else is.
+    pub async fn write_all_data(&self) -> Result<(), FileError> {
         let mut files: Vec<Arc<File>> = Vec::new();
         self.inodes.for_each(|_, file| files.push(file.clone()));
         let mut outcome = Ok(());
@@ -89,8 +107,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
                 synced => synced,
             });
         }
-        let committed = self.commit().await.map_err(file_error);
-        outcome.and(committed)
+        outcome
     }
 
     /// A round of the daemon that writes back what is old (Linux `kupdate`): begins to write dirty pages, deletes files that nobody

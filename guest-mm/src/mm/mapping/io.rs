@@ -10,12 +10,12 @@ use alloc::vec::Vec;
 
 use guest_sync::{Cpu, SpinLock};
 
-use super::{FileSystem, Mapping, MappingId};
+use super::{FileSystem, Mapping, MappingId, MappingKind, MappingState, private_page};
 use crate::disk::IoError;
 use crate::frames::{Frames, Mmu};
 use crate::mempool::ThisCpu;
 use crate::mm::Mm;
-use crate::page::PageFlags;
+use crate::page::{Page, PageFlags};
 use crate::pfn::{PAGE_BYTES, PAGE_SIZE, Pfn};
 use crate::radix_tree::Tag;
 use crate::wait::WaitQueue;
@@ -165,8 +165,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.set_page_private(self.mapped_page(io.pages[nth]), private);
     }
 
-    /// A request is done: pages that were read are there, or are an error of who asked for them; pages that were written are clean, or
-    /// dirty again, which whoever asks the mapping next is told ([`Mm::sync`]).
+    /// A request is done: pages that were read are there, or are an error of who asked for them; pages that were written are clean. One
+    /// that could not be written is dirty again the first time. The second time it is clean all the same, or a disk that takes nothing
+    /// any more would keep memory, and those who write, for ever (Linux `end_buffer_async_write`, which does not try again);
+    /// [`AddressSpaceOps::write_lost`](super::AddressSpaceOps::write_lost). Whoever asks the mapping next is told of either ([`Mm::sync`]).
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub fn end_file_io(&self, cpu: &Cpu, io: FileIo, result: Result<(), IoError>) {
         for (index, &pfn) in (io.index..).zip(&io.pages) {
@@ -222,17 +224,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         state.tree.clear_tag(index, Tag::Writeback);
         self.phys.counts.nr_writeback.sub(1);
         if result.is_ok() {
+            page.remove_flags(PageFlags::ERROR);
             self.phys.counts.pgpgout.add(1);
         } else {
-            // Not on the disk, so it is still newer than that: the next write-back tries again.
-            state.has_failed = true;
-            if !page.flags().has(PageFlags::DIRTY) {
-                page.add_flags(PageFlags::DIRTY);
-                state.tree.set_tag(index, Tag::Dirty);
-                let now = self.dirty.now();
-                state.dirtied_at.get_or_insert(now);
-                self.phys.counts.nr_dirty.add(1);
-            }
+            self.not_written(mapping, &mut state, (pfn, page));
         }
         drop(state);
         self.wake_waiters(pfn);
@@ -243,6 +238,27 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.unlock_page(pfn, page);
         }
         self.phys.write_ends(result.is_ok());
+    }
+
+    /// A page is not on the disk, and so still newer than that.
+    fn not_written(&self, mapping: &Mapping, state: &mut MappingState, (pfn, page): (Pfn, &Page)) {
+        state.has_failed = true;
+        let is_second = page.flags().has(PageFlags::ERROR);
+        if page.flags().has(PageFlags::DIRTY) {
+            // Somebody has stored to it meanwhile: that is to be written anyhow.
+        } else if is_second {
+            page.remove_flags(PageFlags::ERROR);
+            if let (MappingKind::File(ops), Some(lost)) = (&mapping.kind, private_page(mapping.id, pfn, page))
+            {
+                ops.write_lost(lost);
+            }
+        } else {
+            page.add_flags(PageFlags::DIRTY.with(PageFlags::ERROR));
+            state.tree.set_tag(page.index(), Tag::Dirty);
+            let now = self.dirty.now();
+            state.dirtied_at.get_or_insert(now);
+            self.phys.counts.nr_dirty.add(1);
+        }
     }
 
     /// Zeroes what of a page is beyond the end of its file.

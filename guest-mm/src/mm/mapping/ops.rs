@@ -7,7 +7,7 @@ use crate::disk::IoError;
 use crate::mm::mapping::{FileError, FileIo, MappingId};
 use crate::pfn::Pfn;
 
-/// A page with something of the file system's on it. It is locked.
+/// A page with something of the file system's on it. It is locked, or its mapping is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrivatePage {
     /// Of which file.
@@ -31,6 +31,12 @@ pub trait AddressSpaceOps: Send + Sync {
 
     /// The page's part of the file is gone, and the page goes whatever the file system says (Linux `invalidatepage`).
     fn invalidatepage(&self, page: PrivatePage) {
+        let _ = page;
+    }
+
+    /// The page could not be written for the second time, and counts as clean from now on: when it leaves memory, what was written to it
+    /// is lost, and readers find what its block held before (Linux logs a "lost async page write").
+    fn write_lost(&self, page: PrivatePage) {
         let _ = page;
     }
 

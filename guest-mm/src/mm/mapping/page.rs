@@ -179,6 +179,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return;
         }
         page.add_flags(PageFlags::DIRTY);
+        // What is written now is something else than what could not be.
+        page.remove_flags(PageFlags::ERROR);
         state.tree.set_tag(page.index(), Tag::Dirty);
         let now = self.dirty.now();
         state.dirtied_at.get_or_insert(now);

@@ -54,7 +54,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// not keep it from ending (the tag [`Tag::ToWrite`]).
     ///
     /// # Errors
-    /// [`FileError::Io`] when a page could not be written; it is dirty again.
+    /// [`FileError::Io`] when a page could not be written. The next call tries once more; what fails then too is given up.
     pub async fn sync(&self, cpu: impl ThisCpu + Copy, id: MappingId) -> Result<(), FileError> {
         let mapping = self.mapping(id)?;
         if mapping.kind.is_file() {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
+use guest_sync::SpinLock;
+
 use super::executor::pause;
 use super::model::{Model, Place, offset_of};
 use super::program::WORDS;
@@ -12,13 +14,23 @@ use super::{Sim, count};
 use crate::PAGE_SIZE;
 use crate::disk::{BlockNr, Fault};
 use crate::mm::MappingId;
-use crate::mm::mapping::{DefaultOps, FileError, MappingKind, ReadAhead};
+use crate::mm::mapping::{AddressSpaceOps, FileError, MappingKind, PrivatePage, ReadAhead};
 use crate::tests::machine::TestMm;
 
 /// Pages that a file may have.
 pub(super) const MOST_PAGES: u64 = 260;
 /// How often memory is reclaimed for an operation before it is given up.
 const PATIENCE: u32 = 8;
+
+/// Takes note of pages that could not be written, for the models.
+#[derive(Default)]
+pub(super) struct LostPages(SpinLock<Vec<(MappingId, u32)>>);
+
+impl AddressSpaceOps for LostPages {
+    fn write_lost(&self, page: PrivatePage) {
+        self.0.lock().push((page.mapping, page.index));
+    }
+}
 
 /// See the module.
 pub(super) struct SimFile {
@@ -31,7 +43,7 @@ pub(super) struct SimFile {
 }
 
 impl SimFile {
-    pub(super) fn all(mm: &TestMm<'_>) -> Vec<Self> {
+    pub(super) fn all(mm: &TestMm<'_>, lost: &Arc<LostPages>) -> Vec<Self> {
         let new = |(nr, kind): (u64, MappingKind)| Self {
             is_shmem: matches!(kind, MappingKind::Shmem),
             id: mm.create_mapping(kind, 0),
@@ -39,7 +51,7 @@ impl SimFile {
             is_busy: Cell::new(false),
             stamp: Cell::new((nr + 1) << 56),
         };
-        let file = || MappingKind::File(Arc::new(DefaultOps));
+        let file = || MappingKind::File(lost.clone());
         (0..)
             .zip([file(), file(), file(), MappingKind::Shmem])
             .map(new)
@@ -221,7 +233,18 @@ impl Sim<'_> {
         }
         let choice = usize::try_from(self.below(64)).unwrap();
         has_worked |= self.fs.disk.step(&self.mm.frames, choice);
-        has_worked | self.fs.end_requests()
+        has_worked |= self.fs.end_requests();
+        self.note_lost();
+        has_worked
+    }
+
+    /// Tells the models of pages that could not be written.
+    fn note_lost(&self) {
+        for (id, page) in core::mem::take(&mut *self.lost.0.lock()) {
+            let file = self.files.iter().find(|file| file.id == id);
+            file.expect("all files are models'").model.borrow_mut().lost(page);
+            count(&self.seen.lost_pages, 1);
+        }
     }
 
     pub(super) fn mend(&self) {

@@ -29,6 +29,7 @@ use core::num::NonZeroUsize;
 use core::pin::pin;
 use core::task::{Context, Waker};
 use std::boxed::Box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 use std::{env, eprintln, thread};
@@ -43,7 +44,7 @@ use crate::tests::machine::{TestMm, machine_of};
 use crate::tests::phys_model::{descriptors, one_cpu, small_memory};
 use crate::tests::test_fs::TestFs;
 use executor::Executor;
-use files::SimFile;
+use files::{LostPages, SimFile};
 use program::Program;
 use random::Random;
 
@@ -65,6 +66,7 @@ struct Sim<'m> {
     cpu: &'m Cpu,
     fs: TestFs<'m, 'm>,
     files: Vec<SimFile>,
+    lost: Arc<LostPages>,
     random: RefCell<Random>,
     /// Programs that were forked and have no task yet.
     newborn: RefCell<Vec<Program>>,
@@ -88,6 +90,7 @@ struct Seen {
     blocks_removed: Cell<u32>,
     injected: Cell<u32>,
     io_errors: Cell<u32>,
+    lost_pages: Cell<u32>,
     reclaimed: Cell<u32>,
     compacted: Cell<u32>,
     file_words: Cell<u32>,
@@ -152,11 +155,13 @@ fn run(seed: u64) -> Seen {
         mm.set_zero_page(ZERO_PAGE);
     }
     let (mm, cpu) = (mm, one_cpu());
+    let lost = Arc::new(LostPages::default());
     let sim = Sim {
         mm: &mm,
         cpu: &cpu,
         fs: TestFs::new(&mm, &cpu, 1 << 20),
-        files: SimFile::all(&mm),
+        files: SimFile::all(&mm, &lost),
+        lost,
         random: RefCell::new(Random::new(seed)),
         newborn: RefCell::default(),
         nr_programs: Cell::new(0),
@@ -287,6 +292,7 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         ("blocks removed", total(|seen| &seen.blocks_removed)),
         ("requests failed on purpose", total(|seen| &seen.injected)),
         ("errors of the disk met", total(|seen| &seen.io_errors)),
+        ("pages that could not be written", total(|seen| &seen.lost_pages)),
         ("pages reclaimed", total(|seen| &seen.reclaimed)),
         ("pages compacted", total(|seen| &seen.compacted)),
         ("words of files read", total(|seen| &seen.file_words)),

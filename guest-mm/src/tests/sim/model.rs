@@ -2,7 +2,8 @@
 //! a loss of power.
 //!
 //! Mostly that is one value. It is more while a `write` is under way that may or may not have reached the word, and on the disk
-//! everything counts that was stored since the last `fsync` began.
+//! everything counts that was stored since the last `fsync` began. A page that could not be written twice counts as clean: a reader finds
+//! what was stored there as long as the page is in memory, and then what is on the disk.
 
 use std::collections::BTreeMap;
 use std::vec;
@@ -30,6 +31,10 @@ struct Word {
     durable: Vec<u64>,
     /// Values since the `fsync` that is under way began.
     since: Vec<u64>,
+    /// Its page could not be written since it was last stored to.
+    is_lost: bool,
+    /// The same since the `write` that is under way began.
+    is_lost_in_write: bool,
 }
 
 impl Default for Word {
@@ -39,6 +44,8 @@ impl Default for Word {
             pending: None,
             durable: vec![0],
             since: vec![0],
+            is_lost: false,
+            is_lost_in_write: false,
         }
     }
 }
@@ -78,6 +85,7 @@ impl Model {
         let word = self.words.entry(place).or_default();
         if is_there {
             word.possible = word.pending.into_iter().collect();
+            word.is_lost = false;
         }
         word.may_become(value);
     }
@@ -93,7 +101,7 @@ impl Model {
             "word {place:?} is {value:#x}, and should be {:#x?}",
             word.possible
         );
-        if word.pending.is_none() {
+        if word.pending.is_none() && !word.is_lost {
             word.possible = vec![value];
         }
     }
@@ -102,6 +110,7 @@ impl Model {
         for &(place, value) in places {
             let word = self.words.entry(place).or_default();
             word.pending = Some(value);
+            word.is_lost_in_write = false;
             word.may_become(value);
         }
     }
@@ -116,12 +125,25 @@ impl Model {
                 if word.possible.is_empty() {
                     word.possible.push(0);
                 }
+            } else if word.is_lost_in_write {
+                // What was there before may be there again.
             } else if let Some(at) = word.possible.iter().position(|possible| *possible == value) {
                 // What was there before is gone; what was stored meanwhile came after it, or not.
                 word.possible.drain(..at);
+                word.is_lost = false;
             }
         }
         self.size = self.size.max(end);
+    }
+
+    /// A page could not be written, and is not tried again.
+    pub(super) fn lost(&mut self, page: u32) {
+        for (_, word) in self.words.range_mut((page, 0)..=(page, u64::MAX)) {
+            (word.is_lost, word.is_lost_in_write) = (true, true);
+            for value in word.durable.clone() {
+                add(&mut word.possible, value);
+            }
+        }
     }
 
     /// The file is being made as long as this: what is beyond cannot be relied on any more.
