@@ -12,6 +12,7 @@ mod builtin_control_tree;
 mod builtin_disks;
 mod builtin_events;
 mod builtin_files;
+mod builtin_full_disk;
 mod builtin_huge_pages;
 mod builtin_launder;
 mod builtin_mappings;
