@@ -79,6 +79,31 @@ impl Counters {
     }
 }
 
+/// For how long a CPU may let no interrupt in, in nanoseconds: short against what a disk takes, long against a turn of
+/// its tasks.
+const LONGEST_DEAFNESS_NS: u64 = 1_000_000;
+
+/// When a CPU last let interrupts in. The manager runs with interrupts off, so a CPU whose tasks never sleep and run no
+/// process hears of no device.
+#[derive(Debug, Default)]
+pub struct Hearing {
+    /// Stays in processes, and interrupts, when it was last asked.
+    heard: u64,
+    /// When these changed.
+    since: u64,
+}
+
+impl Hearing {
+    /// Whether it is time to let some in, as of `now`. To be asked between any two rounds of tasks.
+    pub fn is_deaf(&mut self, counters: &Counters, now: u64) -> bool {
+        let heard = counters.runs.load(Ordering::Relaxed) + counters.interrupts.load(Ordering::Relaxed);
+        if heard != self.heard {
+            *self = Self { heard, since: now };
+        }
+        now.saturating_sub(self.since) >= LONGEST_DEAFNESS_NS
+    }
+}
+
 impl Activity {
     /// CPUs none of which is in use.
     pub const fn new() -> Self {

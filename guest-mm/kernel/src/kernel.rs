@@ -33,6 +33,7 @@ use core::cell::RefCell;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use guest_kernel::acpi::Acpi;
+use guest_kernel::activity::Hearing;
 use guest_kernel::executor::{Executor, Remote};
 use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
@@ -222,19 +223,29 @@ impl Kernel {
     }
 
     /// Runs the tasks of this CPU for ever.
+    ///
+    /// Interrupts come in while it sleeps, and while a task runs a process. Should its tasks do neither for long, as there
+    /// is always another one that is ready, it lets them in all the same: devices would wait otherwise.
     pub(crate) fn run(&self, executor: &Executor) -> ! {
+        let mut hearing = Hearing::default();
         loop {
             activity::answer();
-            self.timers().advance(self.clock.now());
+            let now = self.clock.now();
+            self.timers().advance(now);
             executor.run_ready();
-            if executor.has_ready() {
-                self.areas.purge_if_many();
-            } else {
+            let (is_idle, is_deaf) = (!executor.has_ready(), activity::is_deaf(&mut hearing, now));
+            if is_idle {
                 self.areas.purge();
+            } else {
+                self.areas.purge_if_many();
             }
-            if !executor.has_ready()
-                && let Some(vector) = activity::sleep(|| executor.has_ready(), self.timer_until(None))
-            {
+            let interrupt = match (is_idle, is_deaf) {
+                (true, _) => activity::sleep(|| executor.has_ready(), self.timer_until(None)),
+                // What is pending comes first; the timer ends the sleep if nothing is.
+                (false, true) => activity::sleep(|| false, self.local_apics.count(0)),
+                (false, false) => None,
+            };
+            if let Some(vector) = interrupt {
                 self.interrupt(vector);
             }
         }

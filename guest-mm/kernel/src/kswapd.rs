@@ -8,6 +8,10 @@ use guest_sync::Cpu;
 /// How often it looks again while somebody waits for memory: an interval in which other CPUs' lists fill again.
 const LOOK_AGAIN_NS: u64 = 100_000_000;
 
+/// Runs in a row that freed nothing after which it takes its time (Linux `MAX_RECLAIM_RETRIES`): what a zone is empty for
+/// is then not to be had back, and every request that finds it empty calls for the daemon.
+const HOPELESS: u32 = 16;
+
 /// One daemon for each node, on a CPU of that node if it has one.
 pub(crate) fn start(kernel: &'static Kernel) {
     for node in kernel.phys.topology().nodes() {
@@ -17,9 +21,17 @@ pub(crate) fn start(kernel: &'static Kernel) {
 
 async fn work(kernel: &'static Kernel, node: NodeId) {
     let here = this_cpu as fn() -> &'static Cpu;
+    let mut failures = 0;
     loop {
         kernel.phys.daemon_wanted(node).await;
-        kernel.reclaim.balance(here, node).await;
+        let run = kernel.reclaim.balance(here, node).await;
+        failures = match run.is_balanced || run.freed_pages > 0 {
+            true => 0,
+            false => failures + 1,
+        };
+        if failures >= HOPELESS {
+            kernel.timers().sleep(LOOK_AGAIN_NS).await;
+        }
         while kernel.phys.nr_waiting() > 0 {
             kernel.timers().sleep(LOOK_AGAIN_NS).await;
             kernel.reclaim.balance(here, node).await;

@@ -152,7 +152,6 @@ fn memory_plugged_and_unplugged_changes_the_counters_of_its_zone_exactly() {
 }
 
 #[test]
-#[ignore = "since reclaim takes pages of programs, the zone is not seen below its minimum from outside on one of the machines; not understood yet"]
 fn atomic_requests_go_below_the_minimum_where_others_stop() {
     for shape in SHAPES {
         let home = Home::new();

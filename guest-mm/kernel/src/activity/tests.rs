@@ -198,3 +198,22 @@ fn a_cpu_that_sleeps_is_called_once_however_often_it_is_rung() {
     activity.ring(cpu(1), &calls);
     assert_eq!(calls.0.load(Ordering::Relaxed), 2);
 }
+
+#[test]
+fn a_cpu_that_lets_no_interrupt_in_for_long_is_told() {
+    let counters = Counters::default();
+    let mut hearing = Hearing::default();
+    let hears = |what: &AtomicU64| what.fetch_add(1, Ordering::Relaxed);
+    assert_ne!(LONGEST_DEAFNESS_NS, 0);
+    let mut now = 5 * LONGEST_DEAFNESS_NS;
+    for what in [&counters.runs, &counters.interrupts] {
+        hears(what);
+        assert!(!hearing.is_deaf(&counters, now));
+        assert!(!hearing.is_deaf(&counters, now + LONGEST_DEAFNESS_NS - 1));
+        now += LONGEST_DEAFNESS_NS;
+        assert!(hearing.is_deaf(&counters, now));
+        // Until it has.
+        assert!(hearing.is_deaf(&counters, now + 1));
+        now += 2;
+    }
+}

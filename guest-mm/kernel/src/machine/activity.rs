@@ -4,7 +4,7 @@ use super::cpu::this_cpu;
 use super::nucleus::{self, Context, TimerCount, Trap};
 use super::{apic, clock};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use guest_kernel::activity::{Activity, Counters, Hardware};
+use guest_kernel::activity::{Activity, Counters, Hardware, Hearing};
 use guest_kernel::cmdline::MAX_CPUS;
 use guest_kernel::executor::Bell;
 use guest_mm::frames::{FlushBatch, Mmu};
@@ -65,6 +65,12 @@ pub(crate) fn run(context: &mut Context, timer: impl FnOnce() -> TimerCount) -> 
         count_interrupt(vector);
     }
     trap
+}
+
+/// Whether it is time for this CPU to let interrupts in, as of `now`.
+pub(crate) fn is_deaf(hearing: &mut Hearing, now: u64) -> bool {
+    CPUS.counters(this())
+        .is_some_and(|counters| hearing.is_deaf(counters, now))
 }
 
 /// Sleeps until an interrupt comes in and returns its vector; `None` if there is work after all.
