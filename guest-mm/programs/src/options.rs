@@ -81,16 +81,13 @@ impl FamilyOptions {
     /// # Errors
     /// The first one that means nothing.
     pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
-        let mut options = Self {
+        let options = Self {
             chunks: 2,
             children: 3,
             rounds: None,
             seed: 1,
         };
-        for argument in arguments {
-            options.set(argument).ok_or(BadArgument(argument))?;
-        }
-        Ok(options)
+        set_each(options, arguments, Self::set)
     }
 
     fn set(&mut self, argument: &str) -> Option<()> {
@@ -124,15 +121,12 @@ impl ReservedOptions {
     /// # Errors
     /// The first one that means nothing.
     pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
-        let mut options = Self {
+        let options = Self {
             chunks: 2,
             rounds: None,
             seed: 1,
         };
-        for argument in arguments {
-            options.set(argument).ok_or(BadArgument(argument))?;
-        }
-        Ok(options)
+        set_each(options, arguments, Self::set)
     }
 
     fn set(&mut self, argument: &str) -> Option<()> {
@@ -166,16 +160,13 @@ impl ScatterOptions {
     /// # Errors
     /// The first one that means nothing.
     pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
-        let mut options = Self {
+        let options = Self {
             percent: 80,
             huge: 4,
             rounds: None,
             seed: 1,
         };
-        for argument in arguments {
-            options.set(argument).ok_or(BadArgument(argument))?;
-        }
-        Ok(options)
+        set_each(options, arguments, Self::set)
     }
 
     fn set(&mut self, argument: &str) -> Option<()> {
@@ -233,17 +224,14 @@ impl HogOptions {
     /// The first one that means nothing.
     pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
         let amount = Amount::Percent(50);
-        let mut options = Self {
+        let options = Self {
             amount,
             pages: Pages::Huge,
             rounds: None,
             seed: 1,
             pause_ms: 0,
         };
-        for argument in arguments {
-            options.set(argument).ok_or(BadArgument(argument))?;
-        }
-        Ok(options)
+        set_each(options, arguments, Self::set)
     }
 
     fn set(&mut self, argument: &str) -> Option<()> {
@@ -325,6 +313,18 @@ impl StressOptions {
         options.row = row.ok_or(BadArgument("row="))?;
         Ok(options)
     }
+}
+
+/// Lets each argument set something.
+fn set_each<'a, T>(
+    mut options: T,
+    arguments: impl Iterator<Item = &'a str>,
+    set: impl Fn(&mut T, &'a str) -> Option<()>,
+) -> Result<T, BadArgument<'a>> {
+    for argument in arguments {
+        set(&mut options, argument).ok_or(BadArgument(argument))?;
+    }
+    Ok(options)
 }
 
 fn parse_size(text: &str) -> Option<u64> {

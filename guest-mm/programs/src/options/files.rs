@@ -1,6 +1,6 @@
 //! The arguments of `files` and `names`.
 
-use super::BadArgument;
+use super::{BadArgument, set_each};
 
 /// What `files` does with its files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ impl<'a> FilesOptions<'a> {
     /// # Errors
     /// The first one that means nothing.
     pub fn parse(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
-        let mut options = Self {
+        let options = Self {
             directory: "/files",
             files: 4,
             pages: 64,
@@ -54,10 +54,7 @@ impl<'a> FilesOptions<'a> {
             maps: true,
             reads: true,
         };
-        for argument in arguments {
-            options.set(argument).ok_or(BadArgument(argument))?;
-        }
-        Ok(options)
+        set_each(options, arguments, Self::set)
     }
 
     fn set(&mut self, argument: &'a str) -> Option<()> {

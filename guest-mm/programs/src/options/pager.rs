@@ -1,6 +1,6 @@
 //! The arguments of `pager`.
 
-use super::{BadArgument, Pages, parse_size};
+use super::{BadArgument, Pages, parse_size, set_each};
 
 /// What `pager` is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ impl PagerOptions {
     /// # Errors
     /// The first one that means nothing, or `size=` if that is missing.
     pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
-        let mut options = Self {
+        let options = Self {
             size: 0,
             pages: Pages::Small,
             lock: 0,
@@ -39,12 +39,9 @@ impl PagerOptions {
             seed: 1,
             stays: false,
         };
-        for argument in arguments {
-            options.set(argument).ok_or(BadArgument(argument))?;
-        }
-        match options.size {
-            0 => Err(BadArgument("size=")),
-            _ => Ok(options),
+        match set_each(options, arguments, Self::set)? {
+            Self { size: 0, .. } => Err(BadArgument("size=")),
+            options => Ok(options),
         }
     }
 
