@@ -1,11 +1,9 @@
-//! The swap area's disk, and the daemon that keeps memory free: both have their turn now and then.
+//! The swap area's disk, which has its turn now and then.
 
-use super::{Sim, count};
+use super::Sim;
 use crate::disk::{BlockDevice, BlockNr, Fault};
 use crate::mm::IoChoice;
-use crate::mm::Shrunk;
 use crate::swap::AreaHeader;
-use crate::{Watermark, Zone};
 
 /// Blocks of the swap area: twice the memory.
 pub(super) const BLOCKS: u32 = 8192;
@@ -44,31 +42,5 @@ impl Sim<'_> {
             self.mm.end_io(self.cpu, io, result);
         }
         has_worked
-    }
-
-    /// By the scheme of this machine.
-    fn shrink(&self, zone: &Zone, nr: u32) -> Shrunk {
-        if self.launders {
-            self.mm.launder_zone(self.cpu, zone, nr)
-        } else {
-            self.mm.shrink_zone(self.cpu, zone, nr)
-        }
-    }
-
-    /// A run of the daemon: looks at the zones that are below their high watermark.
-    pub(super) fn balance(&self) {
-        let is_low = |zone: &&Zone| zone.free_pages() < zone.watermark(Watermark::High);
-        for zone in self.mm.phys.populated_zones().filter(is_low) {
-            let shrunk = self.with_failures(|| self.shrink(zone, 32));
-            count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
-        }
-    }
-
-    /// Direct reclaim: looks at every zone.
-    pub(super) fn reclaim(&self) {
-        for zone in self.mm.phys.populated_zones() {
-            let shrunk = self.shrink(zone, 64);
-            count(&self.seen.reclaimed, shrunk.freed + shrunk.written);
-        }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Executor<'a> {
 struct Task<'a> {
     work: Work<'a>,
     woken: Arc<Woken>,
+    /// It never ends by itself.
+    is_daemon: bool,
 }
 
 struct Woken(AtomicBool);
@@ -33,14 +35,25 @@ impl Wake for Woken {
 
 impl<'a> Executor<'a> {
     pub(super) fn spawn(&mut self, work: impl Future<Output = ()> + 'a) {
+        self.add(Box::pin(work), false);
+    }
+
+    /// A task that nobody waits for.
+    pub(super) fn spawn_daemon(&mut self, work: impl Future<Output = ()> + 'a) {
+        self.add(Box::pin(work), true);
+    }
+
+    fn add(&mut self, work: Work<'a>, is_daemon: bool) {
         self.tasks.push(Task {
-            work: Box::pin(work),
+            work,
             woken: Arc::new(Woken(AtomicBool::new(true))),
+            is_daemon,
         });
     }
 
+    /// Whether there are tasks that are going to end.
     pub(super) fn has_tasks(&self) -> bool {
-        !self.tasks.is_empty()
+        self.tasks.iter().any(|task| !task.is_daemon)
     }
 
     pub(super) fn nr_tasks(&self) -> usize {

@@ -8,6 +8,7 @@ use std::vec::Vec;
 use guest_sync::SpinLock;
 
 use super::executor::pause;
+use super::memory::{Doomed, Process};
 use super::model::{Model, Place, offset_of};
 use super::program::WORDS;
 use super::{Sim, count};
@@ -19,7 +20,7 @@ use crate::tests::machine::TestMm;
 
 /// Pages that a file may have.
 pub(super) const MOST_PAGES: u64 = 260;
-/// How often memory is reclaimed for an operation before it is given up.
+/// How often a write is tried that finds errors.
 const PATIENCE: u32 = 8;
 
 /// Takes note of pages that could not be written, for the models.
@@ -75,25 +76,34 @@ impl SimFile {
     }
 }
 
+/// An `fsync` under way; dropped before its end it has made nothing durable.
+struct Syncing<'a>(&'a SimFile);
+
+impl Drop for Syncing<'_> {
+    fn drop(&mut self) {
+        self.0.model.borrow_mut().end_sync(false);
+    }
+}
+
 impl Sim<'_> {
     pub(super) fn some_file(&self) -> usize {
         usize::try_from(self.below(self.files.len() as u64)).unwrap()
     }
 
     /// One operation on a file, as a system call.
-    pub(super) async fn use_file(&self) {
+    pub(super) async fn use_file(&self, process: &Process) {
         let file = &self.files[self.some_file()];
         match self.below(14) {
-            0 => self.truncate(file).await,
+            0 => self.truncate(process, file).await,
             1 => {
-                self.sync(file).await;
+                let _ = process.interruptible(self.sync(file)).await;
             }
-            2..8 => self.write(file).await,
-            _ => self.read(file).await,
+            2..8 => self.write(process, file).await,
+            _ => self.read(process, file).await,
         }
     }
 
-    async fn read(&self, file: &SimFile) {
+    async fn read(&self, process: &Process, file: &SimFile) {
         let pages = file.model.borrow().nr_pages();
         let page = u32::try_from(self.below(u64::from(pages) + 2)).unwrap();
         let nr = 1 + self.below(24);
@@ -116,15 +126,17 @@ impl Sim<'_> {
             Ok(())
         };
         let read = self.mm.read_file(self.cpu, file.id, &mut ahead, range, to);
-        match read.await {
-            Ok(_) => {}
-            Err(FileError::Io) => count(&self.seen.io_errors, 1),
-            Err(FileError::OutOfMemory) => self.reclaim(),
-            Err(error) => panic!("{error}"),
+        match process.interruptible(self.failing(read)).await {
+            Ok(Ok(_)) | Err(Doomed) => {}
+            Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
+            Ok(Err(FileError::OutOfMemory)) => {
+                let _ = self.until_a_page(process).await;
+            }
+            Ok(Err(error)) => panic!("{error}"),
         }
     }
 
-    async fn write(&self, file: &SimFile) {
+    async fn write(&self, process: &Process, file: &SimFile) {
         file.lock().await;
         let (page, word, nr) = match self.below(3) {
             0 => (self.below(MOST_PAGES), self.below(WORDS), 1),
@@ -151,38 +163,53 @@ impl Sim<'_> {
             };
             let place = (begin + done as u64, rest.len());
             let write = self.mm.write_file(self.cpu, file.id, &self.fs, place, from);
-            match write.await {
-                Ok(written) => done += written,
-                Err(FileError::OutOfMemory) => self.reclaim(),
-                Err(FileError::Io) => count(&self.seen.io_errors, 1),
-                Err(error) => panic!("{error}"),
+            match process.interruptible(self.failing(write)).await {
+                Ok(Ok(written)) => done += written,
+                Ok(Err(FileError::OutOfMemory)) => {
+                    let _ = self.until_a_page(process).await;
+                }
+                Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
+                Ok(Err(error)) => panic!("{error}"),
+                Err(Doomed) => break,
             }
             tries += 1;
             pause().await;
         }
-        let end = if done == 0 { 0 } else { begin + done as u64 };
-        file.model.borrow_mut().end_write(&places, end);
-        assert!(self.mm.mapping_size(file.id) == Some(file.model.borrow().size));
+        let size = self.mm.mapping_size(file.id).unwrap();
+        if process.is_doomed() {
+            file.model.borrow_mut().abandon_write(&places, size);
+        } else {
+            let end = if done == 0 { 0 } else { begin + done as u64 };
+            file.model.borrow_mut().end_write(&places, end);
+            assert_eq!(size, file.model.borrow().size);
+        }
         file.is_busy.set(false);
     }
 
-    async fn truncate(&self, file: &SimFile) {
+    async fn truncate(&self, process: &Process, file: &SimFile) {
         file.lock().await;
         let size = match self.below(3) {
             0 if self.one_in(3) => 0,
             0 | 1 => self.below(MOST_PAGES) * PAGE_SIZE,
             _ => self.below(MOST_PAGES) * PAGE_SIZE + 8 * self.below(WORDS),
         };
-        self.truncate_to(file, size).await;
+        self.truncate_to(process, file, size).await;
         file.is_busy.set(false);
     }
 
-    pub(super) async fn truncate_to(&self, file: &SimFile, size: u64) {
-        file.model.borrow_mut().begin_truncate(size);
+    /// Brings it to an end, whatever happens meanwhile: but if the program is to end, and there is no memory for the last page, the file ends
+    /// before that page.
+    async fn truncate_to(&self, process: &Process, file: &SimFile, mut size: u64) {
         loop {
-            match self.mm.truncate(self.cpu, file.id, size).await {
+            file.model.borrow_mut().begin_truncate(size);
+            match self.failing(self.mm.truncate(self.cpu, file.id, size)).await {
                 Ok(()) => break,
-                Err(FileError::OutOfMemory) => self.reclaim(),
+                Err(FileError::OutOfMemory) => {
+                    if self.until_a_page(process).await.is_err() {
+                        let now = self.mm.mapping_size(file.id).unwrap();
+                        size = size.min(now) / PAGE_SIZE * PAGE_SIZE;
+                    }
+                }
                 Err(FileError::Io) => {
                     count(&self.seen.io_errors, 1);
                     self.mend();
@@ -202,7 +229,8 @@ impl Sim<'_> {
         if file.is_shmem || !file.model.borrow_mut().begin_sync() {
             return false;
         }
-        let synced = self.mm.sync(self.cpu, file.id).await;
+        let syncing = Syncing(file);
+        let synced = self.failing(self.mm.sync(self.cpu, file.id)).await;
         let done = self.fs.flush();
         while !done.get() {
             pause().await;
@@ -212,7 +240,7 @@ impl Sim<'_> {
             Err(FileError::Io) => count(&self.seen.io_errors, 1),
             Err(error) => panic!("{error}"),
         }
-        file.model.borrow_mut().end_sync(synced.is_ok());
+        syncing.0.model.borrow_mut().end_sync(synced.is_ok());
         synced.is_ok()
     }
 
@@ -278,7 +306,7 @@ impl Sim<'_> {
     }
 
     /// Everything is written, compared, and given back.
-    pub(super) async fn end_files(&self) {
+    pub(super) async fn end_files(&self, process: &Process) {
         for file in &self.files {
             while !file.is_shmem && !self.sync(file).await {
                 self.mend();
@@ -287,7 +315,7 @@ impl Sim<'_> {
                 self.compare_disk(file);
             }
             self.mm.until_unmapped(file.id).await;
-            self.truncate_to(file, 0).await;
+            self.truncate_to(process, file, 0).await;
             self.mm.remove_mapping(file.id).unwrap();
         }
     }

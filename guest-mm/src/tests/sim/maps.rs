@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use super::files::MOST_PAGES;
+use super::memory::Process;
 use super::model::{Place as Word, offset_of};
 use super::program::{WORDS, settled, touch};
 use super::{Sim, count};
 use crate::mm::{FaultError, FileArea, Sharing};
 use crate::tests::machine::RW;
-use crate::{Access, Backing, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
+use crate::{Access, Backing, MapRequest, PAGE_SIZE, Place, Prot};
 
 /// One area.
 #[derive(Clone)]
@@ -31,18 +32,18 @@ struct Map {
 pub(super) struct Maps(Vec<Map>);
 
 impl Maps {
-    pub(super) async fn turn(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    pub(super) async fn turn(&mut self, sim: &Sim<'_>, process: &Process) {
         match sim.below(10) {
-            0 | 1 => self.map(sim, space),
-            2 => self.unmap(sim, space).await,
-            3 => self.rearrange(sim, space).await,
-            4 => self.protect(sim, space).await,
-            5..8 => self.store(sim, space).await,
-            _ => self.load(sim, space).await,
+            0 | 1 => self.map(sim, process),
+            2 => self.unmap(sim, process).await,
+            3 => self.rearrange(sim, process).await,
+            4 => self.protect(sim, process).await,
+            5..8 => self.store(sim, process).await,
+            _ => self.load(sim, process).await,
         }
     }
 
-    fn map(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    fn map(&mut self, sim: &Sim<'_>, process: &Process) {
         if self.0.len() > 6 {
             return;
         }
@@ -61,7 +62,7 @@ impl Maps {
             prot: RW,
             backing: Backing::File(FileArea::new(sim.files[file].id, first, sharing)),
         };
-        let va = sim.mm.mmap(space, &request).unwrap();
+        let va = sim.mm.mmap(process.space, &request).unwrap();
         self.0.push(Map {
             va,
             pages: (first..).take(usize::try_from(nr).unwrap()).collect(),
@@ -78,31 +79,31 @@ impl Maps {
         self.0.get_mut(at)
     }
 
-    async fn unmap(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    async fn unmap(&mut self, sim: &Sim<'_>, process: &Process) {
         let Some(map) = self.some_map(sim) else {
             return;
         };
         let (va, len) = (map.va, map.pages.len() as u64 * PAGE_SIZE);
-        let unmap = || sim.with_failures(|| sim.mm.munmap(sim.cpu, space, va, len));
-        if settled(sim, space, unmap).await {
+        let unmap = || sim.with_failures(|| sim.mm.munmap(sim.cpu, process.space, va, len));
+        if settled(sim, process.space, unmap).await {
             self.0.retain(|map| map.va != va);
         }
     }
 
-    async fn protect(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    async fn protect(&mut self, sim: &Sim<'_>, process: &Process) {
         let prot = if sim.one_in(2) { RW } else { Prot::READ };
         let Some(map) = self.some_map(sim) else {
             return;
         };
         let (va, len) = (map.va, map.pages.len() as u64 * PAGE_SIZE);
-        let protect = || sim.with_failures(|| sim.mm.mprotect(sim.cpu, space, va, len, prot));
-        if settled(sim, space, protect).await {
+        let protect = || sim.with_failures(|| sim.mm.mprotect(sim.cpu, process.space, va, len, prot));
+        if settled(sim, process.space, protect).await {
             map.prot = prot;
         }
     }
 
     /// Shows other pages of the file in a part of a shared area.
-    async fn rearrange(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    async fn rearrange(&mut self, sim: &Sim<'_>, process: &Process) {
         let (at, nr, first) = (sim.below(30), 1 + sim.below(4), sim.below(MOST_PAGES));
         let Some(map) = self.some_map(sim) else {
             return;
@@ -113,10 +114,10 @@ impl Maps {
         let first = u32::try_from(first).unwrap();
         let (va, len) = (map.va + at * PAGE_SIZE, nr * PAGE_SIZE);
         let remap = || {
-            let remap = || sim.mm.remap_file_pages(sim.cpu, space, va, len, first);
+            let remap = || sim.mm.remap_file_pages(sim.cpu, process.space, va, len, first);
             sim.with_failures(remap)
         };
-        if settled(sim, space, remap).await {
+        if settled(sim, process.space, remap).await {
             let range = usize::try_from(at).unwrap()..usize::try_from(at + nr).unwrap();
             for (page, index) in map.pages[range].iter_mut().zip(first..) {
                 *page = index;
@@ -125,7 +126,7 @@ impl Maps {
         }
     }
 
-    async fn store(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    async fn store(&mut self, sim: &Sim<'_>, process: &Process) {
         let Some(map) = self.some_map(sim) else {
             return;
         };
@@ -138,20 +139,20 @@ impl Maps {
             if map.sharing == Sharing::Private {
                 map.copies.insert(va / PAGE_SIZE);
             }
-            let stored = touch(sim, space, va, Access::Write, || {
-                sim.mm.cpu_store(space, va, value)
+            let stored = touch(sim, process, va, Access::Write, || {
+                sim.mm.cpu_store(process.space, va, value)
             });
             match stored.await {
                 Ok(()) if map.sharing == Sharing::Private => {
                     map.own.insert(va, value);
                 }
                 Ok(()) => file.model.borrow_mut().stored(place, value),
-                Err(error) => map.check(sim, va, place, error),
+                Err(error) => map.check(sim, process, (va, place), error),
             }
         }
     }
 
-    async fn load(&mut self, sim: &Sim<'_>, space: SpaceId) {
+    async fn load(&mut self, sim: &Sim<'_>, process: &Process) {
         let Some(map) = self.some_map(sim) else {
             return;
         };
@@ -159,15 +160,15 @@ impl Maps {
             let Some((va, place)) = map.some_word(sim) else {
                 continue;
             };
-            map.load_one(sim, space, va, place).await;
+            map.load_one(sim, process, va, place).await;
         }
     }
 
     /// Looks at everything that is the program's own once more.
-    pub(super) async fn check(&self, sim: &Sim<'_>, space: SpaceId) {
+    pub(super) async fn check(&self, sim: &Sim<'_>, process: &Process) {
         for map in &self.0 {
             for &va in map.own.keys() {
-                map.load_one(sim, space, va, map.place_of(va)).await;
+                map.load_one(sim, process, va, map.place_of(va)).await;
             }
         }
     }
@@ -188,22 +189,25 @@ impl Map {
         (model.has(place) || place.0 >= model.nr_pages() && sim.one_in(4)).then_some((va, place))
     }
 
-    async fn load_one(&self, sim: &Sim<'_>, space: SpaceId, va: u64, place: Word) {
-        let loaded = touch(sim, space, va, Access::Read, || sim.mm.cpu_load(space, va));
+    async fn load_one(&self, sim: &Sim<'_>, process: &Process, va: u64, place: Word) {
+        let loaded = touch(sim, process, va, Access::Read, || {
+            sim.mm.cpu_load(process.space, va)
+        });
         match (loaded.await, self.own.get(&va)) {
-            (Ok(value), Some(own)) => assert_eq!(value, *own, "{va:#x} of space {}", space.number()),
+            (Ok(value), Some(own)) => assert_eq!(value, *own, "{va:#x} of space {}", process.space.number()),
             (Ok(_), None) if self.copies.contains(&(va / PAGE_SIZE)) => {}
             (Ok(value), None) => sim.files[self.file].model.borrow_mut().found(place, value),
-            (Err(error), _) => return self.check(sim, va, place, error),
+            (Err(error), _) => return self.check(sim, process, (va, place), error),
         }
         count(&sim.seen.mapped_words, 1);
     }
 
     /// Whether there was a reason for a refusal.
-    fn check(&self, sim: &Sim<'_>, va: u64, place: Word, error: FaultError) {
+    fn check(&self, sim: &Sim<'_>, process: &Process, (va, place): (u64, Word), error: FaultError) {
         let file = &sim.files[self.file];
         match error {
-            FaultError::OutOfMemory | FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
+            FaultError::OutOfMemory => assert!(process.is_doomed(), "a program that waits gets memory"),
+            FaultError::NoHugePage { .. } => panic!("{error}"),
             FaultError::Io { .. } => {
                 count(&sim.seen.io_errors, 1);
                 sim.mend();

@@ -1,6 +1,6 @@
 //! A whole machine simulated: programs that map, write, fork and end, blocks that come and go under them, allocations that
-//! fail, a disk that answers in any order and fails too, memory that is smaller than what programs use, in an order that one number
-//! decides.
+//! fail, a disk that answers in any order and fails too, memory that is smaller than what programs use, reclaim with all its waits, programs
+//! that are ended at any of them, in an order that one number decides.
 //!
 //! Everybody is a task of [`executor`], which picks the next one with random numbers from the seed and looks at every
 //! invariant (`Mm::validate`) after each. What a program reads is compared with what it wrote, so is what it reads after a fork; files that
@@ -19,16 +19,19 @@ mod disk;
 mod executor;
 mod files;
 mod maps;
+mod memory;
 mod model;
 mod mover;
 mod program;
 mod random;
 
 use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
 use core::num::NonZeroUsize;
 use core::pin::pin;
-use core::task::{Context, Waker};
+use core::task::{Context, Poll, Waker};
 use std::boxed::Box;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
@@ -37,24 +40,30 @@ use std::{env, eprintln, thread};
 use guest_sync::Cpu;
 
 use crate::disk::SimulatedDisk;
+use crate::gfp::Gfp;
 use crate::mm::PageIo;
-use crate::pfn::Pfn;
+use crate::mm::mapping::DirtyRatios;
+use crate::pfn::{Order, Pfn};
+use crate::reclaim::{Reclaim, ReclaimStat, Scheme};
 use crate::tests::inject::Then;
 use crate::tests::machine::{TestMm, machine_of};
 use crate::tests::phys_model::{descriptors, one_cpu, small_memory};
 use crate::tests::test_fs::TestFs;
 use executor::Executor;
 use files::{LostPages, SimFile};
+use memory::{Clock, Process};
 use program::Program;
 use random::Random;
 
 /// Frames of a block, and how many blocks.
 const BLOCK: u32 = 512;
 const BLOCKS: u32 = 2;
+/// Frames that the kernel has at most, of 2048.
+const MOST_TAKEN: usize = 1300;
 /// Programs at a time.
 const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 10;
 /// Turns of tasks for each seed, before everybody is told to end.
 const TURNS: u32 = 1100;
 /// A frame that is reserved on the test machine.
@@ -70,11 +79,12 @@ struct Sim<'m> {
     random: RefCell<Random>,
     /// Programs that were forked and have no task yet.
     newborn: RefCell<Vec<Program>>,
-    nr_programs: Cell<usize>,
+    /// Programs that live.
+    processes: RefCell<Vec<Rc<Process>>>,
+    clock: Clock,
+    reclaim: &'m Reclaim<'m>,
     /// Everybody checks what he has once more, and ends.
     is_ending: Cell<bool>,
-    /// Pages go as in Linux 2.4; otherwise as in 2.6.
-    launders: bool,
     disk: SimulatedDisk<PageIo>,
     seen: Seen,
 }
@@ -91,7 +101,10 @@ struct Seen {
     injected: Cell<u32>,
     io_errors: Cell<u32>,
     lost_pages: Cell<u32>,
-    reclaimed: Cell<u32>,
+    throttled_writers: Cell<u64>,
+    oom_kills: Cell<u32>,
+    kills: Cell<u32>,
+    reclaim: Cell<ReclaimStat>,
     compacted: Cell<u32>,
     file_words: Cell<u32>,
     mapped_words: Cell<u32>,
@@ -128,6 +141,12 @@ impl Sim<'_> {
         count(&self.seen.injected, u32::from(reached));
         result
     }
+
+    /// The same at each step of something that waits.
+    async fn failing<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| self.with_failures(|| work.as_mut().poll(context))).await
+    }
 }
 
 /// Says which seed it was when the simulation panics.
@@ -149,13 +168,31 @@ fn run(seed: u64) -> Seen {
         let stats = memory.memory_stats();
         stats.free_pages + u64::from(BLOCK * BLOCKS)
     };
-    let mut mm = machine_of(&memory);
+    let (mut mm, cpu) = (machine_of(&memory), one_cpu());
+    // The kernel has more on some machines than on others.
+    let nr_taken = usize::try_from(seed / 4 % 3).unwrap() * MOST_TAKEN / 2;
+    let taken: Vec<Pfn> = (0..nr_taken)
+        .map(|_| memory.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).unwrap())
+        .collect();
     // Half of the machines have a zero page.
     if seed.is_multiple_of(2) {
         mm.set_zero_page(ZERO_PAGE);
     }
-    let (mm, cpu) = (mm, one_cpu());
     let lost = Arc::new(LostPages::default());
+    let mm = mm;
+    // And on some little may be dirty.
+    if seed % 5 < 2 {
+        mm.set_dirty_ratios(DirtyRatios {
+            background: 1,
+            limit: 2,
+        });
+    }
+    let scheme = if seed % 4 > 1 {
+        Scheme::Launder
+    } else {
+        Scheme::TwoList
+    };
+    let reclaim = Reclaim::new(&memory, &[]).with_pages(&mm, scheme);
     let sim = Sim {
         mm: &mm,
         cpu: &cpu,
@@ -164,9 +201,10 @@ fn run(seed: u64) -> Seen {
         lost,
         random: RefCell::new(Random::new(seed)),
         newborn: RefCell::default(),
-        nr_programs: Cell::new(0),
+        processes: RefCell::default(),
+        clock: Clock::default(),
+        reclaim: &reclaim,
         is_ending: Cell::new(false),
-        launders: seed % 4 > 1,
         disk: SimulatedDisk::new(disk::BLOCKS.into(), 16),
         seen: Seen::default(),
     };
@@ -178,8 +216,14 @@ fn run(seed: u64) -> Seen {
     if seed.is_multiple_of(3) {
         sim.lose_power();
     } else {
+        taken
+            .iter()
+            .for_each(|pfn| memory.free_pages(&cpu, *pfn).unwrap());
         give_all_back(&sim, all_free);
     }
+    sim.seen.reclaim.set(reclaim.stat());
+    let throttled = sim.mm.phys.stats().balance_dirty_pages;
+    sim.seen.throttled_writers.set(throttled);
     sim.seen
 }
 
@@ -188,26 +232,29 @@ fn play(sim: &Sim<'_>) {
     let mut executor = Executor::default();
     executor.spawn(mover::live(sim));
     executor.spawn(compactor::live(sim));
+    executor.spawn_daemon(memory::kswapd(sim));
     let mut turns = 0;
     while executor.has_tasks() {
         sim.is_ending.set(turns >= TURNS);
-        if sim.nr_programs.get() == 0 && !sim.is_ending.get() {
+        if sim.nr_programs() == 0 && !sim.is_ending.get() {
             sim.newborn.borrow_mut().push(Program::new(sim));
         }
         for program in sim.newborn.take() {
             executor.spawn(Box::pin(program.live(sim)));
         }
+        sim.clock.tick();
         let turn = executor.turn(&mut sim.random.borrow_mut());
-        if sim.one_in(3) {
-            sim.balance();
+        if sim.one_in(1000) {
+            sim.kill_one();
         }
         let disk_worked = (turn.is_none() || sim.one_in(2)) && (sim.disk_turn() | sim.files_turn());
         match turn {
             Some(task) => executor.poll(task),
             None => assert!(
-                disk_worked,
-                "nobody is ready, and {} tasks wait",
-                executor.nr_tasks()
+                disk_worked || sim.clock.skip(),
+                "nobody is ready, and {} tasks wait, {} of them for memory",
+                executor.nr_tasks(),
+                sim.mm.phys.nr_waiting()
             ),
         }
         turns += 1;
@@ -218,22 +265,27 @@ fn play(sim: &Sim<'_>) {
     }
 }
 
-/// Files are written to the disk, compared, and removed; then everything is free that was at the beginning.
-fn give_all_back(sim: &Sim<'_>, all_free: u64) {
-    let mut ending = pin!(sim.end_files());
-    while ending
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-        .is_pending()
-    {
+/// Runs something to its end while nobody else is there.
+fn finish<T>(sim: &Sim<'_>, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        let polled = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(result) = polled {
+            return result;
+        }
+        sim.clock.tick();
         sim.files_turn();
         sim.disk_turn();
     }
+}
+
+/// Files are written to the disk, compared, and removed; then everything is free that was at the beginning.
+fn give_all_back(sim: &Sim<'_>, all_free: u64) {
+    let nobody = sim.begin_process(sim.mm.create_space(sim.cpu, &[]).unwrap());
+    finish(sim, sim.end_files(&nobody));
+    sim.mm.destroy_space(sim.cpu, nobody.space).unwrap();
     // What was busy when its last user went is left to reclaim.
-    for _ in 0..4 {
-        sim.reclaim();
-        while sim.disk_turn() {}
-    }
+    finish(sim, sim.reclaim.reclaim_pages(sim.cpu, all_free));
     let usage = sim.mm.swap_usage();
     assert_eq!(
         (usage.free, usage.cached),
@@ -283,7 +335,13 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
     }
     let all = run_all(number("SIM_SEEDS").unwrap_or(SEEDS));
     let total = |what: fn(&Seen) -> &Cell<u32>| all.iter().map(|seen| what(seen).get()).sum::<u32>();
+    let reclaim = |what: fn(&ReclaimStat) -> u64| {
+        let sum: u64 = all.iter().map(|seen| what(&seen.reclaim.get())).sum();
+        u32::try_from(sum).unwrap_or(u32::MAX)
+    };
+    let throttled: u64 = all.iter().map(|seen| seen.throttled_writers.get()).sum();
     let summary = [
+        ("writers slowed down", u32::try_from(throttled).unwrap()),
         ("forks", total(|seen| &seen.forks)),
         ("words checked", total(|seen| &seen.words_checked)),
         ("waits for a page", total(|seen| &seen.waits)),
@@ -293,7 +351,18 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         ("requests failed on purpose", total(|seen| &seen.injected)),
         ("errors of the disk met", total(|seen| &seen.io_errors)),
         ("pages that could not be written", total(|seen| &seen.lost_pages)),
-        ("pages reclaimed", total(|seen| &seen.reclaimed)),
+        ("programs ended for their memory", total(|seen| &seen.oom_kills)),
+        ("programs ended from outside", total(|seen| &seen.kills)),
+        ("pages reclaimed directly", reclaim(|stat| stat.pgsteal_direct)),
+        (
+            "pages reclaimed by the daemon",
+            reclaim(|stat| stat.pgsteal_kswapd),
+        ),
+        ("runs of the daemon", reclaim(|stat| stat.pageoutrun)),
+        (
+            "waits of reclaim for the disks",
+            reclaim(|stat| stat.reclaim_throttled),
+        ),
         ("pages compacted", total(|seen| &seen.compacted)),
         ("words of files read", total(|seen| &seen.file_words)),
         ("words of mapped files", total(|seen| &seen.mapped_words)),
@@ -306,8 +375,10 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
             total(|seen| &seen.words_after_power),
         ),
     ];
-    for (what, times) in summary {
+    for (what, times) in &summary {
         eprintln!("{what}: {times}");
+    }
+    for (what, times) in summary {
         assert!(times > 0, "nothing was simulated: no {what}");
     }
 }

@@ -146,6 +146,14 @@ impl Model {
         }
     }
 
+    /// A `write` was given up, nobody knows where; the file is that long.
+    pub(super) fn abandon_write(&mut self, places: &[(Place, u64)], size: u64) {
+        for (place, _) in places {
+            self.words.entry(*place).or_default().pending = None;
+        }
+        self.size = size;
+    }
+
     /// The file is being made as long as this: what is beyond cannot be relied on any more.
     pub(super) fn begin_truncate(&mut self, size: u64) {
         self.size = self.size.min(size);
@@ -176,6 +184,7 @@ impl Model {
         true
     }
 
+    /// Nothing happens if it has ended already.
     pub(super) fn end_sync(&mut self, has_succeeded: bool) {
         self.is_syncing = false;
         if has_succeeded {

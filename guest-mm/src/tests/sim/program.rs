@@ -1,12 +1,13 @@
 //! A program and its model: what it has mapped, and the last word it stored at each address.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::vec::Vec;
 
 use super::executor::pause;
 use super::maps::Maps;
+use super::memory::{Doomed, Process};
 use super::{MOST_PROGRAMS, Sim, count};
-use crate::mm::mapping::FileSystem as _;
 use crate::mm::{Advice, BrkError, CopyError, FaultError, FaultOutcome, ForkError, MmapError, SpaceError};
 use crate::phys::Pin;
 use crate::tests::machine::{RW, anonymous};
@@ -18,14 +19,12 @@ pub(super) const WORDS: u64 = 4;
 const HEAP: u64 = 0x1000_0000;
 const STACK_TOP: u64 = 0x8000_0000;
 const STACK_PAGES: u64 = 64;
-/// How often a program has memory reclaimed before it gives up.
-const PATIENCE: u32 = 6;
 /// Most pages of the heap.
 const HEAP_PAGES: u64 = 80;
 
 /// See the module.
 pub(super) struct Program {
-    space: SpaceId,
+    process: Rc<Process>,
     /// Rights of every page that is mapped or that the stack may grow to, by number.
     pages: BTreeMap<u64, Prot>,
     /// What was stored, by address; everything else is zero.
@@ -34,9 +33,6 @@ pub(super) struct Program {
     maps: Maps,
     stamp: u64,
 }
-
-/// It has nothing to go on with.
-struct OutOfMemory;
 
 impl Program {
     pub(super) fn new(sim: &Sim<'_>) -> Self {
@@ -51,10 +47,9 @@ impl Program {
         };
         sim.mm.mmap(space, &stack).unwrap();
         sim.mm.set_heap(space, HEAP);
-        sim.nr_programs.set(sim.nr_programs.get() + 1);
         let top = STACK_TOP / PAGE_SIZE;
         Self {
-            space,
+            process: sim.begin_process(space),
             pages: (top - STACK_PAGES..top).map(|page| (page, RW)).collect(),
             words: BTreeMap::new(),
             pins: Vec::new(),
@@ -64,7 +59,7 @@ impl Program {
     }
 
     pub(super) async fn live(mut self, sim: &Sim<'_>) {
-        while !sim.is_ending.get() && !sim.one_in(150) {
+        while !sim.is_ending.get() && !self.process.is_doomed() && !sim.one_in(150) {
             pause().await;
             match sim.below(36) {
                 0 | 1 => self.map(sim),
@@ -72,17 +67,17 @@ impl Program {
                 3 => self.protect(sim).await,
                 4 => self.forget(sim).await,
                 5 => self.move_heap(sim).await,
-                6 if self.fork(sim).await.is_err() => break,
+                6 => self.fork(sim).await,
                 7 => self.pin(sim),
                 8 => self.unpin(sim),
                 9..12 => self.check(sim, 20).await,
-                24..30 => self.maps.turn(sim, self.space).await,
-                30.. => sim.use_file().await,
+                24..30 => self.maps.turn(sim, &self.process).await,
+                30.. => sim.use_file(&self.process).await,
                 _ => self.store(sim).await,
             }
         }
         self.check(sim, usize::MAX).await;
-        self.maps.check(sim, self.space).await;
+        self.maps.check(sim, &self.process).await;
         self.end(sim).await;
     }
 
@@ -92,7 +87,7 @@ impl Program {
             _ => (1 + sim.below(60), HugeAdvice::NoHuge),
         };
         let request = anonymous(pages * PAGE_SIZE, advice);
-        let va = sim.mm.mmap(self.space, &request).unwrap();
+        let va = sim.mm.mmap(self.process.space, &request).unwrap();
         for page in va / PAGE_SIZE..va / PAGE_SIZE + pages {
             assert_eq!(self.pages.insert(page, RW), None, "{page:#x} was in use");
         }
@@ -124,8 +119,8 @@ impl Program {
         if va < HEAP + HEAP_PAGES * PAGE_SIZE {
             return;
         }
-        let unmap = || sim.with_failures(|| sim.mm.munmap(sim.cpu, self.space, va, len));
-        if !settled(sim, self.space, unmap).await {
+        let unmap = || sim.with_failures(|| sim.mm.munmap(sim.cpu, self.process.space, va, len));
+        if !settled(sim, self.process.space, unmap).await {
             return;
         }
         let gone = page..page + pages;
@@ -139,8 +134,8 @@ impl Program {
         };
         let prot = [Prot::READ, RW, RW, Prot::NONE][usize::try_from(sim.below(4)).unwrap()];
         let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
-        let protect = || sim.with_failures(|| sim.mm.mprotect(sim.cpu, self.space, va, len, prot));
-        if !settled(sim, self.space, protect).await {
+        let protect = || sim.with_failures(|| sim.mm.mprotect(sim.cpu, self.process.space, va, len, prot));
+        if !settled(sim, self.process.space, protect).await {
             return;
         }
         for (_, rights) in self.pages.range_mut(page..page + pages) {
@@ -154,10 +149,13 @@ impl Program {
         };
         let (va, len) = (page * PAGE_SIZE, pages * PAGE_SIZE);
         let forget = || {
-            let forget = || sim.mm.madvise(sim.cpu, self.space, va, len, Advice::DontNeed);
+            let forget = || {
+                sim.mm
+                    .madvise(sim.cpu, self.process.space, va, len, Advice::DontNeed)
+            };
             sim.with_failures(forget)
         };
-        if settled(sim, self.space, forget).await {
+        if settled(sim, self.process.space, forget).await {
             let gone = page..page + pages;
             self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
         }
@@ -166,7 +164,7 @@ impl Program {
     async fn move_heap(&mut self, sim: &Sim<'_>) {
         let end = HEAP + sim.below(HEAP_PAGES * PAGE_SIZE);
         loop {
-            match sim.with_failures(|| sim.mm.brk(sim.cpu, self.space, end)) {
+            match sim.with_failures(|| sim.mm.brk(sim.cpu, self.process.space, end)) {
                 Ok(_) => break,
                 Err(BrkError::Unmap(MmapError::Migrating(id))) => sim.mm.until_settled(id).await,
                 Err(BrkError::Unmap(MmapError::Pinned { .. } | MmapError::NoMemory)) => return,
@@ -183,25 +181,28 @@ impl Program {
         self.words.retain(|&va, _| !is_gone(va / PAGE_SIZE));
     }
 
-    async fn fork(&mut self, sim: &Sim<'_>) -> Result<(), OutOfMemory> {
-        if sim.nr_programs.get() >= MOST_PROGRAMS {
-            return Err(OutOfMemory);
+    async fn fork(&mut self, sim: &Sim<'_>) {
+        if sim.nr_programs() >= MOST_PROGRAMS {
+            return;
         }
+        let fork = || match sim.with_failures(|| sim.mm.fork(sim.cpu, self.process.space)) {
+            Err(ForkError::NoMemory) => None,
+            outcome => Some(outcome),
+        };
         let child = loop {
-            match sim.with_failures(|| sim.mm.fork(sim.cpu, self.space)) {
-                Ok(child) => break child,
-                Err(ForkError::Migrating(id)) => {
+            match sim.until_memory(&self.process, fork).await {
+                Ok(Ok(child)) => break child,
+                Ok(Err(ForkError::Migrating(id))) => {
                     count(&sim.seen.waits, 1);
                     sim.mm.until_settled(id).await;
                 }
-                Err(ForkError::NoMemory) => return Ok(()),
-                Err(error) => panic!("{error}"),
+                Ok(Err(error)) => panic!("{error}"),
+                Err(Doomed) => return,
             }
         };
         count(&sim.seen.forks, 1);
-        sim.nr_programs.set(sim.nr_programs.get() + 1);
         let child = Self {
-            space: child,
+            process: sim.begin_process(child),
             pages: self.pages.clone(),
             words: self.words.clone(),
             pins: Vec::new(),
@@ -209,7 +210,6 @@ impl Program {
             stamp: self.stamp << 8,
         };
         sim.newborn.borrow_mut().push(child);
-        Ok(())
     }
 
     /// A device gets the page, and writes to it later.
@@ -218,9 +218,15 @@ impl Program {
             return;
         };
         let va = page * PAGE_SIZE;
-        match sim.with_failures(|| sim.mm.pin_user(sim.cpu, self.space, va, "device")) {
+        match sim.with_failures(|| sim.mm.pin_user(sim.cpu, self.process.space, va, "device")) {
             Ok(pin) => self.pins.push((pin, va)),
-            Err(CopyError::Locked { .. }) => {}
+            Err(
+                CopyError::Locked { .. }
+                | CopyError::Fault {
+                    error: FaultError::OutOfMemory,
+                    ..
+                },
+            ) => {}
             Err(CopyError::Fault { error, .. }) => self.check_refusal(sim, va, error),
             Err(error @ CopyError::NeedsBlock { .. }) => panic!("{error}"),
         }
@@ -230,7 +236,7 @@ impl Program {
         let Some((pin, va)) = self.pins.pop() else {
             return;
         };
-        let root = sim.mm.space(self.space).unwrap().root();
+        let root = sim.mm.space(self.process.space).unwrap().root();
         let found = crate::pagetable::translate(&sim.mm.frames, root, va, Access::Read);
         // As long as the program has not given the page up, it sees what the device writes.
         if found.is_ok_and(|found| found.gpa == pin.pfn().gpa()) {
@@ -251,8 +257,8 @@ impl Program {
             }
             self.stamp += 1;
             let va = page * PAGE_SIZE + sim.below(WORDS) * 8;
-            match touch(sim, self.space, va, Access::Write, || {
-                sim.mm.cpu_store(self.space, va, self.stamp)
+            match touch(sim, &self.process, va, Access::Write, || {
+                sim.mm.cpu_store(self.process.space, va, self.stamp)
             })
             .await
             {
@@ -270,7 +276,8 @@ impl Program {
 
     fn check_refusal(&self, sim: &Sim<'_>, va: u64, error: FaultError) {
         match error {
-            FaultError::OutOfMemory | FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
+            FaultError::OutOfMemory => assert!(self.process.is_doomed(), "a program that waits gets memory"),
+            FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
             FaultError::Io { .. } => count(&sim.seen.io_errors, 1),
             FaultError::Protection { access, .. } => {
                 assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
@@ -298,8 +305,8 @@ impl Program {
                 let va = page * PAGE_SIZE + word * 8;
                 let expected = self.words.get(&va).copied().unwrap_or(0);
                 let found = loop {
-                    match touch(sim, self.space, va, Access::Read, || {
-                        sim.mm.cpu_load(self.space, va)
+                    match touch(sim, &self.process, va, Access::Read, || {
+                        sim.mm.cpu_load(self.process.space, va)
                     })
                     .await
                     {
@@ -312,8 +319,13 @@ impl Program {
                     }
                 };
                 match found {
-                    Ok(found) => assert_eq!(found, expected, "{va:#x} of space {}", self.space.number()),
-                    Err(FaultError::OutOfMemory) => count(&sim.seen.no_memory, 1),
+                    Ok(found) => assert_eq!(
+                        found,
+                        expected,
+                        "{va:#x} of space {}",
+                        self.process.space.number()
+                    ),
+                    Err(FaultError::OutOfMemory) if self.process.is_doomed() => return,
                     Err(error) => panic!("{error}"),
                 }
                 count(&sim.seen.words_checked, 1);
@@ -322,48 +334,50 @@ impl Program {
     }
 
     async fn end(mut self, sim: &Sim<'_>) {
-        while let Err(error) = sim.mm.destroy_space(sim.cpu, self.space) {
-            assert_eq!(error, SpaceError::Migrating(self.space));
-            sim.mm.until_settled(self.space).await;
+        while let Err(error) = sim.mm.destroy_space(sim.cpu, self.process.space) {
+            assert_eq!(error, SpaceError::Migrating(self.process.space));
+            sim.mm.until_settled(self.process.space).await;
         }
         for (pin, _) in self.pins.drain(..) {
             sim.mm.phys.unpin(sim.cpu, pin);
         }
-        sim.nr_programs.set(sim.nr_programs.get() - 1);
+        sim.end_process(&self.process);
     }
 }
 
-/// Repeats an access, with the faults it takes.
+/// Repeats an access, with the faults it takes. It finds no memory only if the program is to end.
 pub(super) async fn touch<T, E>(
     sim: &Sim<'_>,
-    space: SpaceId,
+    process: &Process,
     va: u64,
     access: Access,
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T, FaultError> {
-    let mut tries = 0;
+    let fault = || match sim.with_failures(|| sim.mm.fault(sim.cpu, process.space, va, access)) {
+        Err(FaultError::OutOfMemory) => None,
+        outcome => Some(outcome),
+    };
+    let doomed = |Doomed| FaultError::OutOfMemory;
     loop {
         if let Ok(value) = attempt() {
             return Ok(value);
         }
-        match sim.with_failures(|| sim.mm.fault(sim.cpu, space, va, access)) {
-            Ok(FaultOutcome::Locked(page)) => {
+        match sim.until_memory(process, fault).await.map_err(doomed)?? {
+            FaultOutcome::Locked(page) => {
                 count(&sim.seen.waits, 1);
-                sim.mm.until_unlocked(page).await;
+                let wait = sim.mm.until_unlocked(page);
+                process.interruptible(wait).await.map_err(doomed)?;
             }
-            Ok(FaultOutcome::NeedsBlock(place)) => {
-                let found = sim.fs.prepare_write(place.mapping, place.index).await;
-                found.expect("the disk is large");
+            FaultOutcome::NeedsBlock(place) => {
+                let found = sim.find_block(process, place).await.map_err(doomed)?;
+                found.map_err(|_| FaultError::Io { va })?;
             }
-            Ok(_) if sim.one_in(8) => pause().await,
-            Ok(_) => {}
-            Err(FaultError::OutOfMemory) if tries < PATIENCE => {
-                tries += 1;
-                count(&sim.seen.no_memory, 1);
-                sim.reclaim();
-                pause().await;
+            _ if access == Access::Write && sim.mm.is_too_dirty() => {
+                let wait = sim.mm.until_may_dirty();
+                process.interruptible(wait).await.map_err(doomed)?;
             }
-            Err(error) => return Err(error),
+            _ if sim.one_in(8) => pause().await,
+            _ => {}
         }
     }
 }
