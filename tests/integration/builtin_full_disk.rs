@@ -110,3 +110,40 @@ fn who_writes_to_a_disk_that_takes_nothing_any_more_is_told_and_the_others_go_on
     assert_eq!(vm.wait_for_end(), 0);
     assert_said(&vm, &["/bin/files[1]: exited(0)", "/bin/files[2]: exited(0)"]);
 }
+
+#[test]
+fn a_swap_disk_that_takes_nothing_any_more_ends_the_program_with_the_highest_score_and_no_other() {
+    let home = Home::new();
+    let room = SmallRoom::new(&home, "3M");
+    let image = room.0.join("swap.img");
+    let text = image.display().to_string();
+    home.run(["disk", "swap", &text, "--size", "64M"]).success();
+    let programs = [
+        "pager size=40M pages=small seed=1 oom=500",
+        "pager size=8M pages=small seed=2",
+        "hog size=2M seed=3",
+    ];
+    let vm = start(&home, &image, "32M", "swap=vda", &programs);
+    vm.serial.wait_for("pager[1]: killed");
+    let checked = || {
+        vm.programs()[1..]
+            .iter()
+            .map(|program| program.checks_ok)
+            .sum::<u64>()
+    };
+    let before = checked();
+    eventually("checks of the others", || {
+        (checked() > before + 10_000).then_some(())
+    });
+    let programs = vm.programs();
+    for program in &programs {
+        assert_eq!(program.checks_failed, 0, "{programs:?}");
+    }
+    let counts = views::vmstat(&vm.guest("vmstat"));
+    assert_eq!((counts["oom_kill"], counts["oom_no_victim"]), (1, 0));
+    assert!(
+        counts["pswpout"] > 0,
+        "what the disk had room for is there: {counts:?}"
+    );
+    assert_said(&vm, &["vda: swap: a write of ", "program 1 is ended, score "]);
+}

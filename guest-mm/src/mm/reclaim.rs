@@ -168,7 +168,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if !flags.has(PageFlags::ANON) {
             return Fate::Gone;
         }
-        let was_cached = flags.has(PageFlags::SWAPCACHE);
+        self.leave_bad_slot(cpu, pfn, page);
+        let was_cached = page.flags().has(PageFlags::SWAPCACHE);
         let known = page.mapcount() + u32::from(was_cached) + 1;
         if flags.has(PageFlags::PINNED) || page.count() != known || self.was_used(cpu, pfn, page, walk) {
             return Fate::Keep;

@@ -126,6 +126,11 @@ impl Swap {
         debug_assert!(replaced.is_some());
     }
 
+    /// Whether the page's contents are in its slot now.
+    fn written(&self, slot: SlotNr, has_arrived: bool) {
+        self.state.lock().areas.written(slot, has_arrived);
+    }
+
     /// Slots in use with their users and pages.
     pub(crate) fn in_use(&self) -> Vec<(SlotNr, u16, Option<Pfn>)> {
         let state = self.state.lock();
@@ -197,6 +202,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     fn written(&self, page: &Page, result: Result<(), IoError>) {
+        if let Some(slot) = SlotNr::new(page.private()) {
+            self.swap.written(slot, result.is_ok());
+        }
         if result.is_ok() {
             self.phys.counts.pswpout.add(1);
             page.remove_flags(PageFlags::ERROR);
@@ -249,6 +257,17 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         self.swap.io.push(OnePage::new(pfn, slot, direction));
         Some(())
+    }
+
+    /// Takes the slot from a page that could not be written there and that no entry names any more: it goes to another one. The
+    /// caller has its lock and a reference.
+    pub(crate) fn leave_bad_slot(&self, cpu: &Cpu, pfn: Pfn, page: &Page) {
+        let flags = page.flags();
+        let has_failed = flags.has(PageFlags::SWAPCACHE.with(PageFlags::DIRTY).with(PageFlags::ERROR));
+        let slot = SlotNr::new(page.private()).filter(|_| has_failed && !flags.has(PageFlags::WRITEBACK));
+        if page.mapcount() > 0 && slot.is_some_and(|slot| self.swap.users(slot) == 1) {
+            self.leave_swap(cpu, pfn, page);
+        }
     }
 
     /// Sends a page of the swap cache on its way. The caller has its lock; no entry maps it writable.

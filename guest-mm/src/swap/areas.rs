@@ -125,7 +125,14 @@ impl Areas {
         self.map_of(slot)?.add_user(slot)
     }
 
-    /// One user less; returns how many are left. Without any the slot is free.
+    /// Takes note of how a write to a slot went ([`SlotMap::written`]).
+    pub fn written(&mut self, slot: SlotNr, has_arrived: bool) {
+        if let Ok(map) = self.map_of(slot) {
+            map.written(slot, has_arrived);
+        }
+    }
+
+    /// One user less; returns how many are left. Without any the slot is free, or bad if it could not be written.
     ///
     /// # Errors
     /// Nobody uses it.

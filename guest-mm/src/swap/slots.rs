@@ -9,15 +9,18 @@ pub const CLUSTER_SLOTS: u32 = 256;
 
 /// A slot that cannot be used.
 const BAD: u16 = u16::MAX;
+/// Beside a number of users: the slot could not be written when it was last tried. It is bad when nobody uses it any more.
+const FAILED: u16 = 1 << 15;
 /// Users that one slot can have.
-const MAX_USERS: u16 = BAD - 1;
+const MAX_USERS: u16 = FAILED - 2;
+const _: () = assert!(MAX_USERS | FAILED != BAD);
 
 /// Why the number of a slot's users cannot change so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SlotError {
     /// There is no such slot, or it is bad, or nobody uses it.
     NotInUse(SlotNr),
-    /// It has 65534 users, and no more can be counted.
+    /// It has 32766 users, and no more can be counted.
     TooManyUsers(SlotNr),
 }
 
@@ -28,7 +31,7 @@ pub enum SlotError {
 #[derive(Debug)]
 pub struct SlotMap {
     area: AreaNr,
-    /// Users of each block; block 0 is bad.
+    /// Users of each block, and [`FAILED`]; block 0 is bad.
     users: Vec<u16>,
     /// Free slots of each cluster.
     free: Vec<u16>,
@@ -74,7 +77,7 @@ impl SlotMap {
         self.area
     }
 
-    /// Slots that can be used.
+    /// Slots that can be used: fewer when some turned out to be bad.
     pub const fn nr_slots(&self) -> u32 {
         self.nr_slots
     }
@@ -88,7 +91,7 @@ impl SlotMap {
     pub fn users(&self, slot: SlotNr) -> u16 {
         match self.users.get(slot.index()) {
             None | Some(&BAD) => 0,
-            Some(users) => *users,
+            Some(users) => *users & !FAILED,
         }
     }
 
@@ -114,7 +117,7 @@ impl SlotMap {
     pub fn add_user(&mut self, slot: SlotNr) -> Result<(), SlotError> {
         match self.users.get_mut(slot.index()) {
             None | Some(&mut (0 | BAD)) => Err(SlotError::NotInUse(slot)),
-            Some(&mut MAX_USERS) => Err(SlotError::TooManyUsers(slot)),
+            Some(users) if *users & !FAILED == MAX_USERS => Err(SlotError::TooManyUsers(slot)),
             Some(users) => {
                 *users += 1;
                 Ok(())
@@ -122,7 +125,17 @@ impl SlotMap {
         }
     }
 
-    /// One user less; returns how many are left. Without any the slot is free.
+    /// Takes note of how a write to a slot in use went. One that failed last is not given out again: pages that went there would come back to
+    /// memory, and a disk that takes nothing any more would look as if it had room for ever.
+    pub fn written(&mut self, slot: SlotNr, has_arrived: bool) {
+        match self.users.get_mut(slot.index()) {
+            None | Some(&mut (0 | BAD)) => {}
+            Some(users) if has_arrived => *users &= !FAILED,
+            Some(users) => *users |= FAILED,
+        }
+    }
+
+    /// One user less; returns how many are left. Without any the slot is free, or bad if it could not be written.
     ///
     /// # Errors
     /// Nobody uses it.
@@ -134,8 +147,12 @@ impl SlotMap {
                 if *users == 0 {
                     self.free[slot.index() / CLUSTER_SLOTS as usize] += 1;
                     self.nr_free += 1;
+                } else if *users == FAILED {
+                    *users = BAD;
+                    self.nr_slots -= 1;
+                    return Ok(0);
                 }
-                Ok(*users)
+                Ok(*users & !FAILED)
             }
         }
     }
@@ -146,7 +163,7 @@ impl SlotMap {
             let used = !matches!(*users, 0 | BAD);
             SlotNr::at(self.area, block)
                 .filter(|_| used)
-                .map(|slot| (slot, *users))
+                .map(|slot| (slot, *users & !FAILED))
         })
     }
 

@@ -122,11 +122,33 @@ fn users_are_only_of_slots_in_use_and_only_so_many() {
         assert_eq!(slots.users(slot), 0);
     }
     assert_eq!(slots.allocate(), Some(one));
-    for _ in 1..65534 {
+    for _ in 1..32766 {
         slots.add_user(one).unwrap();
     }
     assert_eq!(slots.add_user(one), Err(SlotError::TooManyUsers(one)));
-    assert_eq!(slots.users(one), 65534);
+    assert_eq!(slots.users(one), 32766);
+}
+
+#[test]
+fn a_slot_that_could_not_be_written_last_is_not_given_out_again() {
+    let mut slots = SlotMap::new(AreaNr::FIRST, &header(4, &[])).unwrap();
+    let [one, two, three] = [1, 2, 3].map(|block| SlotNr::new(block).unwrap());
+    for slot in [one, two, three] {
+        assert_eq!(slots.allocate(), Some(slot));
+    }
+    slots.add_user(two).unwrap();
+    for (slot, has_arrived) in [(one, false), (two, false), (three, false), (three, true)] {
+        slots.written(slot, has_arrived);
+    }
+    assert_eq!((slots.users(two), slots.in_use().count()), (2, 3));
+    assert_eq!([slots.drop_user(two), slots.drop_user(two)], [Ok(1), Ok(0)]);
+    assert_eq!([slots.drop_user(one), slots.drop_user(three)], [Ok(0), Ok(0)]);
+    assert_eq!((slots.nr_slots(), slots.nr_free()), (1, 1));
+    assert_eq!(slots.drop_user(one), Err(SlotError::NotInUse(one)));
+    assert_eq!([slots.allocate(), slots.allocate()], [Some(three), None]);
+    // Nobody uses it: nothing is remembered of it.
+    slots.written(one, true);
+    assert_eq!((slots.users(one), slots.nr_slots()), (0, 1));
 }
 
 /// The areas of so many slots from now on.
