@@ -103,8 +103,9 @@ pub struct Balance {
 pub struct Reclaimed {
     /// Frames that became free meanwhile: whose they are now is another question.
     pub freed_pages: u64,
-    /// Whether it was of any use to somebody: a page was freed, or has arrived on a disk. If not, there is nothing more to be had; a write
-    /// that fails is none.
+    /// Whether it was of any use to somebody: a page was freed, or has arrived on a disk. If not, there is nothing more to be had. A write
+    /// that fails is none; nor are frames of the kernel's caches alone, which the next request to a disk may take back: the one who waits has them,
+    /// if they were of use.
     pub has_progress: bool,
 }
 
@@ -209,7 +210,10 @@ impl<'a> Reclaim<'a> {
         let progress = self.progress();
         let freed_pages = progress.freed_since(&before);
         self.events.pgsteal_direct.add(freed_pages);
-        let has_progress = progress != before;
+        let has_progress = match self.pages {
+            Some(_) => (progress.stolen, progress.written) != (before.stolen, before.written),
+            None => progress != before,
+        };
         Reclaimed {
             freed_pages,
             has_progress,
@@ -264,7 +268,8 @@ impl<'a> Reclaim<'a> {
     /// How much reclaim has achieved since boot.
     fn progress(&self) -> Progress {
         Progress {
-            freed: self.phys.counts.pgsteal.value() + self.events.slabs.value(),
+            stolen: self.phys.counts.pgsteal.value(),
+            slabs: self.events.slabs.value(),
             written: self.phys.nr_written(),
         }
     }
@@ -309,13 +314,17 @@ impl<'a> Reclaim<'a> {
 /// What all of reclaim has achieved so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Progress {
-    freed: u64,
+    /// Frames of programs' and files' pages.
+    stolen: u64,
+    /// Frames of caches.
+    slabs: u64,
+    /// Pages that have arrived on disks.
     written: u64,
 }
 
 impl Progress {
     const fn freed_since(&self, before: &Self) -> u64 {
-        self.freed.saturating_sub(before.freed)
+        (self.stolen + self.slabs).saturating_sub(before.stolen + before.slabs)
     }
 }
 

@@ -186,6 +186,40 @@ impl Shrinker for Asked {
     }
 }
 
+/// A cache whose frames are taken again as soon as they are given back.
+struct Recycled;
+
+impl Shrinker for Recycled {
+    fn name(&self) -> &'static str {
+        "recycled"
+    }
+
+    fn freeable_pages(&self) -> u64 {
+        4
+    }
+
+    fn shrink(&self, _: &Cpu, _: u64) -> u64 {
+        1
+    }
+}
+
+#[test]
+fn frames_that_the_kernel_gives_itself_in_turn_are_no_progress() {
+    machine!(mm, cpu, 512, 2);
+    fill(&mm, &cpu);
+    let shrinkers: [&dyn Shrinker; 1] = [&Recycled];
+    let reclaim = Reclaim::new(mm.phys, &shrinkers).with_pages(&mm, Scheme::TwoList);
+    let reclaimed = to_the_end(reclaim.try_to_free_pages(&cpu, Gfp::USER, Order::ZERO));
+    assert!(
+        reclaimed.freed_pages > 0 && !reclaimed.has_progress,
+        "{reclaimed:?}"
+    );
+    // Where nothing else is reclaimed it is all there is.
+    let reclaimed =
+        to_the_end(Reclaim::new(mm.phys, &shrinkers).try_to_free_pages(&cpu, Gfp::USER, Order::ZERO));
+    assert!(reclaimed.has_progress);
+}
+
 #[test]
 fn caches_are_asked_for_as_large_a_part_as_pages_are_looked_at() {
     machine!(mm, cpu, 512, 2);
