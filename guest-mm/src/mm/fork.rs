@@ -10,13 +10,13 @@ use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
 use crate::mm::gather::Gather;
 use crate::mm::zap::{flush_of, order_of};
-use crate::mm::{AnonPlace, Layout, Locked, Mm};
+use crate::mm::{AddressSpace, AnonPlace, Layout, Locked, Mm, Vma};
 use crate::page::PageFlags;
-use crate::pagetable::{Entry, Level, Slot, VaRange};
-use crate::pfn::{Order, PAGE_BYTES, PAGEBLOCK_SIZE, Pfn};
+use crate::pagetable::{Entry, Level, Slot};
+use crate::pfn::{Order, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 use crate::phys::Claim;
 
-/// Why an address space cannot be doubled; nothing was.
+/// Why an address space cannot be doubled; [`Mm::fork`] has changed nothing then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ForkError {
     /// No address space has that number.
@@ -39,6 +39,24 @@ impl fmt::Display for ForkError {
 
 impl core::error::Error for ForkError {}
 
+/// A fork that is under way: the child has what the parent has up to an address. Its number is taken, and it goes with
+/// [`Mm::destroy_space`] like any other, whether the fork comes to its end or not.
+#[must_use = "the child exists, and is not whole yet"]
+#[derive(PartialEq, Eq, Debug)]
+pub struct Fork {
+    parent: SpaceId,
+    child: SpaceId,
+    /// What the parent has below is the child's too.
+    at: u64,
+}
+
+impl Fork {
+    /// The address space that it makes.
+    pub const fn child(&self) -> SpaceId {
+        self.child
+    }
+}
+
 /// Parent and child, both locked.
 struct Pair<'a> {
     parent: Locked<'a>,
@@ -51,22 +69,23 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// of them writes to it; a pinned page is copied for the child at once, so that its holder goes on with the parent's.
     ///
     /// # Errors
-    /// When there is no such space, no memory for the child's tables, or a migration is under way.
+    /// When there is no such space, no memory for the child's tables, or a migration is under way. For who can wait for those there is
+    /// [`Mm::begin_fork`].
     pub fn fork(&self, cpu: &Cpu, id: SpaceId) -> Result<SpaceId, ForkError> {
         let parent = self.spaces.find(id).ok_or(ForkError::UnknownSpace(id))?;
         let parent = parent.lock();
         if parent.migrating > 0 {
             return Err(ForkError::Migrating(id));
         }
-        let child = Arc::new(self.empty_space(cpu).map_err(|_| ForkError::NoMemory)?);
-        // Found by walks from now on, which wait for the lock.
+        let child = self.new_child(cpu)?;
         let mut pair = Pair {
             parent,
             child: child.lock(),
             flush: FlushBatch::new(),
         };
         self.spaces.insert(child.clone());
-        let outcome = self.double(cpu, &mut pair);
+        let begun = self.double_fixed(cpu, &mut pair);
+        let outcome = begun.and_then(|()| self.double(cpu, &mut pair, &mut 0));
         if !pair.flush.is_empty() {
             self.mmu.flush(&pair.flush);
         }
@@ -79,25 +98,76 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    fn double(&self, cpu: &Cpu, pair: &mut Pair<'_>) -> Result<(), ForkError> {
-        let fixed = self.copy_fixed(cpu, &pair.parent, &mut pair.child);
-        fixed.map_err(|_| ForkError::NoMemory)?;
+    /// Begins what [`Mm::fork`] does at once. Until it is done ([`Mm::fork_on`]) the parent does not run, and nobody changes its areas;
+    /// its pages may go and move as ever. So who finds no memory for a table keeps those that it has got, waits, and goes on: a fork of any
+    /// size comes to its end where memory comes in small portions (Linux waits inside of `dup_mmap`, under the lock of the parent's areas).
+    ///
+    /// # Errors
+    /// [`ForkError::UnknownSpace`], and [`ForkError::NoMemory`] for the first tables; nothing was changed then.
+    pub fn begin_fork(&self, cpu: &Cpu, id: SpaceId) -> Result<Fork, ForkError> {
+        let parent = self.spaces.find(id).ok_or(ForkError::UnknownSpace(id))?;
+        let child = self.new_child(cpu)?;
+        let mut pair = Pair {
+            parent: parent.lock(),
+            child: child.lock(),
+            flush: FlushBatch::new(),
+        };
+        self.spaces.insert(child.clone());
+        if let Err(error) = self.double_fixed(cpu, &mut pair) {
+            self.discard_space(cpu, &mut pair.child);
+            return Err(error);
+        }
+        Ok(Fork {
+            parent: id,
+            child: child.id(),
+            at: 0,
+        })
+    }
+
+    /// Goes on with a fork, to its end.
+    ///
+    /// # Errors
+    /// [`ForkError::NoMemory`] and [`ForkError::Migrating`]: what was done stays, and the next call goes on from there.
+    /// [`ForkError::UnknownSpace`] if one of the two is gone.
+    pub fn fork_on(&self, cpu: &Cpu, fork: &mut Fork) -> Result<(), ForkError> {
+        let find = |id| self.spaces.find(id).ok_or(ForkError::UnknownSpace(id));
+        let (parent, child) = (find(fork.parent)?, find(fork.child)?);
+        let parent = parent.lock();
+        if parent.migrating > 0 {
+            return Err(ForkError::Migrating(fork.parent));
+        }
+        let mut pair = Pair {
+            parent,
+            child: child.lock(),
+            flush: FlushBatch::new(),
+        };
+        let outcome = self.double(cpu, &mut pair, &mut fork.at);
+        if !pair.flush.is_empty() {
+            self.mmu.flush(&pair.flush);
+        }
+        outcome
+    }
+
+    /// An empty address space, which is found by walks once it is in the table of all: they wait for its lock then.
+    fn new_child(&self, cpu: &Cpu) -> Result<Arc<AddressSpace>, ForkError> {
+        let child = self.empty_space(cpu).map_err(|_| ForkError::NoMemory)?;
+        Ok(Arc::new(child))
+    }
+
+    /// What is no page of the parent's.
+    fn double_fixed(&self, cpu: &Cpu, pair: &mut Pair<'_>) -> Result<(), ForkError> {
         pair.child.heap = pair.parent.heap.clone();
-        let areas: alloc::vec::Vec<_> = pair.parent.vmas.values().copied().collect();
-        for vma in areas {
-            let id = pair.child.id();
-            if let Some(anon_vma) = vma.anon_vma
-                && !pair.child.anon_vmas.contains_key(&anon_vma)
-            {
-                self.anon_vmas.join(anon_vma, id);
+        let fixed = self.copy_fixed(cpu, &pair.parent, &mut pair.child);
+        fixed.map_err(|_| ForkError::NoMemory)
+    }
+
+    /// Gives the child the areas from an address on, and what is in them. An error leaves in `at` where to go on.
+    fn double(&self, cpu: &Cpu, pair: &mut Pair<'_>, at: &mut u64) -> Result<(), ForkError> {
+        while let Some(&vma) = pair.parent.find_vma(*at) {
+            *at = (*at).max(vma.range.start());
+            if pair.child.vma_at(*at).is_none() {
+                self.double_area(pair, &vma);
             }
-            if let Some(area) = vma.backing.file()
-                && !pair.child.mappings.contains_key(&area.mapping)
-            {
-                let joined = self.mappings.join(area.mapping, id);
-                debug_assert!(joined, "the parent is a member");
-            }
-            pair.child.insert(vma.for_child());
             // What is only a file's, the child finds there by itself (Linux `copy_page_range`).
             let is_own = vma.backing.is_anonymous() || vma.anon_vma.is_some();
             let is_nonlinear = vma
@@ -105,68 +175,77 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 .file()
                 .is_some_and(|area| area.layout == Layout::NonLinear);
             if is_own || is_nonlinear {
-                self.share_range(cpu, pair, vma.range)?;
+                self.share_range(cpu, pair, vma.range.end(), at)?;
             }
+            *at = vma.range.end();
         }
         Ok(())
     }
 
-    /// Lets the child have what the parent has in a range.
-    fn share_range(&self, cpu: &Cpu, pair: &mut Pair<'_>, range: VaRange) -> Result<(), ForkError> {
-        let mut va = range.start();
-        while va < range.end() {
-            let found = pair.parent.table.find(&self.frames, va);
+    fn double_area(&self, pair: &mut Pair<'_>, vma: &Vma) {
+        let id = pair.child.id();
+        if let Some(anon_vma) = vma.anon_vma
+            && !pair.child.anon_vmas.contains_key(&anon_vma)
+        {
+            self.anon_vmas.join(anon_vma, id);
+        }
+        if let Some(area) = vma.backing.file()
+            && !pair.child.mappings.contains_key(&area.mapping)
+        {
+            let joined = self.mappings.join(area.mapping, id);
+            debug_assert!(joined, "the parent is a member");
+        }
+        pair.child.insert(vma.for_child());
+    }
+
+    /// Lets the child have what the parent has from `at` to `end`.
+    fn share_range(&self, cpu: &Cpu, pair: &mut Pair<'_>, end: u64, at: &mut u64) -> Result<(), ForkError> {
+        while *at < end {
+            let found = pair.parent.table.find(&self.frames, *at);
             if found.level > Level::HUGE || found.entry.is_empty() && found.level == Level::HUGE {
-                va = found.end_of(va);
-                continue;
-            }
-            if found.level == Level::HUGE {
-                let slot = self.tables(cpu).ensure(pair.child.table, va, Level::HUGE);
+                *at = found.end_of(*at);
+            } else if found.level == Level::HUGE {
+                let slot = self.tables(cpu).ensure(pair.child.table, *at, Level::HUGE);
                 let slot = slot.map_err(|_| ForkError::NoMemory)?;
-                if let Err(error) = self.share_leaf(cpu, pair, va, found.slot, slot) {
-                    let mut gather = Gather::default();
-                    self.prune_later(cpu, pair.child.table, va, &mut gather);
-                    gather.finish(self.tables(cpu), &self.mmu);
-                    return Err(error);
-                }
-                va = found.end_of(va);
-                continue;
+                self.share_leaf(cpu, pair, *at, found.slot, slot)?;
+                *at = found.end_of(*at);
+            } else {
+                let end = ((*at / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE).min(end);
+                self.share_table(cpu, pair, (end, found.slot), at)?;
             }
-            let end = ((va / PAGEBLOCK_SIZE + 1) * PAGEBLOCK_SIZE).min(range.end());
-            self.share_table(cpu, pair, VaRange::between(va, end), found.slot)?;
-            va = end;
         }
         Ok(())
     }
 
-    /// The same for a range within one page table, of which `slot` is an entry.
+    /// The same up to `end` within one page table, of which `slot` is an entry.
     fn share_table(
         &self,
         cpu: &Cpu,
         pair: &mut Pair<'_>,
-        range: VaRange,
-        slot: Slot,
+        (end, slot): (u64, Slot),
+        at: &mut u64,
     ) -> Result<(), ForkError> {
         let mut table = None;
-        for va in (range.start()..range.end()).step_by(PAGE_BYTES) {
-            let index = Level::PAGE.index(va);
+        while *at < end {
+            let index = Level::PAGE.index(*at);
             let from = Slot { index, ..slot };
-            if self.frames.read(from.table, index) == 0 {
-                continue;
+            if self.frames.read(from.table, index) != 0 {
+                let to = match table {
+                    Some(table) => Slot { table, index },
+                    None => self
+                        .tables(cpu)
+                        .ensure(pair.child.table, *at, Level::PAGE)
+                        .map_err(|_| ForkError::NoMemory)?,
+                };
+                table = Some(to.table);
+                self.share_leaf(cpu, pair, *at, from, to)?;
             }
-            let to = match table {
-                Some(table) => Slot { table, index },
-                None => self
-                    .tables(cpu)
-                    .ensure(pair.child.table, va, Level::PAGE)
-                    .map_err(|_| ForkError::NoMemory)?,
-            };
-            table = Some(to.table);
-            self.share_leaf(cpu, pair, va, from, to)?;
+            *at += PAGE_SIZE;
         }
         Ok(())
     }
 
+    /// Lets the child have an entry. An error leaves no table behind that has none.
     fn share_leaf(
         &self,
         cpu: &Cpu,
@@ -174,6 +253,22 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         va: u64,
         from: Slot,
         to: Slot,
+    ) -> Result<(), ForkError> {
+        let shared = self.share_entry(cpu, pair, va, (from, to));
+        if shared.is_err() {
+            let mut gather = Gather::default();
+            self.prune_later(cpu, pair.child.table, va, &mut gather);
+            gather.finish(self.tables(cpu), &self.mmu);
+        }
+        shared
+    }
+
+    fn share_entry(
+        &self,
+        cpu: &Cpu,
+        pair: &mut Pair<'_>,
+        va: u64,
+        (from, to): (Slot, Slot),
     ) -> Result<(), ForkError> {
         let entry = Entry::from_bits(self.frames.read(from.table, from.index));
         if let Some(slot) = entry.swap_slot() {

@@ -50,7 +50,7 @@ pub use area_use::AreaUse;
 pub use brk::BrkError;
 pub use create::{FixedMapping, SpaceError};
 pub use fault::{FaultError, FaultOutcome};
-pub use fork::ForkError;
+pub use fork::{Fork, ForkError};
 pub use map::{Advice, MapRequest, MmapError, Place};
 pub use mapping::{CacheUse, FilePlace, MappingId};
 pub use reclaim::Shrunk;

@@ -21,7 +21,7 @@ fn frame_of(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Pfn {
 }
 
 /// A program with so many small pages, page n of which holds n.
-fn program(mm: &TestMm<'_>, cpu: &guest_sync::Cpu, pages: u64) -> (SpaceId, u64) {
+pub(super) fn program(mm: &TestMm<'_>, cpu: &guest_sync::Cpu, pages: u64) -> (SpaceId, u64) {
     let id = mm.create_space(cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(pages * 4096, HugeAdvice::NoHuge)).unwrap();
     for page in 0..pages {

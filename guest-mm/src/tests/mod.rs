@@ -6,6 +6,7 @@ mod file_maps;
 mod file_reclaim;
 mod files;
 mod fork;
+mod fork_steps;
 mod hugetlb;
 pub(crate) mod inject;
 pub(crate) mod kernel_cpus;

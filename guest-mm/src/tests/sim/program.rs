@@ -185,21 +185,30 @@ impl Program {
         if sim.nr_programs() >= MOST_PROGRAMS {
             return;
         }
-        let fork = || match sim.with_failures(|| sim.mm.fork(sim.cpu, self.process.space)) {
+        let begin = || match sim.with_failures(|| sim.mm.begin_fork(sim.cpu, self.process.space)) {
             Err(ForkError::NoMemory) => None,
             outcome => Some(outcome),
         };
-        let child = loop {
-            match sim.until_memory(&self.process, fork).await {
-                Ok(Ok(child)) => break child,
+        let mut fork = match sim.until_memory(&self.process, begin).await {
+            Ok(begun) => begun.expect("the parent is there"),
+            Err(Doomed) => return,
+        };
+        loop {
+            let go_on = || match sim.with_failures(|| sim.mm.fork_on(sim.cpu, &mut fork)) {
+                Err(ForkError::NoMemory) => None,
+                outcome => Some(outcome),
+            };
+            match sim.until_memory(&self.process, go_on).await {
+                Ok(Ok(())) => break,
                 Ok(Err(ForkError::Migrating(id))) => {
                     count(&sim.seen.waits, 1);
                     sim.mm.until_settled(id).await;
                 }
                 Ok(Err(error)) => panic!("{error}"),
-                Err(Doomed) => return,
+                Err(Doomed) => return destroy(sim, fork.child()).await,
             }
-        };
+        }
+        let child = fork.child();
         count(&sim.seen.forks, 1);
         let child = Self {
             process: sim.begin_process(child),
@@ -334,14 +343,19 @@ impl Program {
     }
 
     async fn end(mut self, sim: &Sim<'_>) {
-        while let Err(error) = sim.mm.destroy_space(sim.cpu, self.process.space) {
-            assert_eq!(error, SpaceError::Migrating(self.process.space));
-            sim.mm.until_settled(self.process.space).await;
-        }
+        destroy(sim, self.process.space).await;
         for (pin, _) in self.pins.drain(..) {
             sim.mm.phys.unpin(sim.cpu, pin);
         }
         sim.end_process(&self.process);
+    }
+}
+
+/// Takes an address space down, once no page of it is on the move.
+async fn destroy(sim: &Sim<'_>, space: SpaceId) {
+    while let Err(error) = sim.mm.destroy_space(sim.cpu, space) {
+        assert_eq!(error, SpaceError::Migrating(space));
+        sim.mm.until_settled(space).await;
     }
 }
 
