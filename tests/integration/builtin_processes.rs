@@ -1,5 +1,7 @@
-//! Programs of the built-in guest that fork: each member of a family finds its own contents, also while blocks leave under it.
+//! Programs of the built-in guest that fork: each member of a family finds its own contents, also while blocks leave under it, and while there is
+//! not enough memory for all; and what ended leaves nothing behind.
 
+use integration_tests::views::physical::slabinfo;
 use integration_tests::{Home, eventually};
 
 #[test]
@@ -42,9 +44,10 @@ fn blocks_leave_under_a_family_whose_members_share_pages_and_nobody_notices() {
     vm.wait_for_driver();
     for total in ["320M", "128M"] {
         vm.resize(total);
-        let members = vm.programs().len();
+        let forks = || integration_tests::views::vmstat(&vm.guest("vmstat"))["processes"];
+        let before = forks();
         eventually("the family has forked again", || {
-            (vm.programs().len() > members + 6).then_some(())
+            (forks() > before + 6).then_some(())
         });
     }
     let counts = integration_tests::views::vmstat(&vm.guest("vmstat"));
@@ -58,4 +61,65 @@ fn blocks_leave_under_a_family_whose_members_share_pages_and_nobody_notices() {
         assert!(program.state != "killed", "{program:?}");
     }
     assert_eq!(vm.stats().number("violations"), 0);
+}
+
+/// Objects in use of a cache of the guest's manager.
+fn in_use(vm: &integration_tests::Running, cache: &str) -> u64 {
+    let caches = slabinfo(&vm.guest("slabinfo"));
+    let found = caches.iter().find(|found| found.name == cache);
+    found
+        .unwrap_or_else(|| panic!("no cache {cache}: {caches:?}"))
+        .active_objects
+}
+
+#[test]
+fn a_fork_storm_with_half_the_memory_finds_its_own_data_and_leaves_nothing_behind() {
+    let home = Home::new();
+    let image = home.files().join("swap");
+    let image = image.to_str().unwrap();
+    home.run(["disk", "swap", image, "--size", "256M"]).success();
+    let arguments = [
+        "--memory",
+        "32M",
+        "--cpus",
+        "2",
+        "--disk",
+        image,
+        "--cmdline",
+        "swap=vda",
+        "--program",
+        "storm width=5 depth=2 stay",
+    ];
+    let vm = home.start("storm", &arguments);
+    eventually("the end of the storm", || {
+        vm.serial.text().contains("1 storms").then_some(())
+    });
+    let counts = || integration_tests::views::vmstat(&vm.guest("vmstat"));
+    // Those that nobody waits for may live a little longer.
+    eventually("the end of the orphans", || {
+        (counts()["nr_processes"] == 1).then_some(())
+    });
+    let counts = counts();
+    // 5 + 25 forks.
+    assert_eq!(counts["processes"], 1 + 30, "{counts:?}");
+    assert_eq!(
+        (counts["oom_kill"], counts["oom_no_victim"]),
+        (0, 0),
+        "{counts:?}"
+    );
+    assert!(counts["pswpout"] > 1000 && counts["pswpin"] > 1000, "{counts:?}");
+    // What is left is the first member's: its 2 MiB, and what its image and stack take.
+    assert!(counts["nr_anon_pages"] < 1000, "{counts:?}");
+    assert!(counts["nr_page_table_pages"] < 16, "{counts:?}");
+    assert_eq!(["program", "context"].map(|cache| in_use(&vm, cache)), [1, 1]);
+    let said = vm.serial.text();
+    assert!(said.contains("1 storms, 0 checks failed"), "{said}");
+    assert!(!said.contains("is wrong") && !said.contains("killed"), "{said}");
+    // Its children's checks, and their children's, are the first one's.
+    let programs = vm.programs();
+    assert_eq!(programs.len(), 1, "{programs:?}");
+    assert!(
+        programs[0].checks_ok > 25 * 4 * 512 && programs[0].checks_failed == 0,
+        "{programs:?}"
+    );
 }

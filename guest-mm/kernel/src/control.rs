@@ -122,6 +122,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "vmstat" => report::vmstat(&mut text, phys)
             .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))
             .and_then(|()| kernel.oom.report(&mut text))
+            .and_then(|()| kernel.programs.report(&mut text))
             .and_then(|()| mappings::vmstat(&mut text, kernel))
             .and_then(|()| files::vmstat(&mut text, kernel))
             .and_then(|()| resize(&mut text, kernel)),

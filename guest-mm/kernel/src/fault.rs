@@ -125,6 +125,19 @@ pub(crate) async fn copy<T>(
 pub(crate) async fn until_memory<T>(
     kernel: &'static Kernel,
     program: &Program,
+    attempt: impl FnMut() -> Option<T>,
+) -> Result<T, Doomed> {
+    until_memory_for(kernel, program, Gfp::USER, attempt).await
+}
+
+/// The same where `attempt` asks for frames with `gfp`: reclaim looks for them where those can be.
+///
+/// # Errors
+/// The program itself is to end.
+pub(crate) async fn until_memory_for<T>(
+    kernel: &'static Kernel,
+    program: &Program,
+    gfp: Gfp,
     mut attempt: impl FnMut() -> Option<T>,
 ) -> Result<T, Doomed> {
     if let Some(outcome) = attempt() {
@@ -133,12 +146,12 @@ pub(crate) async fn until_memory<T>(
     let here = this_cpu as fn() -> &'static Cpu;
     let mut patience = Patience::default();
     loop {
-        let reclaim = kernel.reclaim.try_to_free_pages(here, Gfp::USER, Order::ZERO);
+        let reclaim = kernel.reclaim.try_to_free_pages(here, gfp, Order::ZERO);
         let reclaimed = program.interruptible(reclaim).await?;
         if let Some(outcome) = attempt() {
             return Ok(outcome);
         }
-        let turn = kernel.phys.until_memory(Gfp::USER, Order::ZERO, &mut attempt);
+        let turn = kernel.phys.until_memory(gfp, Order::ZERO, &mut attempt);
         let pause = kernel.timers().sleep(LOOK_AGAIN_NS);
         if let Winner::First(outcome) = program.interruptible(race(turn, pause)).await? {
             return Ok(outcome);

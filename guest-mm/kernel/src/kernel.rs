@@ -21,7 +21,7 @@ use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
 use crate::machine::{power, quiet};
 use crate::oom::Oom;
-use crate::process::Program;
+use crate::process::Programs;
 use crate::reclaim;
 use crate::resize::orders::Orders;
 use crate::swap::Swap;
@@ -119,8 +119,8 @@ pub(crate) struct Kernel {
     pub(crate) memory_came: Signal,
     /// A program ended.
     pub(crate) program_ended: Signal,
-    /// All programs that were ever started, by number; the first is 1.
-    pub(crate) programs: SpinLock<Vec<&'static Program>>,
+    /// The programs by number; the first is 1.
+    pub(crate) programs: Programs,
     pub(crate) resize: SpinLock<ResizeStatus>,
     /// What an operator wants of blocks.
     pub(crate) orders: Orders,
@@ -205,7 +205,7 @@ impl Kernel {
             nr_cpus: AtomicU8::new(1),
             memory_came: Signal::new(),
             program_ended: Signal::new(),
-            programs: SpinLock::new(Vec::new()),
+            programs: Programs::new(),
             resize: SpinLock::default(),
             orders: Orders::new(machine.options.memhp_default_state),
             balloon: SpinLock::default(),

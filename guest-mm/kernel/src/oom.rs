@@ -5,7 +5,7 @@
 
 use crate::kernel::Kernel;
 use crate::log::log;
-use crate::process::{Program, State};
+use crate::process::{Program, ProgramRef, State};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
@@ -102,11 +102,11 @@ pub(crate) fn total_pages(kernel: &Kernel) -> u64 {
 }
 
 /// The programs that live and have memory.
-fn candidates(kernel: &Kernel) -> Vec<(&'static Program, Candidate)> {
+fn candidates(kernel: &Kernel) -> Vec<(ProgramRef, Candidate)> {
     let programs = kernel.programs.lock();
-    let living = programs.iter().filter_map(|&program| {
+    let living = programs.iter().filter_map(|program| {
         let candidate = weigh(kernel, program)?;
-        Some((program, candidate))
+        Some((program.clone(), candidate))
     });
     living.collect()
 }

@@ -1,7 +1,12 @@
 //! Programs: loaded from the executable that the image carries, each a task that runs its process and serves what
 //! stops it. A fault, a system call, an interrupt: all come back from the nucleus as a [`Trap`].
 
+mod family;
 mod load;
+mod table;
+
+pub(crate) use family::{fork, wait};
+pub(crate) use table::{ProgramRef, Programs};
 
 use crate::exercise::{self, Exercises};
 use crate::fault;
@@ -20,12 +25,9 @@ use core::sync::atomic::{AtomicBool, AtomicI16, AtomicU64, Ordering};
 use guest_kernel::executor::Bell;
 use guest_kernel::sync::{Signal, Winner, race, yield_now};
 use guest_mm::SpaceId;
-use guest_mm::mm::ForkError;
-use guest_programs::abi::{Error, KILLED};
 use guest_sync::{CpuId, SpinLock};
 use load::{load, load_file};
 
-static PROGRAM_CACHE: ObjectCache<Program> = ObjectCache::new("program");
 static CONTEXT_CACHE: ObjectCache<Context> = ObjectCache::new("context");
 
 /// A program, running or ended.
@@ -37,10 +39,10 @@ pub(crate) struct Program {
     /// The CPU on which it runs, from start to end.
     pub(crate) cpu: CpuId,
     pub(crate) status: SpinLock<Status>,
-    /// Checks of its own data that it reported.
+    /// Checks of its own data that it reported, and those of children that it has waited for.
     pub(crate) checks_ok: AtomicU64,
     pub(crate) checks_failed: AtomicU64,
-    /// Page faults served for it.
+    /// Page faults served for it, and for children that it has waited for.
     pub(crate) faults: AtomicU64,
     /// What it has under way in the memory manager itself.
     pub(crate) exercises: Exercises,
@@ -63,8 +65,18 @@ pub(crate) struct Status {
     pub(crate) state: State,
     /// Its address space, as long as it has one.
     pub(crate) space: Option<SpaceId>,
-    /// Who forked it and has not waited for it yet.
-    pub(crate) parent: Option<u32>,
+    pub(crate) kin: Kin,
+}
+
+/// Who wants to know how a program ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kin {
+    /// The operator, who has named it on the command line: it stays in the list for ever.
+    Operator,
+    /// The program with this number, which forked it: it stays until that one has waited for it.
+    ChildOf(u32),
+    /// Nobody any more: it leaves the list when it ends.
+    Orphan,
 }
 
 /// What a program is doing.
@@ -142,162 +154,48 @@ impl Program {
 /// Loads a program, `words` being its name and arguments, and starts it on the CPU that has the fewest.
 /// A name that is a path is that of an executable in the file system; others are of those that the image carries.
 pub(crate) async fn start(kernel: &'static Kernel, words: Vec<String>) {
-    let Some(program) = register(kernel, words, None) else {
-        return;
+    let program = match kernel.programs.register(kernel, words, None) {
+        Ok(program) => program,
+        Err(error) => {
+            log!(Error, "a program cannot be started: {error}");
+            return;
+        }
     };
     let loaded = if program.words.first().is_some_and(|word| word.starts_with('/')) {
-        load_file(kernel, program).await
+        load_file(kernel, &program).await
     } else {
         load(&kernel.mm())
     };
-    match loaded {
-        Ok((space, context)) => begin(kernel, program, space, context),
+    let begun = match loaded {
+        Ok((space, context)) => begin(kernel, &program, space, context),
         Err(error) => {
-            log!(
-                Error,
-                "{}[{}]: cannot be loaded: {error}",
-                program.name(),
-                program.pid
-            );
-            program.status.lock().state = State::Killed;
-            kernel.program_ended.raise();
+            let (name, pid) = (program.name(), program.pid);
+            log!(Error, "{name}[{pid}]: cannot be loaded: {error}");
+            false
         }
+    };
+    if !begun {
+        program.status.lock().state = State::Killed;
+        kernel.program_ended.raise();
     }
 }
 
-/// Doubles a program: its child goes on from `context` with a result of 0. Returns the child's number.
-///
-/// # Errors
-/// When there is no memory for it, or it cannot be started.
-pub(crate) async fn fork(
-    kernel: &'static Kernel,
-    parent: &Program,
-    space: SpaceId,
-    context: &Context,
-) -> Result<u32, Error> {
-    let child_space = loop {
-        let forked = kernel.mm().fork(this_cpu(), space);
-        match forked {
-            Ok(child) => break child,
-            Err(ForkError::Migrating(id)) => parent.wait_for(kernel.until_settled(id)).await,
-            Err(ForkError::NoMemory | ForkError::UnknownSpace(_)) => return Err(Error::NoMemory),
-        }
-    };
-    let root = kernel
-        .mm()
-        .space(child_space)
-        .map_or(0, |space| space.root().gpa());
-    let stored = CONTEXT_CACHE.store(context.for_child(root)).ok();
-    let registered = stored.and_then(|context| {
-        let child = register(kernel, parent.words.clone(), Some(parent.pid))?;
-        Some((child, context))
-    });
-    let Some((child, context)) = registered else {
-        // Nothing of a space that never ran is under migration for long.
-        while kernel.mm().destroy_space(this_cpu(), child_space).is_err() {
-            kernel.until_settled(child_space).await;
-        }
-        return Err(Error::NoMemory);
-    };
-    child.files.copy_from(&parent.files);
-    let pid = child.pid;
-    begin(kernel, child, child_space, context);
-    Ok(pid)
-}
-
-/// Waits until a child of a program has ended, and forgets whose child it was.
-///
-/// # Errors
-/// When the program has no such child.
-pub(crate) async fn wait(kernel: &'static Kernel, parent: &Program, pid: u64) -> Result<u64, Error> {
-    let is_child = |child: &&&'static Program| {
-        u64::from(child.pid) == pid && child.status.lock().parent == Some(parent.pid)
-    };
-    let found = kernel.programs.lock().iter().find(is_child).copied();
-    let child = found.ok_or(Error::NoChild)?;
-    loop {
-        let seen = kernel.program_ended.count();
-        // Whoever has ended has given its memory back by then.
-        let status = *child.status.lock();
-        match (status.state, status.space) {
-            (State::Exited(status), None) => {
-                child.status.lock().parent = None;
-                return Ok(status & u64::from(u32::MAX));
-            }
-            (State::Killed, None) => {
-                child.status.lock().parent = None;
-                return Ok(KILLED);
-            }
-            _ => {
-                let ended = parent.interruptible(kernel.program_ended.after(seen)).await;
-                ended.map_err(|Doomed| Error::Interrupted)?;
-            }
-        }
-    }
-}
-
-/// A new program in the list of all, without memory yet.
-fn register(kernel: &'static Kernel, words: Vec<String>, parent: Option<u32>) -> Option<&'static Program> {
-    let cpu = kernel.least_loaded_cpu();
-    let mut programs = kernel.programs.lock();
-    let pid = u32::try_from(programs.len() + 1).unwrap_or(u32::MAX);
-    let of_parent = programs.iter().find(|program| Some(program.pid) == parent);
-    let inherited_adj = of_parent.map_or(0, |parent| parent.oom_score_adj.load(Ordering::Relaxed));
-    let stored = PROGRAM_CACHE.store(Program {
-        pid,
-        words,
-        cpu,
-        status: SpinLock::new(Status {
-            state: State::Running,
-            space: None,
-            parent,
-        }),
-        checks_ok: AtomicU64::new(0),
-        checks_failed: AtomicU64::new(0),
-        faults: AtomicU64::new(0),
-        exercises: Exercises::default(),
-        oom_score_adj: AtomicI16::new(inherited_adj),
-        is_doomed: AtomicBool::new(false),
-        doom: Signal::new(),
-        files: Descriptors::default(),
-    });
-    match stored {
-        Ok(program) => {
-            let program: &'static Program = program.leak();
-            programs.push(program);
-            Some(program)
-        }
-        Err(error) => {
-            drop(programs);
-            log!(Error, "program {pid} cannot be started: {error}");
-            None
-        }
-    }
-}
-
-/// Starts a program that is loaded.
-fn begin(kernel: &'static Kernel, program: &'static Program, space: SpaceId, context: CacheBox<Context>) {
+/// Starts a program that is loaded. Whether its CPU has room for it; its address space is gone if not.
+fn begin(kernel: &'static Kernel, program: &ProgramRef, space: SpaceId, context: CacheBox<Context>) -> bool {
     program.status.lock().space = Some(space);
-    if kernel.start_program(program.cpu, live(kernel, program, space, context)) {
-        return;
+    if kernel.start_program(program.cpu, live(kernel, program.clone(), space, context)) {
+        return true;
     }
+    program.status.lock().space = None;
     // It never ran, so that nobody but a migration can stand in the way, and that one is not awaited here.
     let _ = kernel.mm().destroy_space(this_cpu(), space);
-    let mut status = program.status.lock();
-    (status.state, status.space) = (State::Killed, None);
-    drop(status);
-    kernel.program_ended.raise();
+    false
 }
 
 /// A program's whole life.
-async fn live(
-    kernel: &'static Kernel,
-    program: &'static Program,
-    space: SpaceId,
-    mut context: CacheBox<Context>,
-) {
-    let end = serve(kernel, program, space, &mut context).await;
-    exercise::end(kernel, program).await;
+async fn live(kernel: &'static Kernel, program: ProgramRef, space: SpaceId, mut context: CacheBox<Context>) {
+    let end = serve(kernel, &program, space, &mut context).await;
+    exercise::end(kernel, &program).await;
     program.files.close_all(kernel.files.root()).await;
     // A page under migration holds the address space until it has arrived.
     loop {
@@ -307,11 +205,8 @@ async fn live(
         }
         kernel.until_settled(space).await;
     }
-    {
-        let mut status = program.status.lock();
-        (status.state, status.space) = (end, None);
-    }
     log!(Info, "{}[{}]: {end}", program.name(), program.pid);
+    kernel.programs.end(&program, end);
     kernel.oom.has_ended(program.pid);
     kernel.program_left();
     kernel.memory_came.raise();

@@ -225,6 +225,8 @@ pub enum Error {
     BadDescriptor = 9,
     /// `ECHILD`: no such child.
     NoChild = 10,
+    /// `EAGAIN`: as many programs run as there can be.
+    TooManyPrograms = 11,
     /// `ENOMEM`: no memory or no room in the address space.
     NoMemory = 12,
     /// `EFAULT`: the program has no such memory.
@@ -272,6 +274,7 @@ impl Error {
             5 => Self::Io,
             9 => Self::BadDescriptor,
             10 => Self::NoChild,
+            11 => Self::TooManyPrograms,
             12 => Self::NoMemory,
             14 => Self::Fault,
             17 => Self::Exists,
@@ -362,6 +365,7 @@ mod tests {
             Error::Io,
             Error::BadDescriptor,
             Error::NoChild,
+            Error::TooManyPrograms,
             Error::NoMemory,
             Error::Fault,
             Error::Exists,

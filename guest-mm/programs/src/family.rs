@@ -2,7 +2,7 @@
 //! nothing that anybody has written since, and leaves its mark on memory that it shares with the others.
 
 use crate::call::{self, Chunk, say};
-use guest_programs::abi::{advice, map_flags, prot};
+use guest_programs::abi::{Error, advice, map_flags, prot};
 use guest_programs::options::FamilyOptions;
 use guest_programs::pattern::{Pattern, Random};
 
@@ -33,6 +33,12 @@ impl Checks {
         if self.failed <= 3 {
             say(format_args!("{what} is wrong"));
         }
+    }
+
+    /// A fork waits for memory, so that none fails.
+    fn no_fork(&mut self, error: Error) {
+        self.failed += 1;
+        say(format_args!("a fork is wrong: {error:?}"));
     }
 }
 
@@ -79,7 +85,7 @@ fn generation(options: &FamilyOptions, chunks: &mut [Option<Chunk>], round: u64,
         match call::fork() {
             Ok(None) => call::exit(child(options, chunks, stamp, index)),
             Ok(Some(pid)) => (*place, forks) = (pid, forks + 1),
-            Err(_) => {}
+            Err(error) => checks.no_fork(error),
         }
         mark(options.seed, chunks, stamp + index * 10, index.into());
     }
@@ -110,7 +116,10 @@ fn child(options: &FamilyOptions, chunks: &mut [Option<Chunk>], stamp: u32, inde
             call::exit(u64::from(checks.failed > 0));
         }
         Ok(Some(pid)) => Some(pid),
-        Err(_) => None,
+        Err(error) => {
+            checks.no_fork(error);
+            None
+        }
     };
     read_only(chunks, &mut checks);
     if let Some(pid) = grandchild {

@@ -12,6 +12,7 @@ mod intrinsics;
 mod pager;
 mod reserved;
 mod scatter;
+mod storm;
 mod stress;
 mod trespass;
 
@@ -43,6 +44,7 @@ fn main() -> u64 {
         Some("pager") => pager::main(arguments),
         Some("reserved") => reserved::main(arguments),
         Some("scatter") => scatter::main(arguments),
+        Some("storm") => storm::main(arguments),
         Some("stress") => stress::main(arguments),
         Some("trespass") => trespass::main(arguments),
         Some("crash") => crash(),

@@ -2,9 +2,11 @@
 
 mod files;
 mod pager;
+mod storm;
 
 pub use files::{FilesMode, FilesOptions, NamesOptions};
 pub use pager::PagerOptions;
+pub use storm::{MOST_DEPTH, StormOptions};
 
 use crate::abi::StressRow;
 use core::fmt;

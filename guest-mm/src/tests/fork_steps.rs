@@ -1,11 +1,11 @@
 //! Forks that find no memory on the way: they keep what they have got, and go on.
 
-use crate::{HugeAdvice, MapRequest, Place};
 use crate::blocks::BlockIndex;
 use crate::mm::ForkError;
 use crate::tests::fork::program;
 use crate::tests::inject::Then;
 use crate::tests::machine::{MIB, anonymous, load, machine, store};
+use crate::{HugeAdvice, MapRequest, Place};
 
 /// Each step is refused the fifth frame that it asks for; in between pages move.
 #[test]

@@ -8,7 +8,6 @@ use super::heap::{Slabs, slabs};
 use super::quiet;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
-use core::mem::forget;
 use core::ops::{Deref, DerefMut};
 use core::ptr::{NonNull, drop_in_place, with_exposed_provenance_mut};
 use guest_kernel::physical::to_usize;
@@ -116,16 +115,6 @@ pub(crate) struct CacheBox<T: 'static> {
 unsafe impl<T: Send> Send for CacheBox<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for CacheBox<T> {}
-
-impl<T> CacheBox<T> {
-    /// The value, for ever.
-    pub(crate) fn leak(self) -> &'static mut T {
-        let mut value = self.value;
-        forget(self);
-        // SAFETY: the box had the only reference, and nobody frees the object any more.
-        unsafe { value.as_mut() }
-    }
-}
 
 impl<T> Deref for CacheBox<T> {
     type Target = T;
