@@ -16,6 +16,6 @@ mod tests;
 
 pub use gate::{Gate, GateGuard};
 pub use inodes::{Evict, InodeCache, InodeShrinker, InodeStat, Node};
-pub use mounted::{Machine, Mounted};
+pub use mounted::{Keep, Machine, Mounted};
 pub use names::{Dentry, Known, NameCache, NameStat};
 pub use store::{Heap, Store, per_frame};

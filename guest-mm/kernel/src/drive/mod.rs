@@ -81,9 +81,21 @@ impl Drive {
     /// # Errors
     /// As for [`Self::submit`].
     pub async fn request(&self, request: Request) -> Result<(), IoError> {
+        self.request_keeping(request, ()).await
+    }
+
+    /// The same for one who may be dropped: `keep`, to which the frames belong, is dropped when the disk is done with them.
+    ///
+    /// # Errors
+    /// As for [`Self::submit`].
+    pub async fn request_keeping(&self, request: Request, keep: impl Send + 'static) -> Result<(), IoError> {
         let answer = Arc::new(SpinLock::new(Answer::default()));
         let given = answer.clone();
-        self.submit(request, Box::new(move |result| Answer::give(&given, result)));
+        let done = move |result| {
+            drop(keep);
+            Answer::give(&given, result);
+        };
+        self.submit(request, Box::new(done));
         poll_fn(|context| {
             let mut answer = answer.lock();
             if let Some(result) = answer.result {

@@ -67,7 +67,8 @@ impl Caller<'_> {
             FileCall::Seek => self.seek(first, second),
             FileCall::Sync => {
                 let open = self.program.files.find(first)?;
-                self.sync(self.root.write_data(&open.file)).await
+                let commit = self.root.commit_of(open.file.mapping());
+                self.sync(self.root.write_data(&open.file), commit).await
             }
             FileCall::Remove => {
                 let path = self.path(first, second).await?;
@@ -84,7 +85,7 @@ impl Caller<'_> {
             FileCall::SetSize => self.set_size(first, second).await,
             FileCall::Map => self.map(first, (second, third), fourth),
             FileCall::SyncMapping => self.sync_mapping(first).await,
-            FileCall::SyncAll => self.sync(self.root.write_all_data()).await,
+            FileCall::SyncAll => self.sync(self.root.write_all_data(), self.root.commit()).await,
         }
     }
 
@@ -303,9 +304,13 @@ impl Caller<'_> {
     }
 
     /// The data first, and what leads to them then.
-    async fn sync(&self, data: impl Future<Output = Result<(), FileError>>) -> Result<u64, Error> {
+    async fn sync(
+        &self,
+        data: impl Future<Output = Result<(), FileError>>,
+        commit: impl Future<Output = Result<(), FsError>>,
+    ) -> Result<u64, Error> {
         let written = self.killable(data).await?;
-        self.wait_for(self.root.commit()).await.map_err(fs_error)?;
+        self.wait_for(commit).await.map_err(fs_error)?;
         written.map(|()| 0).map_err(file_error)
     }
 
@@ -317,7 +322,8 @@ impl Caller<'_> {
         let Some(Backing::File(area)) = area.map(|vma| vma.backing) else {
             return Err(Error::Invalid);
         };
-        self.sync(self.root.write_data_of(area.mapping)).await
+        let commit = self.root.commit_of(area.mapping);
+        self.sync(self.root.write_data_of(area.mapping), commit).await
     }
 }
 

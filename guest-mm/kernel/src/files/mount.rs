@@ -16,7 +16,7 @@ use guest_mm::Mm;
 use guest_mm::disk::{IoError, Request};
 use guest_mm::fs::mounted::File;
 use guest_mm::fs::pagefs::FsError;
-use guest_mm::fs::{Dentry, Machine, Mounted, Node};
+use guest_mm::fs::{Dentry, Keep, Machine, Mounted, Node};
 use guest_mm::mempool::ThisCpu;
 use guest_mm::reclaim::Shrinker;
 use guest_sync::{Cpu, SetOnce};
@@ -57,8 +57,8 @@ impl<'m> Machine<'m> for RootDisk {
         self.drive.nr_blocks()
     }
 
-    fn request(&self, request: Request) -> impl Future<Output = Result<(), IoError>> {
-        self.drive.request(request)
+    fn request(&self, request: Request, keep: Keep) -> impl Future<Output = Result<(), IoError>> {
+        self.drive.request_keeping(request, keep)
     }
 }
 

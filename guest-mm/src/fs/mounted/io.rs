@@ -79,7 +79,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
                 IoDirection::Read => Request::Read(BlockNr(first.into()), pages),
                 IoDirection::Write => Request::Write(BlockNr(first.into()), pages),
             };
-            self.machine.request(request).await?;
+            self.machine.request(request, None).await?;
             nth += len;
         }
         Ok(())

@@ -7,6 +7,7 @@
 //!
 //! Order of waits: a file's lock for writing, then the volume's gate, then pages. Nothing waits for a page with the gate taken.
 
+mod block_cache;
 mod blocks;
 mod data;
 mod delete;
@@ -18,6 +19,7 @@ mod sync;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
+use core::any::Any;
 use core::fmt;
 use core::sync::atomic::AtomicU64;
 
@@ -40,6 +42,9 @@ pub use ops::{PageOps, PageOpsStat};
 pub use path::{Entry, Missing};
 pub use sync::{Age, Round};
 
+/// What belongs to a request as long as the disk works on it.
+pub type Keep = Option<Arc<dyn Any + Send + Sync>>;
+
 /// What a file system runs on: memory, and a disk.
 pub trait Machine<'m>: Clone + ThisCpu {
     /// Contents of memory.
@@ -57,8 +62,8 @@ pub trait Machine<'m>: Clone + ThisCpu {
     /// Blocks of the disk.
     fn nr_blocks(&self) -> u64;
 
-    /// Has the disk do something. It is done even if nobody waits for it any more.
-    fn request(&self, request: Request) -> impl Future<Output = Result<(), IoError>>;
+    /// Has the disk do something. It is done even if nobody waits for it any more: `keep` is dropped when the disk is done with the frames.
+    fn request(&self, request: Request, keep: Keep) -> impl Future<Output = Result<(), IoError>>;
 }
 
 /// See the module.

@@ -37,11 +37,11 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// [`FileError::Io`] when the disk failed; what could not be written is tried once more.
     pub async fn fsync(&self, file: &File) -> Result<(), FileError> {
         let written = self.write_data(file).await;
-        self.commit().await.map_err(file_error)?;
+        self.commit_of(file.mapping()).await.map_err(file_error)?;
         written
     }
 
-    /// The first part of [`Self::fsync`]: the data. It can be given up at any time; the second part is [`Self::commit`].
+    /// The first part of [`Self::fsync`]: the data. It can be given up at any time; the second part is [`Self::commit_of`].
     ///
     /// # Errors
     /// As there.
@@ -63,6 +63,20 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// # Errors
     /// As [`super::super::pagefs::Volume::commit`].
     pub async fn commit(&self) -> Result<(), FsError> {
+        self.commit_for(None).await
+    }
+
+    /// The second part of [`Self::fsync`]: the same for one who wants the file of a mapping on the disk. That another file's inode cannot
+    /// be read is no error of his.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn commit_of(&self, mapping: MappingId) -> Result<(), FsError> {
+        self.commit_for(Some(mapping)).await
+    }
+
+    async fn commit_for(&self, whose: Option<MappingId>) -> Result<(), FsError> {
+        let mut outcome = Ok(());
         let mut volume = self.volume.lock().await;
         let mut files: Vec<Arc<File>> = Vec::new();
         self.inodes.for_each(|_, file| files.push(file.clone()));
@@ -73,13 +87,17 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             };
             match volume.grow(file.number(), size).await {
                 Ok(()) | Err(FsError::NoInode(_)) => {}
-                Err(error) => return Err(error),
+                Err(FsError::ReadOnly) => return Err(FsError::ReadOnly),
+                // Its inode cannot be read: that is nobody's error but of those who want this file.
+                Err(error) if whose.is_none_or(|mapping| mapping == file.mapping()) => outcome = Err(error),
+                Err(_) => {}
             }
         }
         let hidden = |number| self.inodes.peek(number).map(|file| file.unwritten());
         volume
             .commit_hiding(|number| hidden(number).unwrap_or_default())
-            .await
+            .await?;
+        outcome
     }
 
     /// Writes everything, and waits for it: before the machine is switched off.

@@ -24,6 +24,8 @@ struct Disk {
     cache: Rc<RefCell<Vec<(u32, Block)>>>,
     /// Writes and flushes until one fails.
     good: Rc<Cell<Option<u32>>>,
+    /// Nothing can be read.
+    is_unreadable: Rc<Cell<bool>>,
 }
 
 impl Disk {
@@ -33,6 +35,7 @@ impl Disk {
             durable: Rc::default(),
             cache: Rc::default(),
             good: Rc::default(),
+            is_unreadable: Rc::default(),
         }
     }
 
@@ -63,6 +66,9 @@ impl Blocks for Disk {
     }
 
     async fn read(&self, block: u32) -> Result<Box<Block>, IoError> {
+        if self.is_unreadable.get() {
+            return Err(IoError);
+        }
         let cache = self.cache.borrow();
         let cached = cache
             .iter()
@@ -262,6 +268,36 @@ fn a_commit_that_fails_loses_no_change_and_no_block() {
     assert!(is_refused);
     let refused = run(volume.create(InodeNr::ROOT, &name("late"), Kind::File));
     assert_eq!(refused, Err(FsError::ReadOnly));
+}
+
+#[test]
+fn what_cannot_be_read_any_more_fails_no_commit_of_what_is_in_memory() {
+    let disk = Disk::new(400);
+    let mut volume = run(Volume::format(disk.clone())).unwrap();
+    // Three inode blocks; one inode of the second is in memory after a mount.
+    for number in 0..40 {
+        run(volume.create(InodeNr::ROOT, &name(&format!("f{number}")), Kind::File)).unwrap();
+    }
+    run(volume.commit()).unwrap();
+    drop(volume);
+    let mut volume = run(Volume::mount(disk.clone())).unwrap();
+    let [known, other] = [20, 36].map(|number| InodeNr::new(number).unwrap());
+    run(volume.inode(known)).unwrap();
+    disk.is_unreadable.set(true);
+    run(volume.set_size(known, 5000)).unwrap();
+    run(volume.commit()).unwrap();
+    assert_eq!(run(volume.inode(other)).err(), Some(FsError::Io));
+    // Another one of the same block is there with it.
+    assert_eq!(run(volume.inode(InodeNr::new(21).unwrap())).unwrap().size, 0);
+    assert!(volume.forget(known) && volume.forget(InodeNr::new(21).unwrap()));
+    assert_eq!(
+        run(volume.inode(known)).err(),
+        Some(FsError::Io),
+        "with the last of them the block goes"
+    );
+    disk.is_unreadable.set(false);
+    assert_eq!(run(volume.inode(known)).unwrap().size, 5000);
+    run(check(disk)).unwrap();
 }
 
 #[test]

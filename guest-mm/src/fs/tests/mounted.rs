@@ -3,6 +3,7 @@
 use std::boxed::Box;
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::vec;
 use std::vec::Vec;
 
@@ -11,8 +12,9 @@ use crate::disk::{BlockNr, Fault};
 use crate::fs::mounted::{File, Missing, Mounted, WriteAt};
 use crate::fs::pagefs::{FsError, InodeNr, Kind, Name, Volume, check, run};
 use crate::fs::{Evict, Heap};
+use crate::gfp::Gfp;
 use crate::mm::mapping::{FileError, PageLookup, ReadAhead};
-use crate::pfn::PAGE_BYTES;
+use crate::pfn::{Order, PAGE_BYTES};
 use crate::tests::machine::machine;
 
 type Fs<'a, 'm> = Mounted<'m, World<'a, 'm>>;
@@ -250,4 +252,43 @@ fn a_full_disk_stops_a_write_and_harms_nothing() {
         fs.close(&file).await;
     });
     run(check(Durable::of(&disk))).unwrap();
+}
+
+#[test]
+fn a_frame_whose_request_nobody_waits_for_any_more_comes_back_when_the_disk_is_done_with_it() {
+    let disk = Disk::new(400, 8);
+    Durable::format(&disk);
+    let mut volume = run(Volume::mount(Durable::of(&disk))).unwrap();
+    let name = Name::new(b"f").unwrap();
+    run(volume.create(InodeNr::ROOT, &name, Kind::File)).unwrap();
+    run(volume.commit()).unwrap();
+    with_fs(&disk, async |fs, world| {
+        let free = || {
+            let counters = world.mm.phys.populated_zones().map(|zone| zone.counters());
+            counters
+                .map(|counters| counters.free_pages + counters.cached_pages)
+                .sum::<u64>()
+        };
+        let give_up = || {
+            let mut list = std::pin::pin!(fs.list(b"/"));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(list.as_mut().poll(&mut context).is_pending(), "the disk reads");
+        };
+        let before = free();
+        give_up();
+        assert_eq!(free(), before - 1, "the disk has it");
+        let mut taken = Vec::new();
+        while let Ok(pfn) = world.mm.phys.alloc_pages(world.cpu, Gfp::KERNEL, Order::ZERO) {
+            taken.push(pfn);
+        }
+        // The spare one, and those who wait for it.
+        give_up();
+        give_up();
+        assert_eq!(fs.list(b"/").await.unwrap().len(), 1);
+        for pfn in taken {
+            world.mm.phys.put_page(world.cpu, pfn);
+        }
+        assert_eq!(free(), before);
+        assert_eq!(fs.list(b"/").await.unwrap().len(), 1);
+    });
 }

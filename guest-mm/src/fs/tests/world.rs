@@ -12,7 +12,7 @@ use guest_sync::{Cpu, SpinLock};
 
 use crate::disk::{BlockDevice, BlockNr, IoError, Refused, Request, SimulatedDisk};
 use crate::fs::pagefs::{Block, Blocks, Volume, run};
-use crate::fs::{Heap, Machine};
+use crate::fs::{Heap, Keep, Machine};
 use crate::host::{HostFrames, HostMmu};
 use crate::mempool::ThisCpu;
 use crate::pfn::PAGE_BYTES;
@@ -20,7 +20,7 @@ use crate::tests::machine::TestMm;
 
 /// What became of a request.
 type Answer = Arc<SpinLock<Option<Result<(), IoError>>>>;
-pub(super) type Disk = SimulatedDisk<Answer>;
+pub(super) type Disk = SimulatedDisk<(Answer, Keep)>;
 
 /// See the module.
 #[derive(Clone, Copy)]
@@ -50,9 +50,9 @@ impl<'m> Machine<'m> for World<'_, 'm> {
         BlockDevice::nr_blocks(self.disk)
     }
 
-    async fn request(&self, request: Request) -> Result<(), IoError> {
+    async fn request(&self, request: Request, keep: Keep) -> Result<(), IoError> {
         let answer = Answer::default();
-        let mut token = answer.clone();
+        let mut token = (answer.clone(), keep);
         loop {
             match self.disk.submit(request.clone(), token) {
                 Ok(()) => break,
@@ -129,7 +129,7 @@ impl World<'_, '_> {
             let choice = numbers.index(tasks.len() + 2);
             let Some(task) = tasks.get_mut(choice) else {
                 self.disk.step(&self.mm.frames, numbers.index(64));
-                while let Some((answer, result)) = self.disk.completed() {
+                while let Some(((answer, _), result)) = self.disk.completed() {
                     *answer.lock() = Some(result);
                 }
                 continue;

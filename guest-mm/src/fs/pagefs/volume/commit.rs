@@ -18,8 +18,8 @@ struct Draft {
     fresh: Vec<u32>,
     /// Blocks that only the last commit uses.
     stale: Vec<u32>,
-    /// New pointers of the map.
-    map: BTreeMap<usize, Option<Pointer>>,
+    /// New pointers of the map, and what they point to.
+    map: BTreeMap<usize, Option<(Pointer, Box<Block>)>>,
     /// What was written of inodes.
     inodes: Vec<Written>,
 }
@@ -85,7 +85,11 @@ impl<B: Blocks> Volume<B> {
         }
         let mut map: Box<Block> = Box::new([0; PAGE_BYTES]);
         for index in 0..MAP_POINTERS {
-            let pointer = draft.map.get(&index).copied().unwrap_or(self.map[index]);
+            let new = draft
+                .map
+                .get(&index)
+                .map(|new| new.as_ref().map(|(pointer, _)| *pointer));
+            let pointer = new.unwrap_or(self.map[index]);
             if let Some(pointer) = pointer {
                 pointer.put(&mut *map, 8 * index);
             }
@@ -108,14 +112,12 @@ impl<B: Blocks> Volume<B> {
         index: usize,
         draft: &mut Draft,
         hidden: &impl Fn(InodeNr) -> Vec<u64>,
-    ) -> Result<Option<Pointer>, FsError> {
-        let mut block = match self.map[index] {
-            Some(pointer) => {
-                draft.stale.push(pointer.block());
-                self.read_pointer(pointer).await?
-            }
-            None => Box::new([0; PAGE_BYTES]),
-        };
+    ) -> Result<Option<(Pointer, Box<Block>)>, FsError> {
+        draft.stale.extend(self.map[index].map(Pointer::block));
+        // In memory already, with the inode that has changed.
+        self.load_block(index).await?;
+        let old = self.inode_blocks.get(&index).cloned();
+        let mut block = old.unwrap_or_else(|| Box::new([0; PAGE_BYTES]));
         let here = self
             .inodes
             .iter()
@@ -146,7 +148,8 @@ impl<B: Blocks> Volume<B> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        self.write_fresh(&block, draft).await.map(Some)
+        let pointer = self.write_fresh(&block, draft).await?;
+        Ok(Some((pointer, block)))
     }
 
     /// Writes the extents that do not fit into the inode; the last ones first, for each block points to the next.
@@ -182,8 +185,13 @@ impl<B: Blocks> Volume<B> {
 
     /// The disk has it: what only the commit before used is free.
     fn take_over(&mut self, draft: Draft, superblock: Superblock) {
-        for (index, pointer) in draft.map {
-            self.map[index] = pointer;
+        let indices: Vec<usize> = draft.map.keys().copied().collect();
+        for (index, new) in draft.map {
+            self.map[index] = new.as_ref().map(|(pointer, _)| *pointer);
+            match new {
+                Some((_, block)) => self.inode_blocks.insert(index, block),
+                None => self.inode_blocks.remove(&index),
+            };
         }
         for written in draft.inodes {
             let Some(cached) = self.inodes.get_mut(&written.number) else {
@@ -195,6 +203,7 @@ impl<B: Blocks> Volume<B> {
             cached.dirty = written.is_more;
         }
         self.inodes.retain(|_, cached| cached.inode.is_some());
+        indices.into_iter().for_each(|index| self.let_go_of_block(index));
         draft
             .stale
             .into_iter()

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::super::inode::INODES_PER_BLOCK;
 use super::super::{Extent, Inode, InodeNr};
 use super::{Blocks, Cached, FsError, Volume};
 use crate::pfn::PAGE_SIZE;
@@ -22,6 +23,25 @@ impl<B: Blocks> Volume<B> {
         }
         let cached = self.inodes.get(&number).and_then(|cached| cached.inode.as_ref());
         cached.ok_or(missing)
+    }
+
+    /// A number that no inode has, of an inode block that can be read.
+    pub(super) async fn free_number(&mut self) -> Result<InodeNr, FsError> {
+        let (mut next, mut error) = (1, FsError::NoInodes);
+        while let Some(number) = InodeNr::new(next) {
+            next += 1;
+            if self.exists[number.number() as usize] {
+                continue;
+            }
+            match self.load_block(number.map_index()).await {
+                Ok(()) => return Ok(number),
+                Err(unreadable) => {
+                    error = unreadable;
+                    next = (number.number() / INODES_PER_BLOCK + 1) * INODES_PER_BLOCK;
+                }
+            }
+        }
+        Err(error)
     }
 
     /// The block of page `index` of a file, which is made where there is none: its contents are the caller's to write. Whether it is
@@ -101,6 +121,7 @@ impl<B: Blocks> Volume<B> {
         let keep = self.inodes.get(&number).is_some_and(is_dirty);
         if !keep {
             self.inodes.remove(&number);
+            self.let_go_of_block(number.map_index());
         }
         !keep
     }

@@ -121,6 +121,9 @@ pub struct Volume<B> {
     pub(super) map: Vec<Option<Pointer>>,
     /// Inodes that were looked at, and all that differ from what is on the disk.
     inodes: BTreeMap<InodeNr, Cached>,
+    /// The inode blocks of all those, as they are on the disk, by pointer of the map: a commit reads nothing, so that what cannot be read any
+    /// more fails nobody who has what he needs.
+    inode_blocks: BTreeMap<usize, Box<Block>>,
     /// Which inodes exist, those that are not looked at too.
     exists: Vec<bool>,
     space: Space,
@@ -161,6 +164,7 @@ impl<B: Blocks> Volume<B> {
             },
             map: vec![None; MAP_POINTERS],
             inodes: BTreeMap::new(),
+            inode_blocks: BTreeMap::new(),
             exists: vec![false; InodeNr::END as usize],
             space,
             read_only: false,
@@ -185,6 +189,7 @@ impl<B: Blocks> Volume<B> {
             superblock,
             map: Vec::new(),
             inodes: BTreeMap::new(),
+            inode_blocks: BTreeMap::new(),
             exists: vec![false; InodeNr::END as usize],
             space,
             read_only: false,
@@ -234,6 +239,7 @@ impl<B: Blocks> Volume<B> {
             superblock: self.superblock,
             map: self.map.clone(),
             inodes: self.inodes.clone(),
+            inode_blocks: self.inode_blocks.clone(),
             exists: self.exists.clone(),
             space: self.space.clone(),
             read_only: self.read_only,
@@ -260,15 +266,34 @@ impl<B: Blocks> Volume<B> {
                 self.delete(number);
             }
         }
+        self.let_go_of_block(index);
         Ok(())
     }
 
+    /// Has the inode block of a pointer of the map in memory, if there is one.
+    async fn load_block(&mut self, index: usize) -> Result<(), FsError> {
+        if let Some(pointer) = self.map[index]
+            && !self.inode_blocks.contains_key(&index)
+        {
+            let block = self.read_pointer(pointer).await?;
+            self.inode_blocks.insert(index, block);
+        }
+        Ok(())
+    }
+
+    /// Forgets an inode block none of whose inodes is in memory.
+    fn let_go_of_block(&mut self, index: usize) {
+        if !self.inodes.keys().any(|number| number.map_index() == index) {
+            self.inode_blocks.remove(&index);
+        }
+    }
+
     /// Reads an inode from the disk. `None` for one that does not exist there.
-    async fn read_inode(&self, number: InodeNr) -> Result<Option<Inode>, FsError> {
-        let Some(pointer) = self.map[number.map_index()] else {
+    async fn read_inode(&mut self, number: InodeNr) -> Result<Option<Inode>, FsError> {
+        self.load_block(number.map_index()).await?;
+        let Some(block) = self.inode_blocks.get(&number.map_index()) else {
             return Ok(None);
         };
-        let block = self.read_pointer(pointer).await?;
         let Some(mut raw) = RawInode::at(&block[number.offset()..], number)? else {
             return Ok(None);
         };

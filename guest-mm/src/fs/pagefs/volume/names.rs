@@ -46,8 +46,8 @@ impl<B: Blocks> Volume<B> {
     /// # Errors
     /// The name is taken, nothing is free, or as [`Self::lookup`].
     pub async fn create(&mut self, directory: InodeNr, name: &Name, kind: Kind) -> Result<InodeNr, FsError> {
-        let free = (1..InodeNr::END).find(|number| !self.exists[*number as usize]);
-        let number = free.and_then(InodeNr::new).ok_or(FsError::NoInodes)?;
+        self.writable()?;
+        let number = self.free_number().await?;
         self.add_record(
             directory,
             Record {
