@@ -334,18 +334,29 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         va: u64,
         vma: &Vma,
     ) -> impl Iterator<Item = (Slot, u64)> + use<'_, 'm, F, M> {
-        let bytes = self.fault_around.bytes();
+        let slots = self.slots_around(wanted, va, vma, u64::MAX);
+        slots.filter(|(slot, _)| self.frames.read(slot.table, slot.index) == 0)
+    }
+
+    /// All entries there, that one among them, in a window of at most so many bytes.
+    pub(crate) fn slots_around(
+        &self,
+        wanted: Slot,
+        va: u64,
+        vma: &Vma,
+        most: u64,
+    ) -> impl Iterator<Item = (Slot, u64)> + use<F, M> {
+        let bytes = self.fault_around.bytes().min(most);
         let start = va / bytes * bytes;
         let window = vma
             .range
             .intersection(VaRange::between(start, start + bytes))
             .unwrap_or_default();
         let pages = (window.start()..window.end()).step_by(PAGE_BYTES);
-        let slots = pages.map(move |page| {
+        pages.map(move |page| {
             let index = Level::PAGE.index(page);
             (Slot { index, ..wanted }, page)
-        });
-        slots.filter(|(slot, _)| self.frames.read(slot.table, slot.index) == 0)
+        })
     }
 }
 

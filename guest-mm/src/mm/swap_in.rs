@@ -8,12 +8,14 @@ use crate::mm::fault::{Step, Want};
 use crate::mm::swap::ReadIn;
 use crate::mm::{AnonPlace, FaultError, FaultOutcome, Locked, Mm, PageWait, Vma};
 use crate::page::{Page, PageFlags};
-use crate::pagetable::{Entry, Found};
-use crate::pfn::{Order, Pfn};
+use crate::pagetable::{Entry, Found, Slot};
+use crate::pfn::{Order, PAGE_SIZE, Pfn};
 use crate::swap::SlotNr;
 
 /// Slots that are read together, aligned (Linux: `1 << page_cluster`).
 const READ_AHEAD: u32 = 8;
+/// Bytes around a page in which others are mapped with it that were read already, aligned.
+const MAP_AROUND: u64 = 2 * READ_AHEAD as u64 * PAGE_SIZE;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Maps the page that a swap entry stands for, or begins to read it.
@@ -44,13 +46,54 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if !is_slots || !page.flags().has(PageFlags::UPTODATE) {
             return self.unreadable(cpu, (pfn, page), va, slot);
         }
-        self.map_swapped(cpu, space, (va, found), vma, (slot, pfn, page));
+        // Read-only: it is the slot's page, too. A store makes it the program's own.
+        let bits = vma.prot.leaf_bits() & !(Entry::WRITABLE | Entry::DIRTY);
+        self.map_swapped(cpu, space, (found.slot, va, bits), (slot, pfn, page));
         self.unlock_page(pfn, page);
+        let around = self.map_read_around(cpu, space, (found.slot, va, bits), vma);
         if want == Want::Own {
             let found = space.table.find(&self.frames, va);
             return self.make_own(cpu, space, vma, va, &found);
         }
-        Ok(Step::Done(FaultOutcome::Mapped { nr_pages: 1 }))
+        Ok(Step::Done(FaultOutcome::Mapped { nr_pages: 1 + around }))
+    }
+
+    /// Maps those around a page that are in the swap cache with their contents and that nobody is working on: they were read with it, and
+    /// a fault costs several times what mapping a page does. Nobody has used them yet, and so they say. How many.
+    fn map_read_around(
+        &self,
+        cpu: &Cpu,
+        space: &mut Locked<'_>,
+        (wanted, va, bits): (Slot, u64, u64),
+        vma: &Vma,
+    ) -> u32 {
+        let bits = bits & !Entry::ACCESSED;
+        let mut mapped = 0;
+        for (place, near) in self.slots_around(wanted, va, vma, MAP_AROUND) {
+            let entry = Entry::from_bits(self.frames.read(place.table, place.index));
+            let Some(slot) = entry.swap_slot() else {
+                continue;
+            };
+            let Some(pfn) = self.swap.find(slot, |pfn| self.mapped_page(pfn)) else {
+                continue;
+            };
+            let page = self.mapped_page(pfn);
+            if !page.try_lock() {
+                self.phys.put_page(cpu, pfn);
+                continue;
+            }
+            let is_there = PageFlags::SWAPCACHE.with(PageFlags::UPTODATE);
+            let is_slots = page.flags().has(is_there) && page.private() == slot.number();
+            if is_slots {
+                self.map_swapped(cpu, space, (place, near, bits), (slot, pfn, page));
+                mapped += 1;
+            }
+            self.unlock_page(pfn, page);
+            if !is_slots {
+                self.phys.put_page(cpu, pfn);
+            }
+        }
+        mapped
     }
 
     /// The page is the slot's no more, so that somebody looks again, or its contents could not be read, which its reader is told.
@@ -78,8 +121,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         &self,
         cpu: &Cpu,
         space: &mut Locked<'_>,
-        (va, found): (u64, &Found),
-        vma: &Vma,
+        (place, va, bits): (Slot, u64, u64),
         (slot, pfn, page): (SlotNr, Pfn, &Page),
     ) {
         let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
@@ -90,9 +132,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         space.rss_pages += 1;
         space.swap_pages -= 1;
-        // Read-only: it is the slot's page, too. A store makes it the program's own.
-        let bits = vma.prot.leaf_bits() & !(Entry::WRITABLE | Entry::DIRTY);
-        self.tables(cpu).set(found.slot, Entry::new(pfn, bits));
+        self.tables(cpu).set(place, Entry::new(pfn, bits));
         self.swap.drop_user(slot);
     }
 

@@ -9,7 +9,7 @@ use crate::mm::{FaultError, FaultOutcome, IoChoice, MmapError, PageIo};
 use crate::pagetable::VaRange;
 use crate::swap::AreaHeader;
 use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, remove, store};
-use crate::{Access, HugeAdvice, LruList, SpaceId};
+use crate::{Access, Entry, HugeAdvice, LruList, SpaceId};
 
 pub(super) const PAGES: u64 = 64;
 
@@ -103,6 +103,41 @@ fn pages_that_nobody_uses_go_to_the_disk_and_come_back_as_they_were() {
     mm.destroy_space(&cpu, id).unwrap();
     mm.validate().unwrap();
     assert_eq!(mm.swap_usage().free, usage.total);
+}
+
+#[test]
+fn pages_that_were_read_with_the_wanted_one_are_mapped_with_it_as_if_nobody_had_used_them() {
+    machine!(mm, cpu, 512, 2);
+    let (disk, id, va) = program(&mm, &cpu);
+    swap_out(&mm, &cpu, &disk);
+    let faults = mm.phys.stats().pgfault;
+    assert_eq!(load_swapped(&mm, &cpu, &disk, id, va + 9 * 4096), Ok(10));
+    let space = mm.space(id).unwrap();
+    assert_eq!(
+        (space.rss_pages(), space.swap_pages()),
+        (8, PAGES - 8),
+        "slots 8 to 15"
+    );
+    let locked = space.lock();
+    let is_used = |page: u64| {
+        let found = locked.table.find(&mm.frames, va + page * 4096);
+        found.entry.is_present().then(|| found.entry.has(Entry::ACCESSED))
+    };
+    let used: Vec<_> = (6..16).map(is_used).collect();
+    let read = [false, false, true, false, false, false, false, false].map(Some);
+    assert_eq!((used[0], &used[1..9], used[9]), (None, &read[..], None));
+    drop(locked);
+    mm.validate().unwrap();
+    let after = mm.phys.stats();
+    for page in 7..15 {
+        assert_eq!(load_swapped(&mm, &cpu, &disk, id, va + page * 4096), Ok(page + 1));
+    }
+    assert_eq!(mm.phys.stats().pgfault, after.pgfault, "they need no fault");
+    assert_eq!(after.pgfault - faults, 2, "one to ask, one when it had come");
+    // A store to one of them is its own affair.
+    store(&mm, &cpu, id, va + 10 * 4096, 77).unwrap();
+    assert_eq!(load_swapped(&mm, &cpu, &disk, id, va + 10 * 4096), Ok(77));
+    mm.validate().unwrap();
 }
 
 #[test]
