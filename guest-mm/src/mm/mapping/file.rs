@@ -268,7 +268,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// Puts bytes into a page that has its block, and its contents or none that matter.
     fn fill(&self, page: &LockedPage<'_, '_, F, M>, piece: &Piece, bytes: &[u8]) {
-        if !page.is_up_to_date() {
+        if !page.is_up_to_date() && piece.len < PAGE_BYTES {
             self.frames.zero(page.pfn(), crate::Order::ZERO);
         }
         self.frames.write_bytes(page.pfn(), piece.offset, bytes);
