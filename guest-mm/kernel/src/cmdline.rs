@@ -137,6 +137,9 @@ pub struct Options {
     pub loads: Vec<Load>,
     /// `scratch=`, in order: disks (`vda`) that are written full and read back. What was on them is lost.
     pub scratch: Vec<String>,
+    /// `raw_rate=`, in order: disks (`vda`) that are written and read by their drivers alone, and how long that took is on the console. What
+    /// was on them is lost.
+    pub raw_rate: Vec<String>,
     /// `memhp_default_state=`: what becomes of a block that is plugged, `online_movable` (the default), `online_kernel` or `offline`, as
     /// Linux' parameter. The control tree can change it.
     pub memhp_default_state: OnlinePolicy,
@@ -179,6 +182,7 @@ impl Options {
             kmap_slots: MAX_KMAPS,
             loads: Vec::new(),
             scratch: Vec::new(),
+            raw_rate: Vec::new(),
             root: None,
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
@@ -209,12 +213,14 @@ impl Options {
     fn spare_disks(&mut self) {
         let is_swap = |name: &String| self.swaps.iter().any(|swap| swap.disk == *name);
         let is_kept = |name: &String| self.root.as_ref() == Some(name) || is_swap(name);
-        let (kept, scratch): (Vec<String>, Vec<String>) = self.scratch.drain(..).partition(is_kept);
-        self.scratch = scratch;
-        self.errors.extend(kept.into_iter().map(|value| OptionError {
-            name: "scratch".to_string(),
-            value,
-        }));
+        for (name, disks) in [("scratch", &mut self.scratch), ("raw_rate", &mut self.raw_rate)] {
+            let (kept, written): (Vec<String>, Vec<String>) = disks.drain(..).partition(is_kept);
+            *disks = written;
+            self.errors.extend(kept.into_iter().map(|value| OptionError {
+                name: name.to_string(),
+                value,
+            }));
+        }
     }
 
     /// Returns whether the value is legal for the name; unknown names take any value.
@@ -248,6 +254,7 @@ impl Options {
             }
             "load" => add(&mut self.loads, Load::from_name(value)),
             "scratch" => add(&mut self.scratch, parse_disk(value)),
+            "raw_rate" => add(&mut self.raw_rate, parse_disk(value)),
             "root" => put(
                 &mut self.root,
                 Some(parse_disk(value.strip_prefix("/dev/").unwrap_or(value))),

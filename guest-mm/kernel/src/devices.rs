@@ -10,8 +10,8 @@ use crate::machine::registers::MmioRegisters;
 use crate::panic;
 use crate::resize;
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::vec::Vec;
+use guest_kernel::cmdline::Options;
 use guest_kernel::drive::Job;
 use guest_kernel::executor::Executor;
 use guest_virtio::StartError;
@@ -35,14 +35,14 @@ pub(crate) type Disk = BlockDriver<MmioRegisters, KernelDma, Job>;
 pub(crate) type Console = ConsoleDriver<MmioRegisters, KernelDma>;
 
 /// Starts a driver for every device that has one. Drivers, and the tasks that use them, belong to this CPU. Disks that are
-/// called `scratch` are written full, and checked.
+/// called `scratch` are written full, and checked; how fast those are that are called `raw_rate` is measured.
 ///
 /// The memory manager knows of one hot-plug region: the first memory device has it, and others are left alone.
 pub(crate) fn start(
     kernel: &'static Kernel,
     executor: &Executor,
     devices: Vec<(MmioRegisters, u32)>,
-    scratch: &[String],
+    options: &Options,
 ) {
     let mut has_region = false;
     for (registers, gsi) in devices {
@@ -63,7 +63,7 @@ pub(crate) fn start(
         let found = here
             .memory()
             .or_else(|| here.balloon())
-            .or_else(|| here.disk(scratch))
+            .or_else(|| here.disk(options))
             .or_else(|| here.console());
         has_region |= found == Some(Found::Region);
         if found.is_none() {
@@ -113,13 +113,16 @@ impl Place<'_> {
         })
     }
 
-    fn disk(&self, scratch: &[String]) -> Option<Found> {
+    fn disk(&self, options: &Options) -> Option<Found> {
         self.take_up(Disk::start, |driver| {
             let (index, drive) = disks::add(self.kernel, driver);
             connect(self.kernel, self.gsi, || driver.on_interrupt());
             spawn(self.executor, disks::serve(self.kernel, driver, (index, drive)));
-            if scratch.contains(&disks::name(index)) {
+            if options.scratch.contains(&disks::name(index)) {
                 spawn(self.executor, disks::check(self.kernel, (index, drive)));
+            }
+            if options.raw_rate.contains(&disks::name(index)) {
+                spawn(self.executor, disks::measure(self.kernel, (index, drive)));
             }
             Found::Other
         })

@@ -4,8 +4,10 @@
 //! at a time as that takes, gives the results back, and starts a disk again that has broken down.
 
 mod check;
+mod rate;
 
 pub(crate) use check::check;
+pub(crate) use rate::measure;
 
 use crate::devices::{Disk, restart};
 use crate::kernel::Kernel;

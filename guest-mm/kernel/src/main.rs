@@ -54,7 +54,7 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     let kernel = Kernel::new(machine, others.last().map_or(0, |last| last.id.number()));
     smp::start(kernel, others);
     let executor = kernel.executor();
-    devices::start(kernel, &executor, found, &options.scratch);
+    devices::start(kernel, &executor, found, &options);
     if options.slab_test {
         match plant::every_kind(kernel.slabs, this_cpu()) {
             Some(leak) => log!(Error, "slab: {leak}"),

@@ -218,6 +218,7 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
     let total = stats.total_pages * PAGE_SIZE;
     // Pages in the balloon are nobody's, and those that it still wants will be.
     let balloon = *kernel.balloon.lock();
+    let counts = kernel.phys.stats();
     let is_online = |state| matches!(state, BlockState::Online | BlockState::GoingOffline);
     let blocks_online = region.iter().filter(|&(_, state)| is_online(state)).count() as u64;
     let online = blocks_online * u64::from(region.block_nr_pages()) * PAGE_SIZE;
@@ -230,6 +231,11 @@ fn system_info(kernel: &Kernel) -> SystemInfo {
         first_unplugged: unplugged
             .and_then(|(block, _)| region.block_range(block))
             .map_or(0, |range| range.start().gpa()),
+        swapped_in: counts.pswpin,
+        swapped_out: counts.pswpout,
+        file_in: counts.pgpgin,
+        scanned: counts.pgscan,
+        freed: counts.pgsteal,
     }
 }
 

@@ -290,7 +290,7 @@ impl Error {
     }
 }
 
-/// The guest's memory as a program needs to know it. Sizes in bytes.
+/// The guest's memory as a program needs to know it. Sizes in bytes, and what memory has cost so far, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct SystemInfo {
@@ -302,10 +302,20 @@ pub struct SystemInfo {
     pub available: u64,
     /// Physical address of the lowest unplugged block; 0 if there is none.
     pub first_unplugged: u64,
+    /// Pages that came from swap areas since boot.
+    pub swapped_in: u64,
+    /// Pages that were written to swap areas.
+    pub swapped_out: u64,
+    /// Pages that were read from files.
+    pub file_in: u64,
+    /// Pages that reclaim has looked at.
+    pub scanned: u64,
+    /// Pages that it has freed.
+    pub freed: u64,
 }
 
 /// Words of a [`SystemInfo`].
-pub const SYSTEM_INFO_WORDS: usize = 4;
+pub const SYSTEM_INFO_WORDS: usize = 9;
 const _: () = assert!(size_of::<SystemInfo>() == SYSTEM_INFO_WORDS * 8);
 
 impl SystemInfo {
@@ -316,17 +326,28 @@ impl SystemInfo {
             self.future_total,
             self.available,
             self.first_unplugged,
+            self.swapped_in,
+            self.swapped_out,
+            self.file_in,
+            self.scanned,
+            self.freed,
         ]
     }
 
     /// The structure out of its words.
     pub const fn from_words(words: [u64; SYSTEM_INFO_WORDS]) -> Self {
-        let [total, future_total, available, first_unplugged] = words;
+        let [total, future_total, available, first_unplugged, rest @ ..] = words;
+        let [swapped_in, swapped_out, file_in, scanned, freed] = rest;
         Self {
             total,
             future_total,
             available,
             first_unplugged,
+            swapped_in,
+            swapped_out,
+            file_in,
+            scanned,
+            freed,
         }
     }
 }

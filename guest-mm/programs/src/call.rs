@@ -194,9 +194,22 @@ pub(crate) fn unlock(chunk: &Chunk) -> Result<(), Error> {
     Error::check(call(Call::Unlock, chunk.address, CHUNK, 0)).map(|_| ())
 }
 
+/// Nanoseconds since the guest started.
+pub(crate) fn clock() -> u64 {
+    call(Call::Clock, 0, 0, 0)
+}
+
+/// Maps memory, with the given [`map_flags`]; returns its address.
+///
+/// # Errors
+/// If there is no room in the address space.
+pub(crate) fn map(bytes: u64, flags: u64) -> Result<u64, Error> {
+    Error::check(call(Call::Map, bytes, flags, 0))
+}
+
 /// Sleeps for so many milliseconds.
 pub(crate) fn sleep_ms(ms: u64) {
-    let now = call(Call::Clock, 0, 0, 0);
+    let now = clock();
     call(
         Call::SleepUntil,
         now.saturating_add(ms.saturating_mul(1_000_000)),
@@ -220,13 +233,13 @@ pub(crate) fn read_byte(address: u64) -> u8 {
     unsafe { with_exposed_provenance::<u8>(to_usize(address)).read_volatile() }
 }
 
-/// Reads a word of the heap.
+/// Reads a word of the heap, or of what [`map`] has mapped.
 pub(crate) fn read_word(address: u64) -> u64 {
-    // SAFETY: memory that belongs to no value of the language's, mapped by `set_break`.
+    // SAFETY: memory that belongs to no value of the language's, mapped by `set_break` or [`map`].
     unsafe { with_exposed_provenance::<u64>(to_usize(address)).read_volatile() }
 }
 
-/// Writes a word of the heap.
+/// Writes a word of the heap, or of what [`map`] has mapped.
 pub(crate) fn write_word(address: u64, value: u64) {
     // SAFETY: as for `read_word`.
     unsafe { with_exposed_provenance_mut::<u64>(to_usize(address)).write_volatile(value) };

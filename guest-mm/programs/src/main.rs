@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod bench;
 mod call;
 mod disk;
 mod family;
@@ -37,6 +38,7 @@ fn main() -> u64 {
     };
     let mut arguments = text.split_terminator('\0');
     match arguments.next().map(guest_programs::name_of) {
+        Some("bench") => bench::main(arguments),
         Some("family") => family::main(arguments),
         Some("files") => disk::files(arguments),
         Some("names") => disk::names(arguments),

@@ -1,9 +1,11 @@
 //! The programs' arguments: words `name=value`.
 
+mod bench;
 mod files;
 mod pager;
 mod storm;
 
+pub use bench::{BenchOptions, BenchWork};
 pub use files::{FilesMode, FilesOptions, NamesOptions};
 pub use pager::PagerOptions;
 pub use storm::{MOST_DEPTH, StormOptions};

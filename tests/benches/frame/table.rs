@@ -12,13 +12,13 @@ use crate::row::{Missing, Row};
 pub(crate) fn print(row: &Row, is_first: bool) {
     if is_first {
         println!(
-            "{:<36} {:<30} {:>9} {:>9} {:>9} {:>7}  goal",
+            "{:<40} {:<30} {:>9} {:>9} {:>9} {:>7}  goal",
             "what", "who", "median", "min", "max", "ratio"
         );
     }
     let line = |what: &str, who: &str, figure: &crate::figure::Figure, rest: &str| {
         println!(
-            "{what:<36} {who:<30} {:>9} {:>9} {:>9} {rest}",
+            "{what:<40} {who:<30} {:>9} {:>9} {:>9} {rest}",
             number(figure.median),
             number(figure.min),
             number(figure.max)
@@ -52,7 +52,7 @@ fn number(value: f64) -> String {
 
 /// Prints a row that could not be measured.
 pub(crate) fn print_missing(missing: &Missing) {
-    println!("{:<36} NOT MEASURED: {}", missing.name, missing.reason);
+    println!("{:<40} NOT MEASURED: {}", missing.name, missing.reason);
 }
 
 /// Writes `bench/NAME.json` into cargo's target directory: an entry for each row and peer, and one for each row that could

@@ -33,12 +33,18 @@ pub(crate) struct Machine {
 impl Machine {
     /// Faults map one page each; there is a swap area.
     pub(crate) fn new() -> Self {
+        let mut machine = Self::with_neighbours();
+        machine.mm.set_fault_around(Order::ZERO);
+        machine
+    }
+
+    /// The same, but faults map the neighbours too.
+    pub(crate) fn with_neighbours() -> Self {
         let phys = memory(BOOT, BLOCK, 1);
         let cpu = CpuSet::new(1)
             .and_then(|cpus| cpus.claim(CpuId::ZERO))
             .expect("the only CPU");
-        let mut mm = Mm::new(phys, Flat::new(BOOT + BLOCK), NoMmu);
-        mm.set_fault_around(Order::ZERO);
+        let mm = Mm::new(phys, Flat::new(BOOT + BLOCK), NoMmu);
         mm.swap_on(&AreaHeader::new(BLOCKS), 0).expect("the first area");
         Self {
             mm,

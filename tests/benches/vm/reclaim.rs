@@ -24,9 +24,9 @@ const DAEMON_EVERY: u64 = 16;
 pub(crate) enum Workload {
     /// A file of 100 MiB is read through once while 16 MiB are used again and again.
     OneReading,
-    /// A program uses 112 MiB, a quarter of them seven times of eight.
+    /// A program fills 112 MiB and uses them, a quarter of them seven times of eight.
     Paging,
-    /// A program uses 64 MiB in the same way while a file of 32 MiB is read over and over.
+    /// A program does that with 64 MiB while a file of 32 MiB is read over and over.
     Mixed,
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn figure(runs: &[Run], of: fn(&Run) -> f64) -> Figure {
 }
 
 fn run(workload: Workload, scheme: Scheme) -> Run {
-    let machine = Machine::new();
+    let machine = Machine::with_neighbours();
     let mut load = Load::new(&machine, scheme);
     let watch = Stopwatch::start();
     match workload {
@@ -101,14 +101,16 @@ fn one_reading(load: &mut Load<'_>) {
 
 fn paging(load: &mut Load<'_>) {
     let mut area = load.area(28_672);
-    (0..400_000).for_each(|_| load.use_some_page(&mut area));
+    load.fill(&mut area);
+    (0..200_000).for_each(|_| load.use_some_page(&mut area));
 }
 
 fn mixed(load: &mut Load<'_>) {
     let mut area = load.area(16_384);
     let mut file = load.file(8192);
-    for _ in 0..40_960 {
-        (0..8).for_each(|_| load.use_some_page(&mut area));
+    load.fill(&mut area);
+    for _ in 0..16_384 {
+        (0..16).for_each(|_| load.use_some_page(&mut area));
         load.read_next(&mut file);
     }
 }
@@ -165,6 +167,11 @@ impl<'a> Load<'a> {
             next: 0,
             ahead: ReadAhead::default(),
         }
+    }
+
+    /// Stores to every page, one after the other.
+    fn fill(&mut self, area: &mut Area) {
+        (0..area.words.len() as u64).for_each(|page| self.use_page(area, page, Access::Write));
     }
 
     /// One of the pages, the first quarter of them seven times of eight; one access in four is a store.

@@ -1,10 +1,13 @@
 //! The rows of the table.
 
+use std::error::Error;
+
 use guest_mm::{HugeAdvice, Order};
 
 use crate::faults;
 use crate::figure::Effort;
 use crate::files::{self, Work};
+use crate::guest::{Figures, Guests, Part};
 use crate::measure::{Contestant, Figure, race};
 use crate::raw;
 use crate::reclaim::{self, Run, Runs, Workload};
@@ -13,6 +16,9 @@ use crate::swap::{self, Way};
 
 /// What guest-mm's figures are called.
 pub(crate) const OURS: &str = "guest-mm";
+/// What the schemes of reclaim are called.
+const TWO_LIST: &str = "reclaim=two-list";
+const LAUNDER: &str = "reclaim=launder";
 
 /// A row to be measured.
 pub(crate) struct Plan {
@@ -32,12 +38,21 @@ enum Measure {
     Race(fn(Effort) -> Vec<(String, Figure)>),
     /// A figure of a workload by both schemes of reclaim.
     Schemes(Workload, Value),
+    /// A figure of the booted guest by that name, and what it is measured by.
+    Guest(Part, &'static str, (Part, &'static str)),
 }
+
+/// What swap, files and faults of the guest are measured by.
+const RAW_READ: (Part, &str) = (Part::Raw, "raw read");
+const RAW_WRITE: (Part, &str) = (Part::Raw, "raw write");
+const SYSTEM_CALL: (Part, &str) = (Part::Faults, "system call");
 
 /// What is measured once for several rows.
 pub(crate) struct Bench {
     effort: Effort,
     reclaim: Vec<(Workload, Runs)>,
+    guests: Option<Guests>,
+    booted: Vec<(Part, Figures)>,
 }
 
 impl Bench {
@@ -46,6 +61,8 @@ impl Bench {
         Self {
             effort,
             reclaim: Vec::new(),
+            guests: None,
+            booted: Vec::new(),
         }
     }
 
@@ -57,6 +74,29 @@ impl Bench {
             self.reclaim.len() - 1
         });
         &self.reclaim[at].1
+    }
+}
+
+impl Bench {
+    /// A figure of the guest.
+    fn guest(&mut self, part: Part, name: &str) -> Result<Result<Figure, String>, Box<dyn Error>> {
+        if !std::fs::exists("/dev/kvm")? {
+            return Ok(Err("there is no /dev/kvm".into()));
+        }
+        let known = self.booted.iter().position(|(known, _)| *known == part);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let guests = match self.guests.take() {
+                    Some(guests) => guests,
+                    None => Guests::new()?,
+                };
+                let figures = self.guests.insert(guests).measure(part, self.effort);
+                self.booted.push((part, figures));
+                self.booted.len() - 1
+            }
+        };
+        Ok(Ok(self.booted[at].1.of(name)?))
     }
 }
 
@@ -78,6 +118,8 @@ pub(crate) fn all() -> Vec<Plan> {
     let mut all = faults();
     all.extend(data());
     all.extend(schemes());
+    all.extend(in_the_guest());
+    all.extend(schemes_in_the_guest());
     all
 }
 
@@ -182,9 +224,110 @@ fn schemes() -> Vec<Plan> {
     plans
 }
 
+/// Faults, files and swap in the booted guest.
+fn in_the_guest() -> Vec<Plan> {
+    let plan = |name, part, figure, peer| Plan {
+        name,
+        unit: Unit::Microseconds,
+        goal: Goal::Compared,
+        measure: Measure::Guest(part, figure, peer),
+    };
+    let fault = |name, figure| plan(name, Part::Faults, figure, SYSTEM_CALL);
+    let (files, swap) = (Part::Files, Part::Swap);
+    vec![
+        fault("guest: fault, anonymous 4 KiB", "fault, anonymous 4 KiB"),
+        fault("guest: fault, anonymous 2 MiB", "fault, anonymous 2 MiB"),
+        fault("guest: fault, zero page", "fault, zero page"),
+        fault("guest: fault, copy-on-write 4 KiB", "fault, copy-on-write 4 KiB"),
+        fault("guest: fault, file page in memory", "fault, file page in memory"),
+        plan(
+            "guest: read of a file, in memory",
+            files,
+            "read in memory",
+            RAW_READ,
+        ),
+        plan(
+            "guest: read of a file, from the disk",
+            files,
+            "read from the disk",
+            RAW_READ,
+        ),
+        plan(
+            "guest: write of a file, and fsync",
+            files,
+            "written and synced",
+            RAW_WRITE,
+        ),
+        plan("guest: swap-out", swap, "swap-out", RAW_WRITE),
+        plan("guest: swap-in", swap, "swap-in", RAW_READ),
+    ]
+}
+
+/// The same workloads as the library's, in the booted guest.
+fn schemes_in_the_guest() -> Vec<Plan> {
+    let plan = |unit, name, work, figure| Plan {
+        name,
+        unit,
+        goal: Goal::Compared,
+        measure: Measure::Guest(
+            Part::Workload(work, "two-list"),
+            figure,
+            (Part::Workload(work, "launder"), figure),
+        ),
+    };
+    let (ms, pages) = (Unit::Milliseconds, Unit::Pages);
+    vec![
+        plan(ms, "guest: one reading, time", "reading", "reading"),
+        plan(
+            pages,
+            "guest: one reading, scanned per freed",
+            "reading",
+            "reading, scanned",
+        ),
+        plan(
+            pages,
+            "guest: one reading, read from disks",
+            "reading",
+            "reading, read",
+        ),
+        plan(
+            pages,
+            "guest: one reading, swapped out",
+            "reading",
+            "reading, swapped out",
+        ),
+        plan(ms, "guest: paging, time", "paging", "paging"),
+        plan(
+            pages,
+            "guest: paging, scanned per freed",
+            "paging",
+            "paging, scanned",
+        ),
+        plan(pages, "guest: paging, read from disks", "paging", "paging, read"),
+        plan(
+            pages,
+            "guest: paging, swapped out",
+            "paging",
+            "paging, swapped out",
+        ),
+        plan(ms, "guest: mixed, time", "mixed", "mixed"),
+        plan(
+            pages,
+            "guest: mixed, scanned per freed",
+            "mixed",
+            "mixed, scanned",
+        ),
+        plan(pages, "guest: mixed, read from disks", "mixed", "mixed, read"),
+        plan(pages, "guest: mixed, swapped out", "mixed", "mixed, swapped out"),
+    ]
+}
+
 impl Plan {
-    /// Measures it.
-    pub(crate) fn measure(&self, bench: &mut Bench) -> Row {
+    /// Measures it; if the host has no KVM for the guest's rows, says so.
+    ///
+    /// # Errors
+    /// Something did not work that has to.
+    pub(crate) fn measure(&self, bench: &mut Bench) -> Result<Result<Row, String>, Box<dyn Error>> {
         let (who, ours, peers) = match self.measure {
             Measure::Race(measure) => {
                 let mut figures = measure(bench.effort);
@@ -195,20 +338,39 @@ impl Plan {
                 let runs = bench.runs(workload);
                 let launder = reclaim::figure(&runs.launder, of);
                 let two_list = reclaim::figure(&runs.two_list, of);
-                (
-                    "reclaim=two-list",
-                    two_list,
-                    vec![("reclaim=launder".into(), launder)],
-                )
+                (TWO_LIST, two_list, vec![(LAUNDER.into(), launder)])
+            }
+            Measure::Guest(part, figure, peer) => {
+                let ours = match bench.guest(part, figure)? {
+                    Ok(ours) => self.in_unit(ours),
+                    Err(reason) => return Ok(Err(reason)),
+                };
+                let is_scheme = matches!(part, Part::Workload(..));
+                let (who, name) = match is_scheme {
+                    true => (TWO_LIST, LAUNDER),
+                    false => ("guest", peer.1),
+                };
+                let theirs = bench.guest(peer.0, peer.1)?.map_err(Box::<dyn Error>::from)?;
+                (who, ours, vec![(name.into(), self.in_unit(theirs))])
             }
         };
-        Row {
+        Ok(Ok(Row {
             name: self.name,
             who,
             unit: self.unit,
             goal: self.goal,
             ours,
             peers,
+        }))
+    }
+
+    /// A guest's figure, nanoseconds or pages, in the row's unit.
+    fn in_unit(&self, figure: Figure) -> Figure {
+        let factor = self.unit.nanoseconds().unwrap_or(1.0);
+        Figure {
+            median: figure.median / factor,
+            min: figure.min / factor,
+            max: figure.max / factor,
         }
     }
 }

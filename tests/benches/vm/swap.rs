@@ -18,7 +18,7 @@ pub(crate) enum Way {
 
 /// A program's pages all leave, and all come back.
 pub(crate) fn ours(way: Way) -> Contestant {
-    let machine = Machine::new();
+    let machine = Machine::with_neighbours();
     let space = machine.program();
     let prot = Prot::READ.with(Prot::WRITE);
     let va = machine.map(space, PAGES, prot, Backing::Anonymous(HugeAdvice::NoHuge));

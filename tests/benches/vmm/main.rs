@@ -5,6 +5,8 @@
 
 #[path = "../frame/args.rs"]
 mod args;
+#[path = "../frame/ballast.rs"]
+mod ballast;
 mod ceiling;
 #[path = "../frame/clock.rs"]
 mod clock;
@@ -22,7 +24,7 @@ mod rows;
 #[path = "../frame/table.rs"]
 mod table;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use row::Missing;
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let args = args::Args::from_command_line("vmm", std::env::args().skip(1))?;
-    build_ballast()?;
+    ballast::build()?;
     let before = load_average()?;
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for plan in rows::all() {
@@ -73,23 +75,4 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
 fn load_average() -> std::io::Result<String> {
     let text = std::fs::read_to_string("/proc/loadavg")?;
     Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
-}
-
-/// Cargo builds no other package's program for a bench: it is asked for the one that is measured.
-fn build_ballast() -> Result<(), Box<dyn std::error::Error>> {
-    let cargo = std::env::var_os("CARGO").ok_or("run it with `cargo bench --bench vmm`")?;
-    let build = [
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "vmm",
-        "--bin",
-        "ballast",
-    ];
-    if Command::new(cargo).args(build).status()?.success() {
-        Ok(())
-    } else {
-        Err("`ballast` cannot be built".into())
-    }
 }

@@ -104,10 +104,12 @@ fn swap_areas_have_a_disk_and_may_have_a_priority() {
 
 #[test]
 fn a_disk_that_is_to_be_kept_is_not_written_full() {
-    let options = Options::parse("scratch=vda scratch=vdb scratch=vdc root=vda swap=vdb");
+    let line = "scratch=vda scratch=vdb scratch=vdc raw_rate=vdb raw_rate=vdd root=vda swap=vdb";
+    let options = Options::parse(line);
     assert_eq!(options.scratch, ["vdc"]);
+    assert_eq!(options.raw_rate, ["vdd"]);
     let refused: Vec<&str> = options.errors.iter().map(|error| error.value.as_str()).collect();
-    assert_eq!(refused, ["vda", "vdb"]);
+    assert_eq!(refused, ["vda", "vdb", "vdb"]);
 }
 
 #[test]
