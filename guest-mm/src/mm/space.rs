@@ -9,6 +9,7 @@ use guest_sync::{SpinGuard, SpinLock};
 use crate::frames::{Frames, SpaceId};
 use crate::mm::anon::{AnonVmaId, AnonVmas};
 use crate::mm::mapping::{MappingId, Mappings};
+use crate::mm::swap_in::SwapAhead;
 use crate::mm::{Backing, Vma};
 use crate::pagetable::{Entry, Level, PageTable, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, WORDS_PER_PAGE};
@@ -40,6 +41,8 @@ pub(crate) struct SpaceState {
     pub(crate) rss_pages: u64,
     /// Swap entries in the tables.
     pub(crate) swap_pages: u64,
+    /// Where reading them has got to.
+    pub(crate) swap_ahead: SwapAhead,
     /// Migration entries in the tables.
     pub(crate) migrating: u32,
     /// The heap that `brk` moves the end of; empty at first.
@@ -74,6 +77,7 @@ impl AddressSpace {
                 fixed: Vec::new(),
                 rss_pages: 0,
                 swap_pages: 0,
+                swap_ahead: SwapAhead::default(),
                 migrating: 0,
                 heap: 0..0,
                 file_pages: 0,

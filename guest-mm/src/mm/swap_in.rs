@@ -14,8 +14,34 @@ use crate::swap::SlotNr;
 
 /// Slots that are read together, aligned (Linux: `1 << page_cluster`).
 const READ_AHEAD: u32 = 8;
+/// The same for a program that goes on and on: as many as go into one request.
+const MOST_AHEAD: u32 = 64;
 /// Bytes around a page in which others are mapped with it that were read already, aligned.
-const MAP_AROUND: u64 = 2 * READ_AHEAD as u64 * PAGE_SIZE;
+const MAP_AROUND: u64 = MOST_AHEAD as u64 * PAGE_SIZE;
+
+/// Where the faults of an address space on swapped pages have got to (Linux `swap_vma_readahead`, which knows this of each area).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SwapAhead {
+    /// The address that was read last.
+    last: u64,
+    /// Slots that were read with it.
+    window: u32,
+}
+
+impl SwapAhead {
+    /// A page at an address has to be read: how many slots are read together. One who goes on to behind those that were read last gets
+    /// twice as many, anybody else as few as there are.
+    fn read(&mut self, va: u64) -> u32 {
+        let reach = 2 * u64::from(self.window) * PAGE_SIZE;
+        let goes_on = va > self.last && va - self.last <= reach;
+        self.window = match goes_on {
+            true => (2 * self.window).min(MOST_AHEAD),
+            false => READ_AHEAD,
+        };
+        self.last = va;
+        self.window
+    }
+}
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Maps the page that a swap entry stands for, or begins to read it.
@@ -33,7 +59,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.read_in(cpu, slot, frame, ReadIn::Wanted)
                 .ok_or(FaultError::OutOfMemory)?;
             self.phys.counts.pgmajfault.add(1);
-            self.read_ahead(cpu, slot);
+            let window = space.swap_ahead.read(va);
+            self.read_ahead(cpu, slot, window);
             return Ok(Step::Done(FaultOutcome::Locked(PageWait::lock(frame))));
         };
         let page = self.mapped_page(pfn);
@@ -137,9 +164,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Begins to read the slots around one that are in use and not in memory, as far as there is memory to spare.
-    fn read_ahead(&self, cpu: &Cpu, slot: SlotNr) {
-        let first = slot.number() / READ_AHEAD * READ_AHEAD;
-        for near in (first..first + READ_AHEAD).filter_map(SlotNr::new) {
+    fn read_ahead(&self, cpu: &Cpu, slot: SlotNr, window: u32) {
+        let first = slot.number() / window * window;
+        for near in (first..first + window).filter_map(SlotNr::new) {
             let is_known = self.swap.users(near) == 0 || near == slot;
             if is_known || self.swap.is_cached(near) {
                 continue;
