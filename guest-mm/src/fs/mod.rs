@@ -12,7 +12,7 @@ mod names;
 pub mod pagefs;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use gate::{Gate, GateGuard};
 pub use inodes::{Evict, InodeCache, InodeShrinker, InodeStat, Node};

@@ -4,4 +4,4 @@
 mod caches;
 mod crash;
 mod mounted;
-mod world;
+pub(crate) mod world;

@@ -149,13 +149,13 @@ impl World<'_, '_> {
 }
 
 /// What is durably on a disk, as blocks that nobody waits for: a file system is made there, and looked at.
-pub(super) struct Durable<'a> {
-    disk: &'a Disk,
+pub(crate) struct Durable<'a, T> {
+    disk: &'a SimulatedDisk<T>,
     written: RefCell<Vec<(u32, Block)>>,
 }
 
-impl<'a> Durable<'a> {
-    pub(super) fn of(disk: &'a Disk) -> Self {
+impl<'a, T> Durable<'a, T> {
+    pub(crate) fn of(disk: &'a SimulatedDisk<T>) -> Self {
         Self {
             disk,
             written: RefCell::default(),
@@ -163,12 +163,12 @@ impl<'a> Durable<'a> {
     }
 
     /// An empty file system.
-    pub(super) fn format(disk: &'a Disk) {
+    pub(crate) fn format(disk: &'a SimulatedDisk<T>) {
         run(Volume::format(Self::of(disk))).unwrap();
     }
 }
 
-impl Blocks for Durable<'_> {
+impl<T> Blocks for Durable<'_, T> {
     fn nr_blocks(&self) -> u64 {
         BlockDevice::nr_blocks(self.disk)
     }

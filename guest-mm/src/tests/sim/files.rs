@@ -7,13 +7,13 @@ use std::vec::Vec;
 
 use guest_sync::SpinLock;
 
+use super::backing::Open;
 use super::executor::pause;
 use super::memory::{Doomed, Process};
 use super::model::{Model, Place, offset_of};
 use super::program::WORDS;
 use super::{Sim, count};
 use crate::PAGE_SIZE;
-use crate::disk::{BlockNr, Fault};
 use crate::mm::MappingId;
 use crate::mm::mapping::{AddressSpaceOps, FileError, MappingKind, PrivatePage, ReadAhead};
 use crate::tests::machine::TestMm;
@@ -33,10 +33,15 @@ impl AddressSpaceOps for LostPages {
     }
 }
 
+/// What the files are called that are on a disk.
+pub(super) const NAMES: [&[u8]; 3] = [b"file0", b"file1", b"file2"];
+
 /// See the module.
 pub(super) struct SimFile {
-    pub(super) id: MappingId,
-    is_shmem: bool,
+    /// Which one.
+    pub(super) nr: usize,
+    /// Its pages; none for those that have some only while they are in memory.
+    pub(super) mapping: Option<MappingId>,
     pub(super) model: RefCell<Model>,
     /// Somebody writes to it or changes its length: the lock of its inode.
     is_busy: Cell<bool>,
@@ -44,19 +49,29 @@ pub(super) struct SimFile {
 }
 
 impl SimFile {
-    pub(super) fn all(mm: &TestMm<'_>, lost: &Arc<LostPages>) -> Vec<Self> {
-        let new = |(nr, kind): (u64, MappingKind)| Self {
-            is_shmem: matches!(kind, MappingKind::Shmem),
-            id: mm.create_mapping(kind, 0),
-            model: RefCell::default(),
-            is_busy: Cell::new(false),
-            stamp: Cell::new((nr + 1) << 56),
+    /// Files of a map, each with its mapping, or of the real file system; and shared memory.
+    pub(super) fn all(mm: &TestMm<'_>, lost: Option<&Arc<LostPages>>) -> Vec<Self> {
+        let kind = |nr| match lost {
+            _ if nr == NAMES.len() => Some(MappingKind::Shmem),
+            Some(lost) => Some(MappingKind::File(lost.clone())),
+            None => None,
         };
-        let file = || MappingKind::File(lost.clone());
-        (0..)
-            .zip([file(), file(), file(), MappingKind::Shmem])
-            .map(new)
-            .collect()
+        let new = |nr| Self {
+            nr,
+            mapping: kind(nr).map(|kind| mm.create_mapping(kind, 0)),
+            model: RefCell::new(match lost {
+                Some(_) => Model::default(),
+                None => Model::of_late_cuts(),
+            }),
+            is_busy: Cell::new(false),
+            stamp: Cell::new((nr as u64 + 1) << 56),
+        };
+        (0..=NAMES.len()).map(new).collect()
+    }
+
+    /// It is not shared memory.
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.nr < NAMES.len()
     }
 
     /// A value that was never stored anywhere.
@@ -76,15 +91,6 @@ impl SimFile {
     }
 }
 
-/// An `fsync` under way; dropped before its end it has made nothing durable.
-struct Syncing<'a>(&'a SimFile);
-
-impl Drop for Syncing<'_> {
-    fn drop(&mut self) {
-        self.0.model.borrow_mut().end_sync(false);
-    }
-}
-
 impl Sim<'_> {
     pub(super) fn some_file(&self) -> usize {
         usize::try_from(self.below(self.files.len() as u64)).unwrap()
@@ -93,17 +99,20 @@ impl Sim<'_> {
     /// One operation on a file, as a system call.
     pub(super) async fn use_file(&self, process: &Process) {
         let file = &self.files[self.some_file()];
+        let open = self.open(file).await;
+        let what = (file, &open);
         match self.below(14) {
-            0 => self.truncate(process, file).await,
+            0 => self.truncate(process, what).await,
             1 => {
-                let _ = process.interruptible(self.sync(file)).await;
+                self.sync(process, what).await;
             }
-            2..8 => self.write(process, file).await,
-            _ => self.read(process, file).await,
+            2..8 => self.write(process, what).await,
+            _ => self.read(process, what).await,
         }
+        self.close(open).await;
     }
 
-    async fn read(&self, process: &Process, file: &SimFile) {
+    async fn read(&self, process: &Process, (file, open): (&SimFile, &Open)) {
         let pages = file.model.borrow().nr_pages();
         let page = u32::try_from(self.below(u64::from(pages) + 2)).unwrap();
         let nr = 1 + self.below(24);
@@ -125,7 +134,7 @@ impl Sim<'_> {
             }
             Ok(())
         };
-        let read = self.mm.read_file(self.cpu, file.id, &mut ahead, range, to);
+        let read = self.read_open(open, &mut ahead, range, to);
         match process.interruptible(self.failing(read)).await {
             Ok(Ok(_)) | Err(Doomed) => {}
             Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
@@ -136,7 +145,7 @@ impl Sim<'_> {
         }
     }
 
-    async fn write(&self, process: &Process, file: &SimFile) {
+    async fn write(&self, process: &Process, (file, open): (&SimFile, &Open)) {
         file.lock().await;
         let (page, word, nr) = match self.below(3) {
             0 => (self.below(MOST_PAGES), self.below(WORDS), 1),
@@ -162,7 +171,7 @@ impl Sim<'_> {
                 Ok(())
             };
             let place = (begin + done as u64, rest.len());
-            let write = self.mm.write_file(self.cpu, file.id, &self.fs, place, from);
+            let write = self.write_open(open, place, from);
             match process.interruptible(self.failing(write)).await {
                 Ok(Ok(written)) => done += written,
                 Ok(Err(FileError::OutOfMemory)) => {
@@ -175,7 +184,7 @@ impl Sim<'_> {
             tries += 1;
             pause().await;
         }
-        let size = self.mm.mapping_size(file.id).unwrap();
+        let size = self.mm.mapping_size(open.id).unwrap();
         if process.is_doomed() {
             file.model.borrow_mut().abandon_write(&places, size);
         } else {
@@ -186,27 +195,27 @@ impl Sim<'_> {
         file.is_busy.set(false);
     }
 
-    async fn truncate(&self, process: &Process, file: &SimFile) {
+    async fn truncate(&self, process: &Process, (file, open): (&SimFile, &Open)) {
         file.lock().await;
         let size = match self.below(3) {
             0 if self.one_in(3) => 0,
             0 | 1 => self.below(MOST_PAGES) * PAGE_SIZE,
             _ => self.below(MOST_PAGES) * PAGE_SIZE + 8 * self.below(WORDS),
         };
-        self.truncate_to(process, file, size).await;
+        self.truncate_to(process, (file, open), size).await;
         file.is_busy.set(false);
     }
 
     /// Brings it to an end, whatever happens meanwhile: but if the program is to end, and there is no memory for the last page, the file ends
     /// before that page.
-    async fn truncate_to(&self, process: &Process, file: &SimFile, mut size: u64) {
+    async fn truncate_to(&self, process: &Process, (file, open): (&SimFile, &Open), mut size: u64) {
         loop {
             file.model.borrow_mut().begin_truncate(size);
-            match self.failing(self.mm.truncate(self.cpu, file.id, size)).await {
+            match self.failing(self.truncate_open(open, size)).await {
                 Ok(()) => break,
                 Err(FileError::OutOfMemory) => {
                     if self.until_a_page(process).await.is_err() {
-                        let now = self.mm.mapping_size(file.id).unwrap();
+                        let now = self.mm.mapping_size(open.id).unwrap();
                         size = size.min(now) / PAGE_SIZE * PAGE_SIZE;
                     }
                 }
@@ -218,105 +227,53 @@ impl Sim<'_> {
             }
             pause().await;
         }
-        self.fs
-            .forget(file.id, u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap());
         file.model.borrow_mut().end_truncate(size);
         count(&self.seen.truncates, 1);
     }
 
     /// `fsync`: whether everything that was there when it began is on the disk for sure.
-    pub(super) async fn sync(&self, file: &SimFile) -> bool {
-        if file.is_shmem || !file.model.borrow_mut().begin_sync() {
+    async fn sync(&self, process: &Process, (file, open): (&SimFile, &Open)) -> bool {
+        if !file.is_on_disk() || !file.model.borrow_mut().begin_sync() {
             return false;
         }
-        let syncing = Syncing(file);
-        let synced = self.failing(self.mm.sync(self.cpu, file.id)).await;
-        let done = self.fs.flush();
-        while !done.get() {
-            pause().await;
-        }
+        let synced = self.sync_open(process, open).await;
         match synced {
-            Ok(()) => count(&self.seen.syncs, 1),
-            Err(FileError::Io) => count(&self.seen.io_errors, 1),
-            Err(error) => panic!("{error}"),
+            Ok(Ok(())) => count(&self.seen.syncs, 1),
+            Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
+            Ok(Err(error)) => panic!("{error}"),
+            Err(Doomed) => {}
         }
-        syncing.0.model.borrow_mut().end_sync(synced.is_ok());
-        synced.is_ok()
-    }
-
-    /// The file system takes requests, its disk does one, and now and then a block breaks. False if there was nothing to do.
-    pub(super) fn files_turn(&self) -> bool {
-        let mut has_worked = self.fs.take_requests();
-        if self.mm.is_too_dirty() || self.one_in(12) {
-            let nr = u32::try_from(1 + self.below(64)).unwrap();
-            has_worked |= self.mm.write_back(self.cpu, nr) > 0;
-        }
-        if !self.is_ending.get() && self.one_in(10) {
-            let block = BlockNr(1 + self.below(200));
-            let fault = if self.one_in(2) { Fault::Read } else { Fault::Write };
-            self.fs.disk.break_block(fault, block);
-        }
-        if self.is_ending.get() || self.one_in(60) {
-            self.fs.disk.mend();
-        }
-        let choice = usize::try_from(self.below(64)).unwrap();
-        has_worked |= self.fs.disk.step(&self.mm.frames, choice);
-        has_worked |= self.fs.end_requests();
-        self.note_lost();
-        has_worked
+        let has_succeeded = matches!(synced, Ok(Ok(())));
+        file.model.borrow_mut().end_sync(has_succeeded);
+        has_succeeded
     }
 
     /// Tells the models of pages that could not be written.
-    fn note_lost(&self) {
+    pub(super) fn note_lost(&self) {
         for (id, page) in core::mem::take(&mut *self.lost.0.lock()) {
-            let file = self.files.iter().find(|file| file.id == id);
+            let file = self.files.iter().find(|file| file.mapping == Some(id));
             file.expect("all files are models'").model.borrow_mut().lost(page);
             count(&self.seen.lost_pages, 1);
         }
     }
 
-    pub(super) fn mend(&self) {
-        self.disk.mend();
-        self.fs.disk.mend();
-    }
-
-    /// The power goes and comes back: what was synced is on the disk, or something newer.
-    pub(super) fn lose_power(&self) {
-        self.fs.disk.lose_power(|| self.one_in(2));
-        for file in self.files.iter().filter(|file| !file.is_shmem) {
-            count(&self.seen.words_after_power, self.compare_disk(file));
-        }
-    }
-
-    /// Compares what is on the disk with what may be there; how many words.
-    fn compare_disk(&self, file: &SimFile) -> u32 {
-        let mut nr = 0;
-        for ((page, word), durable) in file.model.borrow().durable() {
-            let on_disk = self.fs.block(file.id, page).map_or(0, |block| {
-                let at = usize::try_from(word * 8).unwrap();
-                u64::from_ne_bytes(self.fs.disk.contents(block)[at..at + 8].try_into().unwrap())
-            });
-            assert!(
-                durable.contains(&on_disk),
-                "word {word} of page {page} is {on_disk:#x} on the disk, and should be {durable:#x?}"
-            );
-            nr += 1;
-        }
-        nr
-    }
-
     /// Everything is written, compared, and given back.
     pub(super) async fn end_files(&self, process: &Process) {
+        let mut all = Vec::new();
         for file in &self.files {
-            while !file.is_shmem && !self.sync(file).await {
+            let open = self.open(file).await;
+            while file.is_on_disk() && !self.sync(process, (file, &open)).await {
                 self.mend();
+                pause().await;
             }
-            if !file.is_shmem {
-                self.compare_disk(file);
-            }
-            self.mm.until_unmapped(file.id).await;
-            self.truncate_to(process, file, 0).await;
-            self.mm.remove_mapping(file.id).unwrap();
+            all.push((file, open));
+        }
+        self.compare_disk();
+        for (file, open) in all {
+            self.mm.until_unmapped(open.id).await;
+            self.truncate_to(process, (file, &open), 0).await;
+            self.close(open).await;
+            self.remove(file).await;
         }
     }
 }

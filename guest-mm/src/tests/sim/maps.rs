@@ -34,7 +34,7 @@ pub(super) struct Maps(Vec<Map>);
 impl Maps {
     pub(super) async fn turn(&mut self, sim: &Sim<'_>, process: &Process) {
         match sim.below(10) {
-            0 | 1 => self.map(sim, process),
+            0 | 1 => self.map(sim, process).await,
             2 => self.unmap(sim, process).await,
             3 => self.rearrange(sim, process).await,
             4 => self.protect(sim, process).await,
@@ -43,7 +43,7 @@ impl Maps {
         }
     }
 
-    fn map(&mut self, sim: &Sim<'_>, process: &Process) {
+    async fn map(&mut self, sim: &Sim<'_>, process: &Process) {
         if self.0.len() > 6 {
             return;
         }
@@ -56,13 +56,15 @@ impl Maps {
         } else {
             Sharing::Shared
         };
+        let open = sim.open(&sim.files[file]).await;
         let request = MapRequest {
             len: nr * PAGE_SIZE,
             place: Place::Anywhere,
             prot: RW,
-            backing: Backing::File(FileArea::new(sim.files[file].id, first, sharing)),
+            backing: Backing::File(FileArea::new(open.id, first, sharing)),
         };
         let va = sim.mm.mmap(process.space, &request).unwrap();
+        sim.close(open).await;
         self.0.push(Map {
             va,
             pages: (first..).take(usize::try_from(nr).unwrap()).collect(),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use super::{Sim, count};
-use crate::mm::mapping::{FileError, FileSystem as _};
+use crate::mm::mapping::FileError;
 use crate::reclaim::oom::{Candidate, Patience, choose};
 use crate::{Gfp, NodeId, Order, SpaceId};
 
@@ -39,6 +39,10 @@ impl Clock {
             self.tick();
         }
         next.is_some()
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now.get()
     }
 
     pub(super) async fn sleep(&self, turns: u64) {
@@ -170,7 +174,7 @@ impl Sim<'_> {
         place: crate::mm::FilePlace,
     ) -> Result<Result<(), FileError>, Doomed> {
         loop {
-            let found = self.failing(self.fs.prepare_write(place.mapping, place.index));
+            let found = self.failing(self.prepare_write(place));
             match process.interruptible(found).await? {
                 Err(FileError::OutOfMemory) => self.until_a_page(process).await?,
                 found => return Ok(found),

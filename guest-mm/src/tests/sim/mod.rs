@@ -14,6 +14,7 @@
 //! SIM_SEEDS=5000 cargo test --release -p guest-mm --lib sim_ -- --nocapture
 //! ```
 
+mod backing;
 mod compactor;
 mod disk;
 mod executor;
@@ -22,6 +23,7 @@ mod maps;
 mod memory;
 mod model;
 mod mover;
+mod pagefs;
 mod program;
 mod random;
 
@@ -29,7 +31,6 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::num::NonZeroUsize;
 use core::pin::pin;
-use core::task::{Context, Poll, Waker};
 use std::boxed::Box;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,9 +50,11 @@ use crate::tests::inject::Then;
 use crate::tests::machine::{TestMm, machine_of};
 use crate::tests::phys_model::{descriptors, one_cpu, small_memory};
 use crate::tests::test_fs::TestFs;
+use backing::Fs;
 use executor::Executor;
 use files::{LostPages, SimFile};
 use memory::{Clock, Process};
+use pagefs::PageFs;
 use program::Program;
 use random::Random;
 
@@ -73,7 +76,7 @@ const ZERO_PAGE: Pfn = Pfn::new(300);
 struct Sim<'m> {
     mm: &'m TestMm<'m>,
     cpu: &'m Cpu,
-    fs: TestFs<'m, 'm>,
+    fs: Fs<'m>,
     files: Vec<SimFile>,
     lost: Arc<LostPages>,
     random: RefCell<Random>,
@@ -101,6 +104,8 @@ struct Seen {
     injected: Cell<u32>,
     io_errors: Cell<u32>,
     lost_pages: Cell<u32>,
+    inodes_given_up: Cell<u32>,
+    commits: Cell<u32>,
     throttled_writers: Cell<u64>,
     oom_kills: Cell<u32>,
     kills: Cell<u32>,
@@ -193,11 +198,16 @@ fn run(seed: u64) -> Seen {
         Scheme::TwoList
     };
     let reclaim = Reclaim::new(&memory, &[]).with_pages(&mm, scheme);
+    let disk = pagefs::new_disk();
+    let fs = match seed / 3 % 2 {
+        0 => Fs::Map(Box::new(TestFs::new(&mm, &cpu, 1 << 20))),
+        _ => Fs::Page(Box::new(PageFs::mount(&mm, &cpu, &disk))),
+    };
     let sim = Sim {
         mm: &mm,
         cpu: &cpu,
-        fs: TestFs::new(&mm, &cpu, 1 << 20),
-        files: SimFile::all(&mm, &lost),
+        files: SimFile::all(&mm, matches!(fs, Fs::Map(_)).then_some(&lost)),
+        fs,
         lost,
         random: RefCell::new(Random::new(seed)),
         newborn: RefCell::default(),
@@ -212,80 +222,93 @@ fn run(seed: u64) -> Seen {
     if !seed.is_multiple_of(4) {
         sim.mm.swap_on(&disk::header(), 0).unwrap();
     }
-    play(&sim);
+    let mut executor = boot(&sim);
+    executor.spawn(mover::live(&sim));
+    executor.spawn(compactor::live(&sim));
+    play(&sim, &mut executor);
     if seed.is_multiple_of(3) {
         sim.lose_power();
     } else {
         taken
             .iter()
             .for_each(|pfn| memory.free_pages(&cpu, *pfn).unwrap());
-        give_all_back(&sim, all_free);
+        give_all_back(&sim, &mut executor, all_free);
     }
+    drop(executor);
     sim.seen.reclaim.set(reclaim.stat());
     let throttled = sim.mm.phys.stats().balance_dirty_pages;
     sim.seen.throttled_writers.set(throttled);
     sim.seen
 }
 
-/// Everybody has his turns, until all have ended.
-fn play(sim: &Sim<'_>) {
+/// A machine with its daemons.
+fn boot<'a>(sim: &'a Sim<'_>) -> Executor<'a> {
     let mut executor = Executor::default();
-    executor.spawn(mover::live(sim));
-    executor.spawn(compactor::live(sim));
     executor.spawn_daemon(memory::kswapd(sim));
+    if let Fs::Page(fs) = &sim.fs {
+        fs.spawn(&mut executor, sim);
+    }
+    executor
+}
+
+/// Programs run until they have ended, and whoever else ends.
+fn play<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) {
     let mut turns = 0;
     while executor.has_tasks() {
-        sim.is_ending.set(turns >= TURNS);
+        if turns >= TURNS {
+            sim.is_ending.set(true);
+        }
         if sim.nr_programs() == 0 && !sim.is_ending.get() {
             sim.newborn.borrow_mut().push(Program::new(sim));
         }
         for program in sim.newborn.take() {
             executor.spawn(Box::pin(program.live(sim)));
         }
-        sim.clock.tick();
-        let turn = executor.turn(&mut sim.random.borrow_mut());
-        if sim.one_in(1000) {
+        if !sim.is_ending.get() && sim.one_in(1000) {
             sim.kill_one();
         }
-        let disk_worked = (turn.is_none() || sim.one_in(2)) && (sim.disk_turn() | sim.files_turn());
-        match turn {
-            Some(task) => executor.poll(task),
-            None => assert!(
-                disk_worked || sim.clock.skip(),
-                "nobody is ready, and {} tasks wait, {} of them for memory",
-                executor.nr_tasks(),
-                sim.mm.phys.nr_waiting()
-            ),
-        }
+        assert!(
+            turn(sim, executor) || sim.clock.skip(),
+            "nobody is ready, and {} tasks wait, {} of them for memory",
+            executor.nr_tasks(),
+            sim.mm.phys.nr_waiting()
+        );
         turns += 1;
-        if let Err(error) = sim.mm.validate() {
-            panic!("after turn {turns}: {error}");
-        }
         assert!(turns < 30 * TURNS, "tasks do not end");
     }
 }
 
-/// Runs something to its end while nobody else is there.
-fn finish<T>(sim: &Sim<'_>, work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    loop {
-        let polled = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready(result) = polled {
-            return result;
-        }
-        sim.clock.tick();
-        sim.files_turn();
-        sim.disk_turn();
+/// A task has its turn, or the disks, or both; everything that must hold is looked at then. False if nobody had anything to do.
+fn turn<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) -> bool {
+    sim.clock.tick();
+    let task = executor.turn(&mut sim.random.borrow_mut());
+    let disk_worked = (task.is_none() || sim.one_in(2)) && (sim.disk_turn() | sim.files_turn());
+    if let Some(task) = task {
+        executor.poll(task);
     }
+    if let Err(error) = sim.mm.validate() {
+        panic!("at {}: {error}", sim.clock.now());
+    }
+    task.is_some() || disk_worked
+}
+
+/// Runs something to its end while no program is there, and until the daemons have nothing to do.
+fn finish<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, work: impl Future<Output = ()> + 'a) {
+    executor.spawn(work);
+    play(sim, executor);
+    while turn(sim, executor) {}
 }
 
 /// Files are written to the disk, compared, and removed; then everything is free that was at the beginning.
-fn give_all_back(sim: &Sim<'_>, all_free: u64) {
-    let nobody = sim.begin_process(sim.mm.create_space(sim.cpu, &[]).unwrap());
-    finish(sim, sim.end_files(&nobody));
-    sim.mm.destroy_space(sim.cpu, nobody.space).unwrap();
-    // What was busy when its last user went is left to reclaim.
-    finish(sim, sim.reclaim.reclaim_pages(sim.cpu, all_free));
+fn give_all_back<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, all_free: u64) {
+    finish(sim, executor, async {
+        let nobody = sim.begin_process(sim.mm.create_space(sim.cpu, &[]).unwrap());
+        sim.end_files(&nobody).await;
+        sim.mm.destroy_space(sim.cpu, nobody.space).unwrap();
+        sim.end_process(&nobody);
+        // What was busy when its last user went is left to reclaim.
+        sim.reclaim.reclaim_pages(sim.cpu, u64::MAX).await;
+    });
     let usage = sim.mm.swap_usage();
     assert_eq!(
         (usage.free, usage.cached),
@@ -293,7 +316,15 @@ fn give_all_back(sim: &Sim<'_>, all_free: u64) {
         "nobody is left who has swapped"
     );
     let stats = sim.mm.phys.memory_stats();
-    assert_eq!(stats.free_pages, all_free, "after all programs have ended");
+    // The file system has a frame for when there is no other.
+    let kept = match &sim.fs {
+        Fs::Map(_) => 0,
+        Fs::Page(fs) => {
+            fs.assert_empty(sim.mm);
+            1
+        }
+    };
+    assert_eq!(stats.free_pages + kept, all_free, "after all programs have ended");
 }
 
 /// Seeds 0 to `nr` - 1, on all CPUs.
@@ -363,6 +394,8 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
             "waits of reclaim for the disks",
             reclaim(|stat| stat.reclaim_throttled),
         ),
+        ("inodes given up", total(|seen| &seen.inodes_given_up)),
+        ("commits", total(|seen| &seen.commits)),
         ("pages compacted", total(|seen| &seen.compacted)),
         ("words of files read", total(|seen| &seen.file_words)),
         ("words of mapped files", total(|seen| &seen.mapped_words)),

@@ -22,6 +22,8 @@ pub(super) struct Model {
     pub(super) size: u64,
     words: BTreeMap<Place, Word>,
     is_syncing: bool,
+    /// What was cut off is on the disk until the next `fsync`.
+    cuts_late: bool,
 }
 
 struct Word {
@@ -70,6 +72,14 @@ pub(super) fn offset_of((page, word): Place) -> u64 {
 }
 
 impl Model {
+    /// Of a file whose length on the disk changes only with an `fsync`.
+    pub(super) fn of_late_cuts() -> Self {
+        Self {
+            cuts_late: true,
+            ..Self::default()
+        }
+    }
+
     /// Pages of which at least a byte is there.
     pub(super) fn nr_pages(&self) -> u32 {
         u32::try_from(self.size.div_ceil(PAGE_SIZE)).unwrap()
@@ -154,6 +164,12 @@ impl Model {
         self.size = size;
     }
 
+    /// The same for any of the pages.
+    pub(super) fn all_lost(&mut self) {
+        let pages: Vec<u32> = self.words.keys().map(|place| place.0).collect();
+        pages.into_iter().for_each(|page| self.lost(page));
+    }
+
     /// The file is being made as long as this: what is beyond cannot be relied on any more.
     pub(super) fn begin_truncate(&mut self, size: u64) {
         self.size = self.size.min(size);
@@ -163,7 +179,8 @@ impl Model {
     pub(super) fn end_truncate(&mut self, size: u64) {
         self.size = size;
         let first_gone = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
-        self.words.retain(|place, _| place.0 < first_gone);
+        let cuts_late = self.cuts_late;
+        self.words.retain(|place, _| cuts_late || place.0 < first_gone);
         for (place, word) in &mut self.words {
             if offset_of(*place) >= size {
                 word.possible = vec![0];
@@ -184,7 +201,6 @@ impl Model {
         true
     }
 
-    /// Nothing happens if it has ended already.
     pub(super) fn end_sync(&mut self, has_succeeded: bool) {
         self.is_syncing = false;
         if has_succeeded {
