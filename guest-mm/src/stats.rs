@@ -126,6 +126,8 @@ pub(crate) struct Counts {
     pub(crate) pgmigrate_fail: Count,
     pub(crate) thp_migration_success: Count,
     pub(crate) thp_migration_split: Count,
+    pub(crate) block_pages_dropped: Count,
+    pub(crate) block_pages_written: Count,
     pub(crate) blocks_plugged: Count,
     pub(crate) blocks_unplugged: Count,
     pub(crate) blocks_unplug_free: Count,
@@ -195,6 +197,10 @@ pub struct VmStat {
     pub thp_migration_success: u64,
     /// Huge pages split for migration, because no free pageblock was found outside.
     pub thp_migration_split: u64,
+    /// Pages that left memory at once while their block was emptied (no such counter in Linux).
+    pub block_pages_dropped: u64,
+    /// Pages that were written for it, and left when they had arrived (no such counter in Linux).
+    pub block_pages_written: u64,
     /// Hot-plug blocks that went online.
     pub blocks_plugged: u64,
     /// Hot-plug blocks that went offline.
@@ -269,6 +275,8 @@ impl Counts {
             pgmigrate_fail: self.pgmigrate_fail.value(),
             thp_migration_success: self.thp_migration_success.value(),
             thp_migration_split: self.thp_migration_split.value(),
+            block_pages_dropped: self.block_pages_dropped.value(),
+            block_pages_written: self.block_pages_written.value(),
             blocks_plugged: self.blocks_plugged.value(),
             blocks_unplugged: self.blocks_unplugged.value(),
             blocks_unplug_free: self.blocks_unplug_free.value(),
@@ -408,6 +416,8 @@ impl VmStat {
             ("compact_daemon_free_scanned", self.compact_daemon_free_scanned),
             ("thp_migration_success", self.thp_migration_success),
             ("thp_migration_split", self.thp_migration_split),
+            ("block_pages_dropped", self.block_pages_dropped),
+            ("block_pages_written", self.block_pages_written),
             ("blocks_plugged", self.blocks_plugged),
             ("blocks_unplugged", self.blocks_unplugged),
             ("blocks_unplug_free", self.blocks_unplug_free),

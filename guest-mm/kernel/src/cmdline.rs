@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use guest_mm::compact::Defrag;
+use guest_mm::migrate::Method;
 use guest_mm::reclaim::Scheme;
 use guest_mm::slab::Debugging;
 
@@ -143,6 +144,9 @@ pub struct Options {
     /// `memhp_default_state=`: what becomes of a block that is plugged, `online_movable` (the default), `online_kernel` or `offline`, as
     /// Linux' parameter. The control tree can change it.
     pub memhp_default_state: OnlinePolicy,
+    /// `migrate=`: how the pages of a block that is emptied get off it: `combined` (the default), `swapout` or `remap`. The control
+    /// tree can change it.
+    pub migrate: Method,
     /// `root=`: the disk (`vda`) with the file system. Default: none.
     pub root: Option<String>,
     /// `swap=`, in order: disks that are swap areas.
@@ -186,6 +190,7 @@ impl Options {
             root: None,
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
+            migrate: Method::Combined,
             hugepages: 0,
             reclaim: Scheme::TwoList,
             thp_defrag: Defrag::Always,
@@ -261,6 +266,7 @@ impl Options {
             ),
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
+            "migrate" => put(&mut self.migrate, Method::from_name(value)),
             "hugepages" => put(&mut self.hugepages, value.parse().ok()),
             "reclaim" => put(&mut self.reclaim, parse_scheme(value)),
             "thp_defrag" => put(&mut self.thp_defrag, parse_defrag(value)),

@@ -5,6 +5,7 @@
 //! memory/block_size_bytes        bytes of a block, in hexadecimal
 //! memory/auto_online_blocks      offline, online_movable or online_kernel: what becomes of a block that is plugged
 //! memory/migrate_rate_mib        MiB a second that blocks are emptied with; 0 is no limit
+//! memory/migrate_method          combined, swapout or remap: how the pages of blocks get off them
 //! memory/events                  what has happened to blocks, newest last: NUMBER BLOCK FROM TO; with /N only what came after N
 //! memory/memoryN/state           unplugged, plugging, offline, going-offline or online; takes what auto_online_blocks takes
 //! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages}
@@ -92,6 +93,8 @@ pub enum File {
     AutoOnline,
     /// How fast blocks are emptied.
     MigrateRate,
+    /// How the pages of blocks get off them.
+    MigrateMethod,
     /// What has happened to blocks after the event with that number.
     Events(u64),
     /// Of a block.
@@ -143,10 +146,11 @@ impl fmt::Display for NoEntry {
 
 impl core::error::Error for NoEntry {}
 
-const MEMORY_FILES: [(&str, File); 4] = [
+const MEMORY_FILES: [(&str, File); 5] = [
     ("block_size_bytes", File::BlockSize),
     ("auto_online_blocks", File::AutoOnline),
     ("migrate_rate_mib", File::MigrateRate),
+    ("migrate_method", File::MigrateMethod),
     ("events", File::Events(0)),
 ];
 

@@ -207,7 +207,7 @@ impl Kernel {
             program_ended: Signal::new(),
             programs: Programs::new(),
             resize: SpinLock::default(),
-            orders: Orders::new(machine.options.memhp_default_state),
+            orders: Orders::new(machine.options.memhp_default_state, machine.options.migrate),
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
             files: Files::default(),

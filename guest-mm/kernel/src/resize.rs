@@ -4,6 +4,7 @@
 //! worker reads the configuration, works until the target is reached or nothing more can be done, says why, and waits:
 //! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
 
+mod evict;
 mod grow;
 pub(crate) mod orders;
 mod shrink;

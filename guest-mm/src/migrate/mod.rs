@@ -14,6 +14,7 @@
 //! back.
 
 mod batch;
+mod evict;
 mod file;
 
 use alloc::vec::Vec;
@@ -25,6 +26,7 @@ use crate::pfn::{Order, Pfn};
 
 pub use batch::MigrationBatch;
 pub(crate) use batch::Route;
+pub use evict::{EvictReport, Eviction, Method};
 
 /// What a batch did.
 #[must_use = "refused pages keep the block from going offline"]

@@ -16,7 +16,7 @@ mod map;
 pub mod mapping;
 mod mlock;
 mod nonlinear;
-mod reclaim;
+pub(crate) mod reclaim;
 mod reclaim_file;
 pub(crate) mod rmap;
 mod space;

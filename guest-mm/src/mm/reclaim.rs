@@ -55,7 +55,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             scanned: u32::try_from(pages.len()).unwrap_or(u32::MAX),
             ..Shrunk::default()
         };
-        let (mut flush, mut unmapped) = (FlushBatch::new(), Vec::new());
+        self.free_or_write(cpu, pages, &mut shrunk);
+        self.phys.counts.pgscan.add(shrunk.scanned.into());
+        self.phys.counts.pgsteal.add(shrunk.freed.into());
+        shrunk
+    }
+
+    /// Frees isolated pages whose contents are on a disk, begins to write the others, and puts back what is in use.
+    pub(crate) fn free_or_write(&self, cpu: &Cpu, pages: Vec<Pfn>, shrunk: &mut Shrunk) {
+        let (mut walk, mut flush, mut unmapped) = (Walk::default(), FlushBatch::new(), Vec::new());
         for pfn in pages {
             match self.unmap_for_swap(cpu, pfn, &mut walk, &mut flush) {
                 Fate::Unmapped => unmapped.push(pfn),
@@ -67,22 +75,30 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 Fate::Gone => self.phys.put_page(cpu, pfn),
             }
         }
+        self.finish_evictions(cpu, &flush, unmapped, shrunk);
+    }
+
+    /// Frees isolated pages that were unmapped, or begins to write them; the flush comes first.
+    pub(crate) fn finish_evictions(
+        &self,
+        cpu: &Cpu,
+        flush: &FlushBatch,
+        unmapped: Vec<Pfn>,
+        shrunk: &mut Shrunk,
+    ) {
         if !flush.is_empty() {
-            self.mmu.flush(&flush);
+            self.mmu.flush(flush);
         }
         let mut writes = Writes::new();
         for pfn in unmapped {
             let page = self.mapped_page(pfn);
             if page.flags().has(PageFlags::FILE) {
-                self.evict_file(cpu, (pfn, page), &mut writes, &mut shrunk);
+                self.evict_file(cpu, (pfn, page), &mut writes, shrunk);
             } else {
-                self.evict(cpu, pfn, &mut shrunk);
+                self.evict(cpu, pfn, shrunk);
             }
         }
         self.submit_reclaimed(writes);
-        self.phys.counts.pgscan.add(shrunk.scanned.into());
-        self.phys.counts.pgsteal.add(shrunk.freed.into());
-        shrunk
     }
 
     /// Moves pages that were not used lately from the active list to the inactive one (Linux 2.6, `refill_inactive_zone`).

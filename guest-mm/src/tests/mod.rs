@@ -1,6 +1,7 @@
 //! Tests over several layers: each against a plain model, with `validate()` after every step.
 
 mod compaction;
+mod evict;
 mod failures;
 mod file_maps;
 mod file_reclaim;

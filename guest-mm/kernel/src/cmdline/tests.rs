@@ -76,6 +76,7 @@ fn an_illegal_value_is_reported_and_the_default_kept() {
         "panic_test=never",
         "thp_defrag=sometimes",
         "reclaim=never",
+        "migrate=away",
         "hugepages=some",
     ] {
         let options = Options::parse(bad);

@@ -5,6 +5,7 @@ use crate::resize::orders::order;
 use alloc::string::{String, ToString};
 use core::fmt::{self, Write};
 use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
+use guest_mm::migrate::Method;
 use guest_mm::{BlockIndex, BlockState, NodeId, PAGE_SIZE};
 use guest_virtio::control::Reply;
 
@@ -67,6 +68,7 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
         File::BlockSize => alloc::format!("{:x}", u64::from(region.block_nr_pages()) * PAGE_SIZE),
         File::AutoOnline => kernel.orders.policy().name().into(),
         File::MigrateRate => kernel.orders.rate().to_string(),
+        File::MigrateMethod => kernel.orders.method().name().into(),
         File::Events(after) => {
             let lines = region.events_after(after).into_iter().map(|event| {
                 let (number, block) = (event.number, event.block.0);
@@ -148,6 +150,14 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
                 alloc::format!("{value} is no rate: 1 to {MOST_RATE} MiB a second, or 0 for no limit")
             })?;
             kernel.orders.set_rate(rate);
+            Ok(())
+        }
+        File::MigrateMethod => {
+            let method = Method::from_name(value).ok_or_else(|| {
+                let words = Method::ALL.map(Method::name);
+                alloc::format!("{value} is not one of {}", words.join(", "))
+            })?;
+            kernel.orders.set_method(method);
             Ok(())
         }
         File::Block(block, BlockFile::State) => {

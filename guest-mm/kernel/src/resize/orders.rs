@@ -10,7 +10,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_kernel::sync::{Signal, race};
-use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, ZoneKind};
+use guest_mm::migrate::Method;
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, PAGE_SIZE, ZoneKind};
 use guest_sync::SpinLock;
 
 /// How long whoever asked for a block waits for the worker. The host's own patience is a little longer.
@@ -20,6 +21,7 @@ const PATIENCE_NS: u64 = 8_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Orders {
     policy: AtomicU8,
+    method: AtomicU8,
     /// MiB a second; 0 is no limit.
     rate: AtomicU64,
     waiting: SpinLock<VecDeque<Arc<Order>>>,
@@ -38,14 +40,16 @@ struct Order {
 
 impl Orders {
     /// Nothing is asked for yet.
-    pub(crate) fn new(policy: OnlinePolicy) -> Self {
+    pub(crate) fn new(policy: OnlinePolicy, method: Method) -> Self {
         let orders = Self {
             policy: AtomicU8::new(0),
+            method: AtomicU8::new(0),
             rate: AtomicU64::new(0),
             waiting: SpinLock::default(),
             came: Signal::new(),
         };
         orders.set_policy(policy);
+        orders.set_method(method);
         orders
     }
 
@@ -57,6 +61,16 @@ impl Orders {
     /// Sets what becomes of blocks that are plugged from now on.
     pub(crate) fn set_policy(&self, policy: OnlinePolicy) {
         self.policy.store(policy as u8, Ordering::Relaxed);
+    }
+
+    /// How the pages of blocks get off them.
+    pub(crate) fn method(&self) -> Method {
+        Method::ALL[usize::from(self.method.load(Ordering::Relaxed))]
+    }
+
+    /// Sets how the pages of blocks that are emptied from now on get off them.
+    pub(crate) fn set_method(&self, method: Method) {
+        self.method.store(method as u8, Ordering::Relaxed);
     }
 
     /// MiB a second that blocks are emptied with; 0 is no limit.
@@ -141,6 +155,10 @@ impl Worker {
             self.put_back(isolated, None);
             return Err("programs need its memory".into());
         }
+        let mut isolated = isolated;
+        if let Err(why) = self.look_at_use(core::slice::from_mut(&mut isolated)).await {
+            return self.give_up(isolated, why, interrupted);
+        }
         match self.empty(isolated).await {
             Emptied::Yes(offline) => {
                 self.kernel.direct_map.unmap_huge(self.addresses(block));
@@ -155,13 +173,20 @@ impl Worker {
                     |refusal| refusal.to_string(),
                 ))
             }
-            Emptied::Interrupted(isolated, why) => {
-                self.put_back(isolated, None);
-                self.kernel.memory_came.raise();
-                *interrupted = Err(why);
-                Err("the host has asked for another size meanwhile".into())
-            }
+            Emptied::Interrupted(isolated, why) => self.give_up(isolated, why, interrupted),
         }
+    }
+
+    fn give_up(
+        &mut self,
+        isolated: IsolatedBlock,
+        why: Interruption,
+        interrupted: &mut Result<(), Interruption>,
+    ) -> Result<(), String> {
+        self.put_back(isolated, None);
+        self.kernel.memory_came.raise();
+        *interrupted = Err(why);
+        Err("the host has asked for another size meanwhile".into())
     }
 
     fn expect_state(&self, block: BlockIndex, wanted: BlockState) -> Result<(), String> {

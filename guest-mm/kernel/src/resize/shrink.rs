@@ -56,7 +56,12 @@ impl Worker {
     /// Gives up to `count` blocks back.
     pub(super) async fn shrink(&mut self, count: NonZeroU32) -> Result<(), Interruption> {
         let mut leaving = self.choose(count.get() as usize);
-        self.unplug(&mut leaving.offline).await?;
+        if let Err(why) = self.unplug(&mut leaving.offline).await {
+            return self.give_up_all(leaving, why);
+        }
+        if let Err(why) = self.look_at_use(&mut leaving.used).await {
+            return self.give_up_all(leaving, why);
+        }
         while let Some(block) = leaving.used.pop() {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
@@ -72,24 +77,31 @@ impl Worker {
                 }
                 Emptied::Interrupted(block, why) => {
                     self.put_back(block, None);
-                    leaving
-                        .used
-                        .drain(..)
-                        .for_each(|block| self.put_back(block, None));
-                    leaving
-                        .offline
-                        .drain(..)
-                        .for_each(|offline| self.bring_online(offline));
-                    self.kernel.memory_came.raise();
-                    return Err(why);
+                    return self.give_up_all(leaving, why);
                 }
             }
             let offline_bytes = leaving.offline.len() as u64 * self.device.region().block_size();
-            if offline_bytes >= UNPLUG_AT {
-                self.unplug(&mut leaving.offline).await?;
+            if offline_bytes >= UNPLUG_AT
+                && let Err(why) = self.unplug(&mut leaving.offline).await
+            {
+                return self.give_up_all(leaving, why);
             }
         }
         self.unplug(&mut leaving.offline).await
+    }
+
+    /// Puts everything back in use that is not unplugged yet.
+    fn give_up_all(&mut self, leaving: Leaving, why: Interruption) -> Result<(), Interruption> {
+        leaving
+            .used
+            .into_iter()
+            .for_each(|block| self.put_back(block, None));
+        leaving
+            .offline
+            .into_iter()
+            .for_each(|offline| self.bring_online(offline));
+        self.kernel.memory_came.raise();
+        Err(why)
     }
 
     /// Withdraws the cheapest `count` blocks from use, or as many as programs can do without. Those that nobody
@@ -151,7 +163,7 @@ impl Worker {
 
     /// Pages that reclaim can take: those of files, which are dropped or written, and those of programs and of shared memory for which
     /// there is room in swap areas. Without those that are locked.
-    fn reclaimable_pages(&self) -> u64 {
+    pub(super) fn reclaimable_pages(&self) -> u64 {
         let stats = self.kernel.phys.stats();
         let free_slots = u64::from(self.kernel.mm().swap_usage().free);
         let zones = self.kernel.phys.populated_zones();
@@ -201,6 +213,9 @@ impl Worker {
         let (mut passes, started) = (0, self.kernel.clock.now());
         let mut starved = 0;
         self.refusal = None;
+        if let Err(why) = self.evict(&mut block).await {
+            return Emptied::Interrupted(block, why);
+        }
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
             let used_pages = self.kernel.phys.used_pages(&block);

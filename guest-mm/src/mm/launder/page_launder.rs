@@ -5,11 +5,9 @@ use alloc::vec::Vec;
 
 use guest_sync::Cpu;
 
-use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::frames::{Frames, Mmu};
 use crate::lru::LruList;
 use crate::mm::launder::{FLUSHED_PAGES, age_up};
-use crate::mm::reclaim::Fate;
-use crate::mm::reclaim_file::Writes;
 use crate::mm::rmap::Walk;
 use crate::mm::{Mm, Shrunk};
 use crate::page::{Page, PageFlags};
@@ -91,34 +89,5 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let mut pages = Vec::new();
         self.phys.lru_isolate(zone, LruList::Clean, nr, &mut pages);
         self.free_or_write(cpu, pages, shrunk);
-    }
-
-    /// Frees isolated pages whose contents are on a disk, begins to write the others, and puts back what is in use.
-    pub(crate) fn free_or_write(&self, cpu: &Cpu, pages: Vec<Pfn>, shrunk: &mut Shrunk) {
-        let (mut walk, mut flush, mut unmapped) = (Walk::default(), FlushBatch::new(), Vec::new());
-        for pfn in pages {
-            match self.unmap_for_swap(cpu, pfn, &mut walk, &mut flush) {
-                Fate::Unmapped => unmapped.push(pfn),
-                Fate::Keep => {
-                    shrunk.activated += 1;
-                    self.put_back(cpu, pfn, LruList::Active);
-                }
-                Fate::Later => self.put_back(cpu, pfn, LruList::Inactive),
-                Fate::Gone => self.phys.put_page(cpu, pfn),
-            }
-        }
-        if !flush.is_empty() {
-            self.mmu.flush(&flush);
-        }
-        let mut writes = Writes::new();
-        for pfn in unmapped {
-            let page = self.mapped_page(pfn);
-            if page.flags().has(PageFlags::FILE) {
-                self.evict_file(cpu, (pfn, page), &mut writes, shrunk);
-            } else {
-                self.evict(cpu, pfn, shrunk);
-            }
-        }
-        self.submit_reclaimed(writes);
     }
 }
