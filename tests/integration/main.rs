@@ -17,6 +17,7 @@ mod builtin_huge_pages;
 mod builtin_launder;
 mod builtin_mappings;
 mod builtin_memory;
+mod builtin_methods;
 mod builtin_panic;
 mod builtin_processes;
 mod builtin_reboot;

@@ -11,7 +11,7 @@ use guest_mm::migrate::{Eviction, Method};
 const BATCH_PAGES: u32 = 128;
 /// How long programs have to use what they need between the look that forgets earlier uses and the one that counts: a few
 /// turns of each.
-const LOOK_NS: u64 = 50_000_000;
+const LOOK_NS: u64 = 100_000_000;
 
 impl Worker {
     /// The first look at blocks that are to be emptied: what was not used since reclaim last looked leaves at once, and what is
