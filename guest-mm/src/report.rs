@@ -13,7 +13,7 @@ use crate::reclaim::Reclaim;
 use crate::zone::{Watermark, ZoneKind};
 
 pub use pages::{ListUse, cache, lru, meminfo_pages};
-pub use programs::{maps, smaps};
+pub use programs::{FileName, maps, smaps};
 pub use zones::{TypeCounts, nodes, pagetypeinfo, zoneinfo};
 
 /// How much memory there is and what it is used for, in frames of 4 KiB.
@@ -23,12 +23,18 @@ pub struct MemoryStats {
     pub total_pages: u64,
     /// Free and to be had.
     pub free_pages: u64,
-    /// What programs can still get: free frames without those below the low watermarks and the kernel's reserve.
+    /// What programs can still get without anything being swapped: free frames without those below the low watermarks and the kernel's
+    /// reserve, and [`Self::available_file_pages`].
     pub available_pages: u64,
+    /// Pages of files that can be had instead of being cached: all but what is needed to run at all, which is taken to be half of them, or
+    /// what the low watermarks come to if that is less (Linux `si_mem_available`).
+    pub available_file_pages: u64,
     /// Anonymous memory of programs, huge pages included.
     pub anon_pages: u64,
     /// Anonymous memory in huge pages.
     pub anon_huge_pages: u64,
+    /// The page cache: pages of files, and shared memory.
+    pub file_pages: u64,
     /// Page tables.
     pub page_table_pages: u64,
     /// Free frames withdrawn because their block is going offline.
@@ -43,7 +49,7 @@ impl PhysicalMemory<'_> {
     /// How memory is used right now.
     pub fn memory_stats(&self) -> MemoryStats {
         let huge = u64::from(crate::pfn::PAGEBLOCK_NR_PAGES);
-        let (mut total_pages, mut free_pages, mut available_pages) = (0, 0, 0);
+        let (mut total_pages, mut free_pages, mut available_pages, mut low) = (0, 0, 0, 0);
         for zone in self.populated_zones() {
             let counters = zone.counters();
             let free = counters.free_pages + counters.cached_pages;
@@ -51,18 +57,25 @@ impl PhysicalMemory<'_> {
             total_pages += counters.managed_pages;
             free_pages += free;
             available_pages += free.saturating_sub(kept);
+            low += zone.watermark(Watermark::Low);
         }
+        let file_pages = self.counts.nr_file_pages.value();
+        let of_files = file_pages.saturating_sub(self.counts.nr_shmem.value());
+        let available_file_pages = of_files - low.min(of_files / 2);
         let isolated_pages = self.isolated_pages();
         let anon_pages = self.counts.nr_anon_pages.value();
         let page_table_pages = self.counts.nr_page_table_pages.value();
         // The counters are read one after the other, and may be of slightly different moments.
         let hugetlb_pages = self.huge_pool().total * huge;
-        let elsewhere = hugetlb_pages + free_pages + isolated_pages + anon_pages + page_table_pages;
+        let of_programs = hugetlb_pages + anon_pages + file_pages + page_table_pages;
+        let elsewhere = of_programs + free_pages + isolated_pages;
         MemoryStats {
             total_pages,
             free_pages,
-            available_pages,
+            available_pages: available_pages + available_file_pages,
+            available_file_pages,
             anon_pages,
+            file_pages,
             anon_huge_pages: self.counts.nr_anon_transparent_hugepages.value() * huge,
             page_table_pages,
             isolated_pages,

@@ -268,6 +268,20 @@ fn pages_of_files_leave_a_block_with_their_block_numbers_and_without_being_writt
     eventually("pages of files", || {
         (number("nr_file_pages") > 8000).then_some(())
     });
+    // They are not the kernel's, and most of them are there for programs.
+    let meminfo = views::meminfo(&vm.guest("meminfo"));
+    assert!(
+        meminfo["Cached"] > 32_000 && meminfo["KernelPages"] < 24_000,
+        "{meminfo:?}"
+    );
+    assert!(
+        meminfo["MemAvailable"] > meminfo["MemFree"] + 16_000,
+        "{meminfo:?}"
+    );
+    // Files have their names.
+    let maps = vm.guest("maps 1");
+    let text = maps.lines().find(|line| line.contains(" r-xp ")).unwrap();
+    assert!(text.ends_with(" /bin/files"), "{maps}");
     vm.resize_to(64 << 20);
     assert!(number("fs_page_migrated") > 0);
     let checked = || vm.programs()[0].checks_ok;

@@ -1,27 +1,48 @@
 //! The memory of one program, as `/proc/PID/maps` and `/proc/PID/smaps` show it.
 
+use alloc::string::String;
 use core::fmt;
 
 use crate::frames::{Frames, Mmu, SpaceId};
-use crate::mm::{AreaUse, Backing, Mm, Prot, Sharing};
+use crate::mm::{AreaUse, Backing, MappingId, Mm, Prot, Sharing};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE};
 
-/// `/proc/PID/maps`: a line an area, lowest address first. Files are named by the number of their mapping, as the inode.
+/// What a file is called, for those who look at mappings of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FileName {
+    /// Number of its inode.
+    pub inode: u32,
+    /// Its path, with ` (deleted)` behind it if there is none any more.
+    pub path: String,
+}
+
+/// `/proc/PID/maps`: a line an area, lowest address first. Files are what `name_of` says of their mapping; without a name they have the number of their
+/// mapping in the place of the inode.
 ///
 /// # Errors
 /// Those of the writer, and when there is no such address space.
-pub fn maps<F: Frames, M: Mmu>(out: &mut impl fmt::Write, mm: &Mm<'_, F, M>, id: SpaceId) -> fmt::Result {
+pub fn maps<F: Frames, M: Mmu>(
+    out: &mut impl fmt::Write,
+    mm: &Mm<'_, F, M>,
+    id: SpaceId,
+    name_of: impl Fn(MappingId) -> Option<FileName>,
+) -> fmt::Result {
     let areas = mm.area_uses(id).ok_or(fmt::Error)?;
-    areas.iter().try_for_each(|area| heading(out, area))
+    areas.iter().try_for_each(|area| heading(out, area, &name_of))
 }
 
 /// `/proc/PID/smaps`: the same with what each area has in memory.
 ///
 /// # Errors
 /// As [`maps`].
-pub fn smaps<F: Frames, M: Mmu>(out: &mut impl fmt::Write, mm: &Mm<'_, F, M>, id: SpaceId) -> fmt::Result {
+pub fn smaps<F: Frames, M: Mmu>(
+    out: &mut impl fmt::Write,
+    mm: &Mm<'_, F, M>,
+    id: SpaceId,
+    name_of: impl Fn(MappingId) -> Option<FileName>,
+) -> fmt::Result {
     for area in mm.area_uses(id).ok_or(fmt::Error)? {
-        heading(out, &area)?;
+        heading(out, &area, &name_of)?;
         let page = match area.vma.backing {
             Backing::HugeTlb(_) => PAGEBLOCK_SIZE,
             _ => PAGE_SIZE,
@@ -51,14 +72,17 @@ pub fn smaps<F: Frames, M: Mmu>(out: &mut impl fmt::Write, mm: &Mm<'_, F, M>, id
 }
 
 /// `START-END PERMS OFFSET DEV INODE NAME`.
-fn heading(out: &mut impl fmt::Write, area: &AreaUse) -> fmt::Result {
+fn heading(
+    out: &mut impl fmt::Write,
+    area: &AreaUse,
+    name_of: &impl Fn(MappingId) -> Option<FileName>,
+) -> fmt::Result {
     let right = |right, letter| if area.vma.prot.has(right) { letter } else { '-' };
-    let shared = area
-        .vma
-        .backing
-        .file()
-        .is_some_and(|file| file.sharing == Sharing::Shared);
-    let (offset, inode) = area.offset_and_inode();
+    let file = area.vma.backing.file();
+    let shared = file.is_some_and(|file| file.sharing == Sharing::Shared);
+    let (offset, mapping) = area.offset_and_inode();
+    let name = file.and_then(|file| name_of(file.mapping));
+    let inode = name.as_ref().map_or(mapping, |name| name.inode);
     write!(
         out,
         "{:08x}-{:08x} {}{}{}{} {offset:08x} 00:00 {inode}",
@@ -69,7 +93,7 @@ fn heading(out: &mut impl fmt::Write, area: &AreaUse) -> fmt::Result {
         right(Prot::EXEC, 'x'),
         if shared { 's' } else { 'p' },
     )?;
-    match area.name() {
+    match name.as_ref().map_or(area.name(), |name| name.path.as_str()) {
         "" => writeln!(out),
         name => writeln!(out, " {name}"),
     }

@@ -175,7 +175,10 @@ fn beyond_the_end_there_is_nothing_and_what_is_cut_off_is_unmapped() {
     for page in 0..4 {
         load(&fs, space, shared + page * PAGE).unwrap();
     }
-    store(&fs, space, private + 3 * PAGE, 1).unwrap();
+    for page in [1, 3] {
+        store(&fs, space, private + page * PAGE, 1).unwrap();
+    }
+    let child = mm.fork(&cpu, space).unwrap();
     store(&fs, space, shared + 2 * PAGE, 2).unwrap();
     fs.run(mm.truncate(&cpu, id, PAGE + 8)).unwrap();
     mm.validate().unwrap();
@@ -183,11 +186,19 @@ fn beyond_the_end_there_is_nothing_and_what_is_cut_off_is_unmapped() {
     assert_eq!(load(&fs, space, gone), Err(FaultError::BeyondEnd { va: gone }));
     assert_eq!(load(&fs, space, shared + PAGE), Ok(word(2)));
     assert_eq!(load(&fs, space, shared + PAGE + 8), Ok(0));
-    assert_eq!(
-        load(&fs, space, private + 3 * PAGE),
-        Ok(1),
-        "a copy is the program's"
-    );
+    for id in [space, child] {
+        let va = private + 3 * PAGE;
+        assert_eq!(
+            load(&fs, id, va),
+            Err(FaultError::BeyondEnd { va }),
+            "a copy goes too"
+        );
+        assert_eq!(
+            load(&fs, id, private + PAGE),
+            Ok(1),
+            "but for that of the last page"
+        );
+    }
     assert_eq!((mm.cached_pages(id), mm.is_dirty(id)), (2, true));
 }
 

@@ -206,6 +206,27 @@ fn who_writes_to_a_disk_that_takes_nothing_any_more_goes_on_and_is_told_in_the_e
 }
 
 #[test]
+fn the_page_cache_is_not_the_kernels_and_programs_can_have_most_of_it() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 200 * PAGE as u64);
+    fs.preset(id, &[1; 200]);
+    let before = mm.phys.memory_stats();
+    read(&fs, id, 0, 200 * PAGE).unwrap();
+    let after = mm.phys.memory_stats();
+    assert_eq!((before.file_pages, after.file_pages), (0, 200));
+    assert_eq!(after.kernel_pages, before.kernel_pages);
+    assert_eq!(after.free_pages, before.free_pages - 200);
+    // But for the low watermarks, or half of it.
+    let kept = 200 - after.available_file_pages;
+    assert!((1..=100).contains(&kept), "{after:?}");
+    assert_eq!(
+        after.available_pages - after.available_file_pages,
+        before.available_pages - 200
+    );
+}
+
+#[test]
 fn what_was_cut_off_a_file_is_zero_when_it_grows_again() {
     machine!(mm, cpu, 512, 2);
     let fs = TestFs::new(&mm, &cpu, 256);

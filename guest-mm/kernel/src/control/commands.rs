@@ -15,9 +15,14 @@ use guest_virtio::control::{Command, Reply};
 /// The answer, if it is one of these commands.
 pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Option<Reply> {
     let words: Vec<&str> = command.arguments().collect();
+    let name_of = |mapping| kernel.files.root()?.name_of(mapping);
     let outcome = match (command.name(), &words[..]) {
-        ("maps", &[pid]) => of_program(kernel, pid, |out, id| report::maps(out, &kernel.mm(), id)),
-        ("smaps", &[pid]) => of_program(kernel, pid, |out, id| report::smaps(out, &kernel.mm(), id)),
+        ("maps", &[pid]) => of_program(kernel, pid, |out, id| {
+            report::maps(out, &kernel.mm(), id, name_of)
+        }),
+        ("smaps", &[pid]) => of_program(kernel, pid, |out, id| {
+            report::smaps(out, &kernel.mm(), id, name_of)
+        }),
         ("maps" | "smaps", _) => Err(format!("{} takes a program's number", command.name())),
         ("hugepages", []) => Ok(pool(kernel)),
         ("hugepages", &[wanted]) => resize_pool(kernel, wanted),

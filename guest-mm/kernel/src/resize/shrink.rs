@@ -152,12 +152,13 @@ impl Worker {
         to_usize(self.spare_bytes() / self.device.region().block_size())
     }
 
-    /// Memory that programs can do without: what is available, and what can be reclaimed.
+    /// Memory that programs can do without: what is free, and what can be reclaimed.
     pub(super) fn spare_bytes(&self) -> u64 {
         let stats = self.kernel.phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
-        let available = (stats.available_pages + self.reclaimable_pages()) * PAGE_SIZE;
+        let free = stats.available_pages - stats.available_file_pages;
+        let available = (free + self.reclaimable_pages()) * PAGE_SIZE;
         available.saturating_sub(keep)
     }
 

@@ -1,19 +1,25 @@
 //! A file in memory.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
+use alloc::string::String;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use guest_sync::SpinLock;
 
 use super::super::gate::Gate;
-use super::super::pagefs::InodeNr;
+use super::super::pagefs::{InodeNr, Name};
 use crate::mm::MappingId;
+use crate::report::FileName;
 
 /// A file, as long as its inode is in memory.
 #[derive(Debug)]
 pub struct File {
     number: InodeNr,
     mapping: MappingId,
+    /// What it was called when it came into memory; there are no links.
+    path: Box<[Name]>,
     /// Whoever writes, or changes the size, has this.
     pub(super) writing: Gate<()>,
     /// Where the write that is under way ends; 0 without one. Bytes.
@@ -27,10 +33,11 @@ pub struct File {
 }
 
 impl File {
-    pub(super) fn new(number: InodeNr, mapping: MappingId) -> Self {
+    pub(super) fn new(number: InodeNr, mapping: MappingId, path: &[Name]) -> Self {
         Self {
             number,
             mapping,
+            path: path.into(),
             writing: Gate::new(()),
             writer_end: AtomicU64::new(0),
             unwritten: SpinLock::new(BTreeSet::new()),
@@ -47,6 +54,22 @@ impl File {
     /// Its pages.
     pub const fn mapping(&self) -> MappingId {
         self.mapping
+    }
+
+    /// What it is called, for those who look.
+    pub fn name(&self) -> FileName {
+        let mut path = String::new();
+        for name in &self.path {
+            // A string takes all there is.
+            let _ = write!(path, "/{name}");
+        }
+        if !self.has_name() {
+            path.push_str(" (deleted)");
+        }
+        FileName {
+            inode: self.number.number(),
+            path,
+        }
     }
 
     /// Whether a name leads to it. Without one it is deleted when nobody uses it any more.

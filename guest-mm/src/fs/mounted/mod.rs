@@ -34,6 +34,7 @@ use crate::disk::{IoError, Request};
 use crate::frames::{Frames, Mmu};
 use crate::mempool::ThisCpu;
 use crate::mm::{MappingId, Mm};
+use crate::report::FileName;
 
 pub use blocks::FrameBlocks;
 pub use data::WriteAt;
@@ -136,6 +137,11 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
 
     fn cpu(&self) -> &Cpu {
         self.machine.this_cpu()
+    }
+
+    /// What the file of a mapping is called, if it is one of this file system's.
+    pub fn name_of(&self, mapping: MappingId) -> Option<FileName> {
+        self.file_of(mapping).map(|file| file.name())
     }
 
     fn file_of(&self, mapping: MappingId) -> Option<Arc<File>> {

@@ -59,7 +59,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             }
             number => number?,
         };
-        self.hold(&mut volume, number).await
+        self.hold(&mut volume, number, &names).await
     }
 
     /// What a path leads to.
@@ -192,7 +192,12 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     }
 
     /// Holds a file's inode, which comes into memory if it is not there.
-    async fn hold(&self, volume: &mut Metadata<'m, X>, number: InodeNr) -> Result<Arc<File>, FsError> {
+    async fn hold(
+        &self,
+        volume: &mut Metadata<'m, X>,
+        number: InodeNr,
+        names: &[Name],
+    ) -> Result<Arc<File>, FsError> {
         if let Some(file) = self.inodes.hold(number) {
             return Ok(file);
         }
@@ -203,7 +208,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         let mapping = self
             .mm()
             .create_mapping(MappingKind::File(self.ops.clone()), entry.size);
-        let file = Arc::new(File::new(number, mapping));
+        let file = Arc::new(File::new(number, mapping, names));
         self.files.lock().insert(mapping, file.clone());
         if self.inodes.add(number, file.clone()) {
             return Ok(file);

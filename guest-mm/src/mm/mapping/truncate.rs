@@ -1,19 +1,22 @@
 //! Files made shorter or longer: pages beyond the end go, and what is behind the end in the last page is zero.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use guest_sync::Cpu;
 
 use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, PageLookup, Reach, index_of};
-use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mempool::ThisCpu;
-use crate::mm::Mm;
 use crate::mm::rmap::Walk;
+use crate::mm::{Mm, Sharing, Vma};
+use crate::pagetable::VaRange;
 use crate::pfn::PAGE_SIZE;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// Makes a mapping's file `size` bytes long (Linux `truncate_setsize`). Pages beyond go, mapped or dirty or not; copies that
-    /// private areas have of them stay. Bytes that are added are zero. The file system keeps others from writing or doing the same
+    /// Makes a mapping's file `size` bytes long (Linux `truncate_setsize`). Pages beyond go, mapped or dirty or not, and so do the copies that
+    /// private areas have of them: whoever touches those is beyond the end (Linux `unmap_mapping_range` with `even_cows`). Bytes that are added are zero. The file system keeps others from writing or doing the same
     /// meanwhile.
     ///
     /// # Errors
@@ -37,6 +40,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         mapping.lock().size = size;
         let first = u32::try_from(size.div_ceil(PAGE_SIZE)).ok();
         if let Some(first) = first {
+            self.drop_copies(cpu, &mapping, first).await;
             self.drop_pages(cpu, &mapping, first).await;
         }
         self.zero_tail(cpu, &mapping, size).await
@@ -61,6 +65,46 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             next = index.checked_add(1);
         }
         mapping.lock().tree.is_empty()
+    }
+
+    /// Takes what private areas have of pages from `first` on away from them. A fork that is under way makes its child a member before it
+    /// lets go of its parent, so that the child is among those who come next.
+    async fn drop_copies(&self, cpu: impl ThisCpu + Copy, mapping: &Arc<Mapping>, first: u32) {
+        let mut seen: BTreeSet<SpaceId> = BTreeSet::new();
+        loop {
+            let next = mapping.lock().members.difference(&seen).next().copied();
+            let Some(id) = next else {
+                return;
+            };
+            if self.drop_copies_of(cpu.this_cpu(), (mapping.id, first), id) {
+                seen.insert(id);
+            } else {
+                self.until_settled(id).await;
+            }
+        }
+    }
+
+    /// The same of one address space. False if it has migration entries, which have to go first.
+    fn drop_copies_of(&self, cpu: &Cpu, (mapping, first): (MappingId, u32), id: SpaceId) -> bool {
+        let Some(found) = self.spaces.find(id) else {
+            return true;
+        };
+        let mut space = found.lock();
+        if space.migrating > 0 {
+            return false;
+        }
+        let beyond = |vma: &Vma| {
+            let area = vma.backing.file()?;
+            let is_private = area.mapping == mapping && area.sharing == Sharing::Private;
+            let skipped = u64::from(first.saturating_sub(area.first_page)) * PAGE_SIZE;
+            let len = vma.range.bytes().checked_sub(skipped)?;
+            VaRange::new(vma.range.start() + skipped, len).filter(|_| is_private)
+        };
+        let ranges: Vec<VaRange> = space.vmas.values().filter_map(beyond).collect();
+        for range in ranges {
+            self.zap(cpu, &mut space, range);
+        }
+        true
     }
 
     /// Takes all pages from `first` on out of a mapping.

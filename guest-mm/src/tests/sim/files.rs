@@ -46,6 +46,8 @@ pub(super) struct SimFile {
     /// Somebody writes to it or changes its length: the lock of its inode.
     is_busy: Cell<bool>,
     stamp: Cell<u64>,
+    /// First pages that were cut off it, one time after the other, each twice: before it happened and after.
+    cuts: RefCell<Vec<u32>>,
 }
 
 impl SimFile {
@@ -65,6 +67,7 @@ impl SimFile {
             }),
             is_busy: Cell::new(false),
             stamp: Cell::new((nr as u64 + 1) << 56),
+            cuts: RefCell::default(),
         };
         (0..=NAMES.len()).map(new).collect()
     }
@@ -84,6 +87,17 @@ impl SimFile {
         while self.is_busy.replace(true) {
             pause().await;
         }
+    }
+
+    /// How often it was cut off.
+    pub(super) fn nr_cuts(&self) -> usize {
+        self.cuts.borrow().len()
+    }
+
+    /// Whether a page was cut off it, or perhaps just is, since it had been so often.
+    pub(super) fn was_cut(&self, page: u32, before: usize) -> bool {
+        let cuts = self.cuts.borrow();
+        cuts[before..].iter().any(|first| *first <= page)
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -210,6 +224,8 @@ impl Sim<'_> {
     /// before that page.
     async fn truncate_to(&self, process: &Process, (file, open): (&SimFile, &Open), mut size: u64) {
         loop {
+            let first = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
+            file.cuts.borrow_mut().push(first);
             file.model.borrow_mut().begin_truncate(size);
             match self.failing(self.truncate_open(open, size)).await {
                 Ok(()) => break,
@@ -227,6 +243,8 @@ impl Sim<'_> {
             }
             pause().await;
         }
+        let first = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
+        file.cuts.borrow_mut().push(first);
         file.model.borrow_mut().end_truncate(size);
         count(&self.seen.truncates, 1);
     }
