@@ -73,7 +73,9 @@ impl<'m, X: Machine<'m>> Evict<Arc<File>> for &Mounted<'m, X> {
             return false;
         }
         let is_gone = self.volume.try_lock().is_some_and(|mut volume| {
-            if !mm.invalidate(cpu, mapping) {
+            // A file that has grown in its last block is longer than its inode says until the next commit.
+            let (known, size) = (volume.known_size(number), self.size(file));
+            if known.is_none_or(|known| known < size) || !mm.invalidate(cpu, mapping) {
                 return false;
             }
             // Without a dirty page there is nothing to come for these blocks.

@@ -125,6 +125,15 @@ fn an_inode_that_somebody_uses_or_that_is_newer_than_the_disk_stays() {
         assert_eq!(fs.inodes().give_up(world.cpu, 10, &fs), 1);
         let file = fs.open(b"a", Missing::Fail).await.unwrap();
         assert_eq!(read(fs, &file).await.unwrap(), b"dirty");
+        // It grows in the block that it has, which no inode is told before the next commit.
+        assert_eq!(write(fs, &file, 5, b" and longer").await, Ok(11));
+        fs.write_data(&file).await.unwrap();
+        fs.close(&file).await;
+        assert_eq!(fs.inodes().give_up(world.cpu, 10, &fs), 0, "its size is newer");
+        fs.commit().await.unwrap();
+        assert_eq!(fs.inodes().give_up(world.cpu, 10, &fs), 1);
+        let file = fs.open(b"a", Missing::Fail).await.unwrap();
+        assert_eq!(read(fs, &file).await.unwrap(), b"dirty and longer");
         fs.close(&file).await;
     });
 }

@@ -115,6 +115,11 @@ impl<B: Blocks> Volume<B> {
         Ok(())
     }
 
+    /// Bytes of a file, as its inode says, if that is in memory.
+    pub fn known_size(&self, number: InodeNr) -> Option<u64> {
+        self.inodes.get(&number)?.inode.as_ref().map(|inode| inode.size)
+    }
+
     /// Forgets an inode that is as it is on the disk: a shrinker's work. Whether it is not in memory any more.
     pub fn forget(&mut self, number: InodeNr) -> bool {
         let is_dirty = |cached: &Cached| cached.dirty;
