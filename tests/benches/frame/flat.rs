@@ -14,26 +14,38 @@ use guest_mm::{
     PhysicalMemory, Topology, ZoneKind,
 };
 
-use crate::memory::leaked;
+use crate::memory::{give_back, leaked};
 
 const PAGE: usize = 4096;
 
-/// Frames one after the other.
+/// Frames one after the other. Their memory is given back with the value: machines of some hundred MiB come and go.
 #[derive(Debug)]
-pub(crate) struct Flat(*mut u8);
+pub(crate) struct Flat {
+    start: *mut u8,
+    bytes: usize,
+}
+
+impl Drop for Flat {
+    fn drop(&mut self) {
+        // SAFETY: from `leaked`, of that size, and only reached through this value.
+        unsafe { give_back(self.start, self.bytes) };
+    }
+}
 
 // SAFETY: like the frames of a machine: whoever has the memory manager's leave to touch one is alone with it, words of page tables are
-// atomic, and the memory is never freed.
+// atomic, and the memory stays as long as the value.
 unsafe impl Sync for Flat {}
 
 impl Flat {
     /// So many, all of which are there before anything is measured.
     pub(crate) fn new(nr_frames: u32) -> Self {
-        let memory = leaked(nr_frames as usize * PAGE);
+        let bytes = nr_frames as usize * PAGE;
+        let memory = leaked(bytes);
         // Every page is there before anything is measured.
         memory.fill(1);
         memory.fill(0);
-        Self(memory.as_mut_ptr())
+        let start = memory.as_mut_ptr();
+        Self { start, bytes }
     }
 
     /// Copies a page to a frame of other memory: what a disk made of memory does.
@@ -44,7 +56,7 @@ impl Flat {
 
     fn at(&self, pfn: Pfn) -> *mut u8 {
         // SAFETY: the frames that guest-mm knows are inside the memory.
-        unsafe { self.0.add(pfn.number() as usize * PAGE) }
+        unsafe { self.start.add(pfn.number() as usize * PAGE) }
     }
 
     fn inside(&self, pfn: Pfn, offset: usize) -> *mut u8 {
@@ -55,7 +67,7 @@ impl Flat {
     fn word(&self, pfn: Pfn, index: usize) -> &AtomicU64 {
         // SAFETY: inside the frame, and aligned.
         let word = unsafe { self.at(pfn).cast::<u64>().add(index) };
-        // SAFETY: words of page tables are only reached this way, and the memory is never freed.
+        // SAFETY: words of page tables are only reached this way, and the memory stays as long as this value.
         unsafe { AtomicU64::from_ptr(word) }
     }
 }
