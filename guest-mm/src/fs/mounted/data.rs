@@ -125,7 +125,8 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         // Pages first, with all that is on its way of them; then their blocks may be somebody else's.
         self.mm().truncate(self.here(), file.mapping(), size).await?;
         let mut volume = self.volume.lock().await;
-        let set = volume.set_size(file.number(), size).await;
+        // If it grows, then with a commit, as by writing.
+        let set = volume.cut(file.number(), size).await;
         if let Ok(first) = u32::try_from(size.div_ceil(PAGE_SIZE)) {
             file.cut(first);
         }

@@ -7,7 +7,8 @@ use super::super::pagefs::FsError;
 use super::io::file_error;
 use super::{File, Machine, Mounted};
 use crate::mm::MappingId;
-use crate::mm::mapping::FileError;
+use crate::mm::mapping::{FileError, index_of};
+use crate::pfn::PAGE_SIZE;
 
 /// How long changes may stay in memory alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,24 @@ pub struct Age {
     pub expire: u64,
     /// Most pages to begin with.
     pub nr_pages: u32,
+}
+
+/// Whose data was written just before a commit.
+#[derive(Clone, Copy)]
+enum Whose {
+    Nobodys,
+    One(MappingId),
+    All,
+}
+
+impl Whose {
+    fn is(self, mapping: MappingId) -> bool {
+        match self {
+            Self::Nobodys => false,
+            Self::One(one) => one == mapping,
+            Self::All => true,
+        }
+    }
 }
 
 /// What a round of write-back came to.
@@ -63,7 +82,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// # Errors
     /// As [`super::super::pagefs::Volume::commit`].
     pub async fn commit(&self) -> Result<(), FsError> {
-        self.commit_for(None).await
+        self.commit_for(Whose::All).await
     }
 
     /// The second part of [`Self::fsync`]: the same for one who wants the file of a mapping on the disk. That another file's inode cannot
@@ -72,10 +91,10 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// # Errors
     /// As there.
     pub async fn commit_of(&self, mapping: MappingId) -> Result<(), FsError> {
-        self.commit_for(Some(mapping)).await
+        self.commit_for(Whose::One(mapping)).await
     }
 
-    async fn commit_for(&self, whose: Option<MappingId>) -> Result<(), FsError> {
+    async fn commit_for(&self, whose: Whose) -> Result<(), FsError> {
         let mut outcome = Ok(());
         let mut volume = self.volume.lock().await;
         let mut files: Vec<Arc<File>> = Vec::new();
@@ -85,11 +104,18 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             let Some(size) = self.mm().mapping_size(file.mapping()) else {
                 continue;
             };
+            // Behind the end, the file's last block has what was cut off there, or lost with the power, until its page is written: the file does
+            // not grow before, but for one whose data was just written.
+            let end = volume.known_size(file.number()).unwrap_or(0);
+            let is_old = index_of(end).is_some_and(|last| self.mm().is_page_dirty(file.mapping(), last));
+            if !whose.is(file.mapping()) && !end.is_multiple_of(PAGE_SIZE) && is_old {
+                continue;
+            }
             match volume.grow(file.number(), size).await {
                 Ok(()) | Err(FsError::NoInode(_)) => {}
                 Err(FsError::ReadOnly) => return Err(FsError::ReadOnly),
                 // Its inode cannot be read: that is nobody's error but of those who want this file.
-                Err(error) if whose.is_none_or(|mapping| mapping == file.mapping()) => outcome = Err(error),
+                Err(error) if whose.is(file.mapping()) => outcome = Err(error),
                 Err(_) => {}
             }
         }
@@ -139,9 +165,16 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         let oldest = age.now.saturating_sub(age.expire);
         let pages = mm.write_back_old(self.cpu(), oldest, age.nr_pages);
         self.delete_orphans().await;
-        let is_dirty = self.volume.lock().await.cached().1 > 0;
+        let mut files: Vec<Arc<File>> = Vec::new();
+        self.inodes.for_each(|_, file| files.push(file.clone()));
+        let is_dirty = {
+            let volume = self.volume.lock().await;
+            let known = |file: &File| volume.known_size(file.number());
+            let has_grown = |file: &Arc<File>| known(file).is_some_and(|known| known < self.size(file));
+            volume.cached().1 > 0 || files.iter().any(has_grown)
+        };
         if is_dirty {
-            self.commit().await?;
+            self.commit_for(Whose::Nobodys).await?;
         }
         Ok(Round {
             pages,

@@ -86,6 +86,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.mappings.find(id).is_some_and(is_any)
     }
 
+    /// Whether the page at `index` is dirty or on its way.
+    pub fn is_page_dirty(&self, id: MappingId, index: u32) -> bool {
+        let Some(mapping) = self.mappings.find(id) else {
+            return false;
+        };
+        let state = mapping.lock();
+        let Some(Content::Page(pfn)) = state.tree.get(index) else {
+            return false;
+        };
+        let flags = self.mapped_page(pfn).flags();
+        flags.has(PageFlags::DIRTY) || flags.has(PageFlags::WRITEBACK)
+    }
+
     /// When the first of a mapping's dirty pages became dirty. `None` without any.
     pub fn dirtied_at(&self, id: MappingId) -> Option<u64> {
         self.mappings.find(id)?.lock().dirtied_at

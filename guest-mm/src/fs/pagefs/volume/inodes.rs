@@ -98,6 +98,19 @@ impl<B: Blocks> Volume<B> {
         Ok(())
     }
 
+    /// The same for a file whose size follows later, if it grows ([`Self::grow`]).
+    ///
+    /// # Errors
+    /// As [`Self::inode`].
+    pub async fn cut(&mut self, number: InodeNr, size: u64) -> Result<(), FsError> {
+        let known = self.inode(number).await?.size;
+        self.set_size(number, size).await?;
+        if size > known {
+            self.change(number, |inode| inode.size = known);
+        }
+        Ok(())
+    }
+
     /// Makes a file larger, if it is not already: blocks beyond its size become part of it.
     ///
     /// # Errors
