@@ -19,6 +19,7 @@ mod compactor;
 mod disk;
 mod executor;
 mod files;
+mod locked;
 mod maps;
 mod memory;
 mod model;
@@ -109,6 +110,7 @@ struct Seen {
     throttled_writers: Cell<u64>,
     oom_kills: Cell<u32>,
     kills: Cell<u32>,
+    locked: Cell<u32>,
     reclaim: Cell<ReclaimStat>,
     compacted: Cell<u32>,
     file_words: Cell<u32>,
@@ -394,6 +396,7 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
             "waits of reclaim for the disks",
             reclaim(|stat| stat.reclaim_throttled),
         ),
+        ("pages locked", total(|seen| &seen.locked)),
         ("inodes given up", total(|seen| &seen.inodes_given_up)),
         ("commits", total(|seen| &seen.commits)),
         ("pages compacted", total(|seen| &seen.compacted)),

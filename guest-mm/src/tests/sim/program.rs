@@ -1,6 +1,6 @@
 //! A program and its model: what it has mapped, and the last word it stored at each address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::vec::Vec;
 
@@ -24,11 +24,13 @@ const HEAP_PAGES: u64 = 80;
 
 /// See the module.
 pub(super) struct Program {
-    process: Rc<Process>,
+    pub(super) process: Rc<Process>,
     /// Rights of every page that is mapped or that the stack may grow to, by number.
-    pages: BTreeMap<u64, Prot>,
+    pub(super) pages: BTreeMap<u64, Prot>,
     /// What was stored, by address; everything else is zero.
     words: BTreeMap<u64, u64>,
+    /// Pages that stay in memory.
+    pub(super) locked: BTreeSet<u64>,
     pins: Vec<(Pin, u64)>,
     maps: Maps,
     stamp: u64,
@@ -52,6 +54,7 @@ impl Program {
             process: sim.begin_process(space),
             pages: (top - STACK_PAGES..top).map(|page| (page, RW)).collect(),
             words: BTreeMap::new(),
+            locked: BTreeSet::new(),
             pins: Vec::new(),
             maps: Maps::default(),
             stamp: 0,
@@ -70,6 +73,8 @@ impl Program {
                 6 => self.fork(sim).await,
                 7 => self.pin(sim),
                 8 => self.unpin(sim),
+                12 => self.lock(sim).await,
+                13 => self.unlock(sim).await,
                 9..12 => self.check(sim, 20).await,
                 24..30 => self.maps.turn(sim, &self.process).await,
                 30.. => sim.use_file(&self.process).await,
@@ -94,7 +99,7 @@ impl Program {
     }
 
     /// Some range, most of it mapped; not of the stack, whose pages that are not there yet cannot be told apart.
-    fn some_range(&self, sim: &Sim<'_>) -> Option<(u64, u64)> {
+    pub(super) fn some_range(&self, sim: &Sim<'_>) -> Option<(u64, u64)> {
         let stack = (STACK_TOP - STACK_PAGES * PAGE_SIZE) / PAGE_SIZE..STACK_TOP / PAGE_SIZE;
         let page = self.some_page(sim).filter(|page| !stack.contains(page))?;
         let pages = match sim.below(3) {
@@ -124,6 +129,7 @@ impl Program {
             return;
         }
         let gone = page..page + pages;
+        self.locked.retain(|page| !gone.contains(page));
         self.pages.retain(|page, _| !gone.contains(page));
         self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
     }
@@ -157,6 +163,7 @@ impl Program {
         };
         if settled(sim, self.process.space, forget).await {
             let gone = page..page + pages;
+            self.locked.retain(|page| !gone.contains(page));
             self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
         }
     }
@@ -178,6 +185,7 @@ impl Program {
         }
         let is_gone = |page: u64| heap.contains(&page) && !kept.contains(&page);
         self.pages.retain(|&page, _| !is_gone(page));
+        self.locked.retain(|&page| !is_gone(page));
         self.words.retain(|&va, _| !is_gone(va / PAGE_SIZE));
     }
 
@@ -214,6 +222,7 @@ impl Program {
             process: sim.begin_process(child),
             pages: self.pages.clone(),
             words: self.words.clone(),
+            locked: BTreeSet::new(),
             pins: Vec::new(),
             maps: self.maps.clone(),
             stamp: self.stamp << 8,
@@ -299,6 +308,7 @@ impl Program {
 
     /// Reads some of the pages that it has written to and may read, and a few others, and compares.
     async fn check(&mut self, sim: &Sim<'_>, pages: usize) {
+        self.check_locked(sim);
         let written = self.words.keys().map(|va| va / PAGE_SIZE);
         let others = (0..4).filter_map(|_| self.some_page(sim));
         let mut readable: Vec<u64> = written.chain(others).collect();
@@ -409,7 +419,9 @@ pub(super) async fn settled(
                 count(&sim.seen.waits, 1);
                 sim.mm.until_settled(space).await;
             }
-            Err(MmapError::NoMemory | MmapError::Pinned { .. }) => return false,
+            Err(MmapError::NoMemory | MmapError::Pinned { .. } | MmapError::LockLimit { .. }) => {
+                return false;
+            }
             Err(error) => panic!("{error}"),
         }
     }
