@@ -15,6 +15,7 @@ pub mod disk;
 mod fill;
 pub mod frames;
 pub mod fs;
+pub mod futex;
 pub mod gfp;
 pub mod host;
 pub mod kernel_map;

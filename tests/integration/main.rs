@@ -22,6 +22,7 @@ mod builtin_panic;
 mod builtin_processes;
 mod builtin_reboot;
 mod builtin_run;
+mod builtin_shared;
 mod builtin_smp;
 mod builtin_swap;
 mod builtin_views;

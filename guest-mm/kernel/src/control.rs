@@ -125,6 +125,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
             .and_then(|()| kernel.programs.report(&mut text))
             .and_then(|()| mappings::vmstat(&mut text, kernel))
             .and_then(|()| files::vmstat(&mut text, kernel))
+            .and_then(|()| files::shm_vmstat(&mut text, kernel))
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),
         "cpus" => cpus(&mut text, kernel),

@@ -7,7 +7,7 @@
 
 use crate::boot::Machine;
 use crate::disks::DiskStatus;
-use crate::files::{self, Files};
+use crate::files::{self, Files, Shm};
 use crate::log::log;
 use crate::machine::activity::{self, AllCpus, CpuBell};
 use crate::machine::apic::{CALL_VECTOR, GSI_VECTOR, LocalApics, TIMER_VECTOR};
@@ -39,6 +39,7 @@ use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::compact::{CompactResult, Compaction, Goal};
+use guest_mm::futex::Futexes;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::mm::{IoChoice, PageWait};
 use guest_mm::phys::PhysicalMemory;
@@ -127,6 +128,10 @@ pub(crate) struct Kernel {
     pub(crate) balloon: SpinLock<BalloonStatus>,
     /// The file system.
     pub(crate) files: Files,
+    /// The one without a disk.
+    pub(crate) shm: Shm,
+    /// Programs that wait for words of memory.
+    pub(crate) futexes: Futexes,
     /// The disks, in the order of the machine.
     pub(crate) disks: SpinLock<Vec<DiskStatus>>,
     pub(crate) swap: Swap,
@@ -211,6 +216,8 @@ impl Kernel {
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
             files: Files::default(),
+            shm: Shm::new(mm, this_cpu),
+            futexes: Futexes::default(),
             swap: Swap::new(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,

@@ -13,6 +13,7 @@ mod disks;
 mod exercise;
 mod fault;
 mod files;
+mod futex;
 #[path = "../../programs/src/intrinsics.rs"]
 mod intrinsics;
 mod kcompactd;
@@ -72,6 +73,7 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
         );
     }
     kernel::spawn(&executor, kernel.reap());
+    kernel::spawn(&executor, files::reap_shm(kernel));
     kswapd::start(kernel);
     if options.thp_defrag != Defrag::Never {
         kcompactd::start(kernel);

@@ -3,6 +3,7 @@
 use crate::exercise;
 use crate::fault;
 use crate::files;
+use crate::futex;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
@@ -15,7 +16,7 @@ use guest_kernel::sync::yield_now;
 use guest_mm::mm::{Advice, BrkError, CopyError, FaultError, MmapError, Reserve};
 use guest_mm::pagetable::VaRange;
 use guest_mm::reclaim::oom::{OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN};
-use guest_mm::{Backing, BlockState, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
+use guest_mm::{Backing, BlockState, Gfp, HugeAdvice, MapRequest, PAGE_SIZE, Pfn, Place, Prot, SpaceId};
 use guest_programs::abi::{Call, Error, MAX_LINE, StressRow, SystemInfo, advice, map_flags, prot};
 
 /// What a system call leads to.
@@ -43,6 +44,15 @@ pub(crate) async fn serve(
         Some(Call::Exit) => return Outcome::Exit(first),
         Some(Call::Write) => write(kernel, program, space, first, second).await,
         Some(Call::Map) => map(kernel, space, first, second, third),
+        Some(Call::RemapFilePages) => {
+            let page = u32::try_from(third).unwrap_or(u32::MAX);
+            change(kernel, program, |mm| {
+                mm.remap_file_pages(this_cpu(), space, first, second, page)
+            })
+            .await
+        }
+        Some(Call::FutexWait) => futex::wait(kernel, program, space, (first, second, third)).await,
+        Some(Call::FutexWake) => futex::wake(kernel, space, first, second),
         Some(Call::Unmap) => change(kernel, program, |mm| mm.munmap(this_cpu(), space, first, second)).await,
         Some(Call::Protect) => {
             let prot = rights(third);
@@ -114,12 +124,19 @@ async fn write(
 }
 
 fn map(kernel: &Kernel, space: SpaceId, len: u64, flags: u64, gpa: u64) -> Result<u64, Error> {
-    let known = map_flags::NO_HUGE | map_flags::PHYSICAL | map_flags::HUGETLB;
+    let known = map_flags::NO_HUGE | map_flags::PHYSICAL | map_flags::HUGETLB | map_flags::SHARED;
     if flags & !known != 0 || !gpa.is_multiple_of(PAGE_SIZE) {
         return Err(Error::Invalid);
     }
+    // Let go once it is mapped.
+    let mut shared = None;
     let backing = match (flags & map_flags::PHYSICAL != 0, flags & map_flags::NO_HUGE != 0) {
         (true, _) => Backing::Physical(Pfn::containing(gpa).ok_or(Error::Invalid)?),
+        _ if flags & map_flags::SHARED != 0 => {
+            let (backing, file) = files::anonymous_shm(kernel, len);
+            shared = Some(file);
+            backing
+        }
         _ if flags & map_flags::HUGETLB != 0 => Backing::HugeTlb(Reserve::Held),
         (false, true) => Backing::Anonymous(HugeAdvice::NoHuge),
         (false, false) => Backing::Anonymous(HugeAdvice::Huge),
@@ -130,18 +147,24 @@ fn map(kernel: &Kernel, space: SpaceId, len: u64, flags: u64, gpa: u64) -> Resul
         prot: Prot::READ.with(Prot::WRITE),
         backing,
     };
-    kernel.mm().mmap(space, &request).map_err(map_error)
+    let mapped = kernel.mm().mmap(space, &request).map_err(map_error);
+    drop(shared);
+    mapped
 }
 
-/// Repeats a change of the program's areas until none of its pages is on the move.
+/// Repeats a change of the program's areas until none of its pages is on the move, and there is memory for page tables.
 async fn change(
     kernel: &'static Kernel,
     program: &Program,
     mut change: impl FnMut(&Memory) -> Result<(), MmapError>,
 ) -> Result<u64, Error> {
     loop {
-        let outcome = change(&kernel.mm());
-        match outcome {
+        let attempt = || match change(&kernel.mm()) {
+            Err(MmapError::NoMemory) => None,
+            outcome => Some(outcome),
+        };
+        let outcome = fault::until_memory_for(kernel, program, Gfp::KERNEL, attempt).await;
+        match outcome.map_err(|Doomed| Error::Interrupted)? {
             Ok(()) => {
                 kernel.memory_came.raise();
                 return Ok(0);
@@ -298,7 +321,7 @@ async fn copy_out(
     .map_err(copy_error)
 }
 
-fn copy_error(error: CopyError) -> Error {
+pub(crate) fn copy_error(error: CopyError) -> Error {
     match error {
         CopyError::Fault {
             error: FaultError::OutOfMemory,

@@ -51,7 +51,20 @@ pub enum Call {
     Lock = 17,
     /// `(address, bytes)`: memory may leave again (Linux `munlock`).
     Unlock = 18,
+    /// `(address, expected, deadline)`: waits until somebody calls for the word of 32 bits at `address`, a multiple of 4, if it is `expected`;
+    /// until `deadline` at most, in nanoseconds of [`Call::Clock`], or [`FOR_EVER`] (Linux `FUTEX_WAIT`). The word is the same for all who share its
+    /// memory.
+    FutexWait = 19,
+    /// `(address, most)`: calls up to so many of those who wait for the word at `address`, those first who have waited longest; returns how
+    /// many it called (Linux `FUTEX_WAKE`).
+    FutexWake = 20,
+    /// `(address, bytes, first page)`: has a range of a shared mapping show other pages of its file: that one and those after it
+    /// (Linux `remap_file_pages`).
+    RemapFilePages = 21,
 }
+
+/// A deadline that never comes.
+pub const FOR_EVER: u64 = u64::MAX;
 
 /// Result of [`Call::Wait`] for a program that did what no program may.
 pub const KILLED: u64 = 1 << 32;
@@ -99,6 +112,9 @@ impl Call {
             16 => Self::OomScoreAdj,
             17 => Self::Lock,
             18 => Self::Unlock,
+            19 => Self::FutexWait,
+            20 => Self::FutexWake,
+            21 => Self::RemapFilePages,
             _ => return None,
         })
     }
@@ -209,6 +225,8 @@ pub mod map_flags {
     pub const PHYSICAL: u64 = 2;
     /// Huge pages of the reserved pool, all of them promised now (`MAP_HUGETLB`); bytes are a multiple of 2 MiB.
     pub const HUGETLB: u64 = 4;
+    /// Shared with children that are forked later (`MAP_SHARED | MAP_ANONYMOUS`).
+    pub const SHARED: u64 = 8;
 }
 
 /// Why a call failed: Linux's codes.
@@ -225,8 +243,8 @@ pub enum Error {
     BadDescriptor = 9,
     /// `ECHILD`: no such child.
     NoChild = 10,
-    /// `EAGAIN`: as many programs run as there can be.
-    TooManyPrograms = 11,
+    /// `EAGAIN`: not now. As many programs run as there can be, or a word to wait for is another one already.
+    Again = 11,
     /// `ENOMEM`: no memory or no room in the address space.
     NoMemory = 12,
     /// `EFAULT`: the program has no such memory.
@@ -249,6 +267,8 @@ pub enum Error {
     NoCall = 38,
     /// `ENOTEMPTY`: a directory with names in it.
     NotEmpty = 39,
+    /// `ETIMEDOUT`: what was waited for did not happen in time.
+    TimedOut = 110,
 }
 
 /// Results from here on are negated error codes, as in Linux.
@@ -274,7 +294,7 @@ impl Error {
             5 => Self::Io,
             9 => Self::BadDescriptor,
             10 => Self::NoChild,
-            11 => Self::TooManyPrograms,
+            11 => Self::Again,
             12 => Self::NoMemory,
             14 => Self::Fault,
             17 => Self::Exists,
@@ -285,6 +305,7 @@ impl Error {
             30 => Self::ReadOnly,
             38 => Self::NoCall,
             39 => Self::NotEmpty,
+            110 => Self::TimedOut,
             _ => Self::Invalid,
         })
     }
@@ -358,12 +379,12 @@ mod tests {
 
     #[test]
     fn calls_are_found_by_their_own_numbers() {
-        for number in 0..20 {
+        for number in 0..30 {
             if let Some(call) = Call::from_number(number) {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(19), None);
+        assert_eq!(Call::from_number(22), None);
     }
 
     #[test]
@@ -386,7 +407,7 @@ mod tests {
             Error::Io,
             Error::BadDescriptor,
             Error::NoChild,
-            Error::TooManyPrograms,
+            Error::Again,
             Error::NoMemory,
             Error::Fault,
             Error::Exists,
@@ -398,6 +419,7 @@ mod tests {
             Error::ReadOnly,
             Error::NoCall,
             Error::NotEmpty,
+            Error::TimedOut,
         ] {
             assert_eq!(Error::check(error.to_result()), Err(error));
         }

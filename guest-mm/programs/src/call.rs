@@ -29,7 +29,7 @@ extern "C" fn start() -> ! {
     exit(crate::main())
 }
 
-fn call(number: Call, first: u64, second: u64, third: u64) -> u64 {
+pub(crate) fn call(number: Call, first: u64, second: u64, third: u64) -> u64 {
     let result;
     // SAFETY: the manager changes rax and what the call says it changes in memory, which each caller provides for.
     unsafe {
@@ -277,6 +277,11 @@ impl Chunk {
             address,
             generation: 0,
         })
+    }
+
+    /// Where it is.
+    pub(crate) const fn address(&self) -> u64 {
+        self.address
     }
 
     /// Gives it back.

@@ -103,6 +103,12 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
+    /// Where a page is.
+    pub(crate) fn address_of(&self, index: u64) -> u64 {
+        assert!(index < self.nr_pages);
+        self.address + index * 4096
+    }
+
     /// A page, below the number that was asked for.
     pub(crate) fn page(&self, index: u64) -> &Page {
         assert!(index < self.nr_pages);

@@ -10,9 +10,12 @@ mod family;
 mod file_call;
 mod hog;
 mod intrinsics;
+mod memory_call;
 mod pager;
 mod reserved;
+mod rights;
 mod scatter;
+mod shared;
 mod storm;
 mod stress;
 mod trespass;
@@ -45,6 +48,8 @@ fn main() -> u64 {
         Some("hog") => hog::main(arguments),
         Some("pager") => pager::main(arguments),
         Some("reserved") => reserved::main(arguments),
+        Some("rights") => rights::main(arguments),
+        Some("shared") => shared::main(arguments),
         Some("scatter") => scatter::main(arguments),
         Some("storm") => storm::main(arguments),
         Some("stress") => stress::main(arguments),

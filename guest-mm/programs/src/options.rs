@@ -3,11 +3,13 @@
 mod bench;
 mod files;
 mod pager;
+mod shared;
 mod storm;
 
 pub use bench::{BenchOptions, BenchWork};
 pub use files::{FilesMode, FilesOptions, NamesOptions};
 pub use pager::PagerOptions;
+pub use shared::{SharedMode, SharedOptions};
 pub use storm::{MOST_DEPTH, StormOptions};
 
 use crate::abi::StressRow;

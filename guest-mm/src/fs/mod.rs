@@ -2,7 +2,7 @@
 //!
 //! [`pagefs`] is a file system on a disk, [`mounted`] the same in use, over the page cache. In memory its names are in a [`NameCache`] and its
 //! files in an [`InodeCache`], whose objects are slab objects in the kernel and which both give memory back when it is short. Its
-//! metadata is behind a [`Gate`]. (Memory without a disk behind it is a mapping of its own, [`crate::mm::mapping::MappingKind::Shmem`].)
+//! metadata is behind a [`Gate`]. [`Tmpfs`] is one without a disk.
 
 mod gate;
 mod inodes;
@@ -13,9 +13,11 @@ pub mod pagefs;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tmpfs;
 
 pub use gate::{Gate, GateGuard};
 pub use inodes::{Evict, InodeCache, InodeShrinker, InodeStat, Node};
 pub use mounted::{Keep, Machine, Mounted};
 pub use names::{Dentry, Known, NameCache, NameStat};
 pub use store::{Heap, Store, per_frame};
+pub use tmpfs::{NameError, TmpFile, Tmpfs};

@@ -26,5 +26,6 @@ mod reclaim;
 mod sim;
 mod swap;
 pub(crate) mod test_fs;
+mod tmpfs;
 mod vmemmap;
 mod world;

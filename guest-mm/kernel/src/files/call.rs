@@ -1,7 +1,7 @@
 //! System calls for files (`guest_programs::files`).
 
 use super::descriptors::{OpenFile, close};
-use super::{RootFs, find_block, steps, until_memory};
+use super::{RootFs, find_block, shm, steps, until_memory};
 use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
@@ -13,7 +13,7 @@ use guest_kernel::physical::to_usize;
 use guest_mm::fs::mounted::{Missing, WriteAt};
 use guest_mm::fs::pagefs::{FsError, Kind};
 use guest_mm::mm::mapping::FileError;
-use guest_mm::mm::{CopyError, FaultError, FileArea, Sharing};
+use guest_mm::mm::{CopyError, FaultError, FileArea, MappingId, Sharing};
 use guest_mm::{Backing, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
 use guest_programs::abi::Error;
 use guest_programs::files::{AT_POSITION, FileCall, MAX_PATH, Stat, map, open};
@@ -37,6 +37,10 @@ pub(crate) async fn serve(
     context: &Context,
 ) -> Result<u64, Error> {
     let call = FileCall::from_number(context.rax).ok_or(Error::NoCall)?;
+    // What is needed for a moment is not room that each program has all the time.
+    if let Some(result) = steps(shm::serve(kernel, program, space, (call, context))).await {
+        return result;
+    }
     let root = kernel.files.root().ok_or(Error::NotFound)?;
     let caller = Caller {
         kernel,
@@ -281,26 +285,7 @@ impl Caller<'_> {
 
     fn map(&self, descriptor: u64, (offset, len): (u64, u64), flags: u64) -> Result<u64, Error> {
         let open = self.program.files.find(descriptor)?;
-        let first_page = u32::try_from(offset / PAGE_SIZE).map_err(|_| Error::Invalid)?;
-        if flags & !(map::SHARED | map::WRITE) != 0 || !offset.is_multiple_of(PAGE_SIZE) {
-            return Err(Error::Invalid);
-        }
-        let sharing = match flags & map::SHARED {
-            0 => Sharing::Private,
-            _ => Sharing::Shared,
-        };
-        let write = match flags & map::WRITE {
-            0 => Prot::NONE,
-            _ => Prot::WRITE,
-        };
-        let request = MapRequest {
-            len,
-            place: Place::Anywhere,
-            prot: Prot::READ.with(write),
-            backing: Backing::File(FileArea::new(open.file.mapping(), first_page, sharing)),
-        };
-        let mapped = self.kernel.mm().mmap(self.space, &request);
-        mapped.map_err(crate::syscall::map_error)
+        map_file(self.kernel, self.space, open.file.mapping(), (offset, len), flags)
     }
 
     /// The data first, and what leads to them then.
@@ -327,6 +312,36 @@ impl Caller<'_> {
     }
 }
 
+/// Maps a part of a file.
+pub(super) fn map_file(
+    kernel: &Kernel,
+    space: SpaceId,
+    mapping: MappingId,
+    (offset, len): (u64, u64),
+    flags: u64,
+) -> Result<u64, Error> {
+    let first_page = u32::try_from(offset / PAGE_SIZE).map_err(|_| Error::Invalid)?;
+    if flags & !(map::SHARED | map::WRITE) != 0 || !offset.is_multiple_of(PAGE_SIZE) {
+        return Err(Error::Invalid);
+    }
+    let sharing = match flags & map::SHARED {
+        0 => Sharing::Private,
+        _ => Sharing::Shared,
+    };
+    let write = match flags & map::WRITE {
+        0 => Prot::NONE,
+        _ => Prot::WRITE,
+    };
+    let request = MapRequest {
+        len,
+        place: Place::Anywhere,
+        prot: Prot::READ.with(write),
+        backing: Backing::File(FileArea::new(mapping, first_page, sharing)),
+    };
+    let mapped = kernel.mm().mmap(space, &request);
+    mapped.map_err(crate::syscall::map_error)
+}
+
 pub(super) fn fs_error(error: FsError) -> Error {
     match error {
         FsError::Io | FsError::Format(_) | FsError::DoubleUse(_) => Error::Io,
@@ -342,7 +357,7 @@ pub(super) fn fs_error(error: FsError) -> Error {
     }
 }
 
-fn file_error(error: FileError) -> Error {
+pub(super) fn file_error(error: FileError) -> Error {
     match error {
         FileError::Io => Error::Io,
         FileError::NoSpace => Error::NoSpace,
@@ -353,7 +368,7 @@ fn file_error(error: FileError) -> Error {
     }
 }
 
-fn copy_error(error: CopyError) -> Error {
+pub(super) fn copy_error(error: CopyError) -> Error {
     match error {
         CopyError::Fault {
             error: FaultError::OutOfMemory,

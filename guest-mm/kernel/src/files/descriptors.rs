@@ -4,10 +4,11 @@ use super::{RootFs, steps};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use guest_mm::fs::TmpFile;
 use guest_mm::fs::mounted::File;
 use guest_mm::mm::mapping::ReadAhead;
 use guest_programs::abi::Error;
-use guest_programs::files::FIRST_DESCRIPTOR;
+use guest_programs::files::{AT_POSITION, FIRST_DESCRIPTOR};
 use guest_sync::SpinLock;
 
 /// Most files that a program has open at a time.
@@ -21,39 +22,88 @@ pub(crate) struct OpenFile {
     pub(crate) ahead: SpinLock<ReadAhead>,
 }
 
+/// The same of a file without a disk.
+pub(crate) struct OpenShm {
+    pub(super) file: Arc<TmpFile>,
+    pub(super) appends: bool,
+    pub(super) position: AtomicU64,
+}
+
+/// What a number stands for.
+#[derive(Clone)]
+enum Open {
+    Disk(Arc<OpenFile>),
+    Shm(Arc<OpenShm>),
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Descriptors {
     /// Nothing but the heap is locked under this lock.
-    open: SpinLock<Vec<Option<Arc<OpenFile>>>>,
+    open: SpinLock<Vec<Option<Open>>>,
 }
 
 impl Descriptors {
     /// The lowest number that is free is the file's from now on.
     pub(super) fn add(&self, file: Arc<OpenFile>) -> Result<u64, Arc<OpenFile>> {
+        self.place(Open::Disk(file.clone())).ok_or(file)
+    }
+
+    /// The same for a file without a disk, which needs nobody to close it.
+    pub(super) fn add_shm(&self, file: OpenShm) -> Option<u64> {
+        self.place(Open::Shm(Arc::new(file)))
+    }
+
+    fn place(&self, file: Open) -> Option<u64> {
         let mut open = self.open.lock();
         let vacant = open.iter().position(Option::is_none).unwrap_or(open.len());
         if vacant >= MOST {
-            return Err(file);
+            return None;
         }
         match open.get_mut(vacant) {
             Some(place) => *place = Some(file),
             None => open.push(Some(file)),
         }
-        Ok(FIRST_DESCRIPTOR + vacant as u64)
+        Some(FIRST_DESCRIPTOR + vacant as u64)
+    }
+
+    fn open(&self, descriptor: u64) -> Option<Open> {
+        let open = self.open.lock();
+        index(descriptor).and_then(|index| open.get(index))?.clone()
     }
 
     /// The file with a number.
     pub(super) fn find(&self, descriptor: u64) -> Result<Arc<OpenFile>, Error> {
-        let open = self.open.lock();
-        let place = index(descriptor).and_then(|index| open.get(index));
-        place.cloned().flatten().ok_or(Error::BadDescriptor)
+        match self.open(descriptor) {
+            Some(Open::Disk(open)) => Ok(open),
+            Some(Open::Shm(_)) | None => Err(Error::BadDescriptor),
+        }
+    }
+
+    /// The file without a disk with a number.
+    pub(super) fn find_shm(&self, descriptor: u64) -> Option<Arc<OpenShm>> {
+        match self.open(descriptor)? {
+            Open::Shm(open) => Some(open),
+            Open::Disk(_) => None,
+        }
     }
 
     pub(super) fn remove(&self, descriptor: u64) -> Result<Arc<OpenFile>, Error> {
+        match self.take(descriptor) {
+            Some(Open::Disk(open)) => Ok(open),
+            Some(Open::Shm(_)) | None => Err(Error::BadDescriptor),
+        }
+    }
+
+    /// Gives up the file without a disk with a number.
+    pub(super) fn remove_shm(&self, descriptor: u64) {
+        drop(self.take(descriptor));
+    }
+
+    fn take(&self, descriptor: u64) -> Option<Open> {
         let mut open = self.open.lock();
         let place = index(descriptor).and_then(|index| open.get_mut(index));
-        place.and_then(Option::take).ok_or(Error::BadDescriptor)
+        place.and_then(Option::take)
     }
 
     /// All that another has.
@@ -66,7 +116,7 @@ impl Descriptors {
     pub(crate) async fn close_all(&self, root: Option<&'static RootFs>) {
         let all = core::mem::take(&mut *self.open.lock());
         for open in all.into_iter().flatten() {
-            if let Some(root) = root {
+            if let (Open::Disk(open), Some(root)) = (open, root) {
                 close(root, open).await;
             }
         }
@@ -81,6 +131,31 @@ fn index(descriptor: u64) -> Option<usize> {
 pub(super) async fn close(root: &'static RootFs, open: Arc<OpenFile>) {
     if let Some(open) = Arc::into_inner(open) {
         steps(root.close(&open.file)).await;
+    }
+}
+
+impl OpenShm {
+    pub(super) const fn new(file: Arc<TmpFile>, appends: bool) -> Self {
+        Self {
+            file,
+            appends,
+            position: AtomicU64::new(0),
+        }
+    }
+
+    /// Where a call with this offset begins.
+    pub(super) fn start(&self, offset: u64) -> u64 {
+        match offset {
+            AT_POSITION => self.position.load(Relaxed),
+            offset => offset,
+        }
+    }
+
+    /// A call with this offset came as far as `end`.
+    pub(super) fn has_moved(&self, offset: u64, end: u64) {
+        if offset == AT_POSITION {
+            self.position.store(end, Relaxed);
+        }
     }
 }
 

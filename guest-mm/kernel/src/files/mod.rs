@@ -5,6 +5,7 @@ mod call;
 mod descriptors;
 mod image;
 mod mount;
+mod shm;
 mod steps;
 mod write_back;
 
@@ -12,6 +13,7 @@ pub(crate) use call::serve;
 pub(crate) use descriptors::Descriptors;
 pub(crate) use image::{ImageError, open as open_program};
 pub(crate) use mount::{Files, INODES, NAMES, RootFs, mount};
+pub(crate) use shm::{Shm, anonymous as anonymous_shm, reap as reap_shm, vmstat as shm_vmstat};
 pub(crate) use steps::steps;
 pub(crate) use write_back::sync_all;
 

@@ -13,7 +13,7 @@ use guest_programs::abi::{Error, KILLED};
 /// Doubles a program: its child goes on from `context` with a result of 0. Returns the child's number.
 ///
 /// # Errors
-/// [`Error::TooManyPrograms`], and [`Error::Interrupted`] when the parent is to end: memory is awaited, and the out-of-memory killer decides who
+/// [`Error::Again`] when there can be no more programs, and [`Error::Interrupted`] when the parent is to end: memory is awaited, and the out-of-memory killer decides who
 /// goes when there is none to be had.
 pub(crate) async fn fork(
     kernel: &'static Kernel,
@@ -89,7 +89,7 @@ async fn start_child(
     }
     child.files.close_all(kernel.files.root()).await;
     kernel.programs.forget(&child);
-    Err(Error::TooManyPrograms)
+    Err(Error::Again)
 }
 
 /// Takes down an address space in which nobody has run, once no page of it is on the move.

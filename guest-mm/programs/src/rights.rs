@@ -1,0 +1,117 @@
+//! `rights`: has children do what no program may, one after the other: each of them ends by it, and nothing else.
+
+use crate::call::{self, Chunk, say};
+use crate::file_call::File;
+use crate::memory_call;
+use guest_programs::abi::{Error, KILLED, map_flags, prot};
+use guest_programs::files::{map, open};
+
+/// A constant, and so in a segment without the right to store.
+static CONSTANT: [u64; 2] = [0x5eed; 2];
+/// What the memory that children reach for holds.
+const VALUE: u64 = 0x0123_4567_89ab_cdef;
+/// An address of the kernel's own.
+const KERNEL: u64 = 0xffff_8000_0000_0000;
+
+/// Runs all; the exit status is 1 if something was permitted, or changed what it should not.
+pub(crate) fn main<'a>(mut arguments: impl Iterator<Item = &'a str>) -> u64 {
+    if let Some(argument) = arguments.next() {
+        say(format_args!("bad argument {argument}"));
+        return 2;
+    }
+    match run() {
+        Ok(0) => 0,
+        Ok(_) => 1,
+        Err((what, error)) => {
+            say(format_args!("{what}: {error:?}"));
+            3
+        }
+    }
+}
+
+/// A child does something: it is to end by that. How many failures.
+fn refused(what: &str, does: impl FnOnce()) -> Result<u64, (&'static str, Error)> {
+    let Some(pid) = call::fork().map_err(|error| ("fork", error))? else {
+        does();
+        call::exit(0);
+    };
+    let ended = call::wait(pid).map_err(|error| ("wait", error))?;
+    let is_right = ended == KILLED;
+    say(format_args!(
+        "{what}: {}",
+        if is_right {
+            "refused"
+        } else {
+            "permitted, which is wrong"
+        }
+    ));
+    call::report(u64::from(is_right), u64::from(!is_right));
+    Ok(u64::from(!is_right))
+}
+
+fn run() -> Result<u64, (&'static str, Error)> {
+    let mut failed = 0;
+    let chunk = Chunk::map(map_flags::NO_HUGE).map_err(|error| ("map", error))?;
+    let [plain, read_only, nothing] = [0, 1, 2].map(|page| chunk.address() + page * 4096);
+    for address in [plain, read_only, nothing] {
+        call::write_word(address, VALUE);
+    }
+    let protect = |address, rights| {
+        let protected = memory_call::protect_page(address, rights);
+        protected.map_err(|error| ("protect", error))
+    };
+    protect(read_only, prot::READ)?;
+    protect(nothing, 0)?;
+    let code: fn() -> Result<u64, (&'static str, Error)> = run;
+    let text = code as usize as u64;
+    let constant = (&raw const CONSTANT).addr() as u64;
+    failed += refused("a store to code", || call::write_byte(text, 0xcc))?;
+    failed += refused("a store to a constant", || call::write_word(constant, 1))?;
+    failed += refused("a store to a page that can be read", || {
+        call::write_word(read_only, 1);
+    })?;
+    failed += refused("a load from a page without rights", || {
+        call::read_word(nothing);
+    })?;
+    failed += refused("a store to a page without rights", || {
+        call::write_word(nothing, 1);
+    })?;
+    failed += refused("code in data", || memory_call::run_at(plain))?;
+    failed += refused("code in a page that can be read", || {
+        memory_call::run_at(read_only);
+    })?;
+    failed += refused("a load from the kernel", || {
+        call::read_word(KERNEL);
+    })?;
+    failed += refused("a store to the kernel", || call::write_word(KERNEL, 1))?;
+    failed += refused("code in no area", || memory_call::run_at(4096))?;
+    failed += refused("a store to no area", || call::write_word(8, 1))?;
+    failed += refused("an instruction for kernels", memory_call::forbid_interrupts)?;
+    let file = File::open("/shm/rights", open::CREATE).map_err(|error| ("open", error))?;
+    file.set_size(4096).map_err(|error| ("size", error))?;
+    let mapping = file.map(1, map::SHARED).map_err(|error| ("map", error))?;
+    let mapped = mapping.address_of(0);
+    failed += refused("a store to a map without the right", || {
+        call::write_word(mapped, 1);
+    })?;
+    failed += refused("a load behind the end of a file", || {
+        if file.set_size(0).is_ok() {
+            call::read_word(mapped);
+        }
+    })?;
+    // Nothing has come of any of it; and what comes back is there again.
+    protect(nothing, prot::READ)?;
+    let found = [plain, read_only, nothing].map(call::read_word);
+    let kept = found == [VALUE; 3] && CONSTANT == core::hint::black_box([0x5eed; 2]);
+    protect(read_only, prot::READ | prot::WRITE)?;
+    call::write_word(read_only, 7);
+    let is_right = kept && call::read_word(read_only) == 7;
+    call::report(u64::from(is_right), u64::from(!is_right));
+    if !is_right {
+        say(format_args!("what was there is wrong"));
+    }
+    mapping.unmap();
+    file.close().map_err(|error| ("close", error))?;
+    crate::file_call::remove("/shm/rights").map_err(|error| ("remove", error))?;
+    Ok(failed + u64::from(!is_right))
+}
