@@ -314,3 +314,57 @@ fn a_disk_without_a_file_system_is_said_to_be_none() {
         assert!(console.contains(said), "{said}: {console}");
     }
 }
+
+#[test]
+fn direct_io_goes_past_the_page_cache_and_what_it_pins_stays_while_blocks_leave() {
+    let home = Home::new();
+    let image = make_root(&home, "32M");
+    let mut vm = start(&home, &image, "64M", &["direct pages=1024 rounds=1"]);
+    assert_eq!(vm.wait_for_end(), 0);
+    let console = vm.serial.text();
+    assert!(console.contains("1 rounds, 0 checks failed"), "{console}");
+    assert_whole(&home, &image);
+    // Stored through a mapping, written through the cache, written past it.
+    for (index, page) in pages(&home, &image, "/direct").iter().enumerate() {
+        let expected = [4, 5, 3][index % 3];
+        assert_eq!(
+            generation_of(page, 0, index, 1..=5),
+            Some(expected),
+            "page {index}"
+        );
+    }
+
+    let disk = image.to_str().unwrap();
+    let arguments = [
+        "--memory",
+        "64M",
+        "--hotplug",
+        "128M",
+        "--cpus",
+        "2",
+        "--disk",
+        disk,
+        "--cmdline",
+        "root=vda",
+        "--program",
+        "direct pages=1024",
+    ];
+    let mut vm = home.start("direct", &arguments);
+    vm.wait_for_driver();
+    for total in ["192M", "64M", "192M", "64M"] {
+        vm.resize(total);
+        vm.wait_for_checks(3000);
+    }
+    assert_eq!(vm.stats().number("plugged_size"), 0);
+    let counts = views::vmstat(&vm.guest("vmstat"));
+    assert!(
+        counts["direct_read_pages"] > 2048 && counts["direct_written_pages"] > 2048,
+        "{counts:?}"
+    );
+    let programs = vm.programs();
+    assert_eq!(
+        (programs[0].checks_failed, programs[0].is_alive()),
+        (0, true),
+        "{programs:?}"
+    );
+}

@@ -126,6 +126,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
             .and_then(|()| mappings::vmstat(&mut text, kernel))
             .and_then(|()| files::vmstat(&mut text, kernel))
             .and_then(|()| files::shm_vmstat(&mut text, kernel))
+            .and_then(|()| files::direct_vmstat(&mut text))
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),
         "cpus" => cpus(&mut text, kernel),

@@ -65,6 +65,16 @@ impl File {
         call(FileCall::Write, self.0, address, bytes, first * 4096)
     }
 
+    /// Reads into `(address, bytes)`, which is memory or not, from byte `offset` of the file on; how many bytes it read.
+    pub(crate) fn read_bytes_at(self, (address, bytes): (u64, u64), offset: u64) -> Result<u64, Error> {
+        call(FileCall::Read, self.0, address, bytes, offset)
+    }
+
+    /// Writes `(address, bytes)` to the file from byte `offset` on; how many bytes it wrote.
+    pub(crate) fn write_bytes_at(self, (address, bytes): (u64, u64), offset: u64) -> Result<u64, Error> {
+        call(FileCall::Write, self.0, address, bytes, offset)
+    }
+
     /// Reads where the last read or write ended.
     pub(crate) fn read(self, bytes: &mut [u8]) -> Result<u64, Error> {
         let address = bytes.as_mut_ptr().addr() as u64;

@@ -58,6 +58,9 @@ pub mod open {
     pub const TRUNCATE: u64 = 2;
     /// Each write goes to its end.
     pub const APPEND: u64 = 4;
+    /// What is read and written goes straight between the disk and the program's memory (`O_DIRECT`): address, length and offset are
+    /// multiples of 4096, and the memory is the program's own, to be written to. Not for files without a disk.
+    pub const DIRECT: u64 = 8;
 }
 
 /// Flags of [`FileCall::Map`].

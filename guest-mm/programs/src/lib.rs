@@ -6,8 +6,9 @@
 extern crate std;
 
 /// The programs: what a word of a command line can name, alone or at the end of a path.
-pub const NAMES: [&str; 14] = [
-    "bench", "crash", "family", "files", "hog", "names", "pager", "reserved", "rights", "scatter", "shared", "storm", "stress", "trespass",
+pub const NAMES: [&str; 15] = [
+    "bench", "crash", "direct", "family", "files", "hog", "names", "pager", "reserved", "rights", "scatter",
+    "shared", "storm", "stress", "trespass",
 ];
 
 /// The name of the program in the first word of a command line, which may be a path.

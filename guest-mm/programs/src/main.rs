@@ -5,6 +5,7 @@
 
 mod bench;
 mod call;
+mod direct;
 mod disk;
 mod family;
 mod file_call;
@@ -42,6 +43,7 @@ fn main() -> u64 {
     let mut arguments = text.split_terminator('\0');
     match arguments.next().map(guest_programs::name_of) {
         Some("bench") => bench::main(arguments),
+        Some("direct") => direct::main(arguments),
         Some("family") => family::main(arguments),
         Some("files") => disk::files(arguments),
         Some("names") => disk::names(arguments),

@@ -1,12 +1,14 @@
 //! The programs' arguments: words `name=value`.
 
 mod bench;
+mod direct;
 mod files;
 mod pager;
 mod shared;
 mod storm;
 
 pub use bench::{BenchOptions, BenchWork};
+pub use direct::DirectOptions;
 pub use files::{FilesMode, FilesOptions, NamesOptions};
 pub use pager::PagerOptions;
 pub use shared::{SharedMode, SharedOptions};

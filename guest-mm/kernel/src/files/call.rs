@@ -1,6 +1,7 @@
 //! System calls for files (`guest_programs::files`).
 
 use super::descriptors::{OpenFile, close};
+use super::direct::{self, Direction};
 use super::{RootFs, find_block, shm, steps, until_memory};
 use crate::fault;
 use crate::kernel::Kernel;
@@ -123,7 +124,7 @@ impl Caller<'_> {
     }
 
     async fn open(&self, path: (u64, u64), flags: u64) -> Result<u64, Error> {
-        if flags & !(open::CREATE | open::TRUNCATE | open::APPEND) != 0 {
+        if flags & !(open::CREATE | open::TRUNCATE | open::APPEND | open::DIRECT) != 0 {
             return Err(Error::Invalid);
         }
         let path = self.path(path.0, path.1).await?;
@@ -132,7 +133,11 @@ impl Caller<'_> {
             _ => Missing::Create,
         };
         let file = self.wait_for(self.root.open(&path, missing)).await;
-        let opened = OpenFile::new(file.map_err(fs_error)?, flags & open::APPEND != 0);
+        let opened = OpenFile::new(
+            file.map_err(fs_error)?,
+            flags & open::APPEND != 0,
+            flags & open::DIRECT != 0,
+        );
         if flags & open::TRUNCATE != 0
             && let Err(error) = self.cut(&opened, 0).await
         {
@@ -156,6 +161,11 @@ impl Caller<'_> {
         } else {
             offset
         };
+        if open.is_direct {
+            return self
+                .direct(&open, (Direction::Read, start), (address, len), at_position)
+                .await;
+        }
         let (len, mut done, mut ahead) = (to_usize(len), 0, open.read_ahead());
         let outcome = loop {
             let range = (start.saturating_add(done as u64), len - done);
@@ -190,6 +200,16 @@ impl Caller<'_> {
         } else {
             offset
         };
+        if open.is_direct {
+            let start = if open.appends {
+                self.root.size(&open.file)
+            } else {
+                start
+            };
+            return self
+                .direct(&open, (Direction::Write, start), (address, len), at_position)
+                .await;
+        }
         let (len, mut done, mut end) = (to_usize(len), 0, start);
         let outcome = loop {
             if done == len {
@@ -217,6 +237,27 @@ impl Caller<'_> {
         } else {
             outcome.map(|()| 0)
         }
+    }
+
+    /// A read or write past the page cache.
+    async fn direct(
+        &self,
+        open: &OpenFile,
+        (direction, start): (Direction, u64),
+        memory: (u64, u64),
+        at_position: bool,
+    ) -> Result<u64, Error> {
+        let of = direct::Of {
+            kernel: self.kernel,
+            root: self.root,
+            program: self.program,
+            space: self.space,
+        };
+        let done = direct::transfer(of, &open.file, (direction, start), memory).await?;
+        if at_position {
+            open.position.store(start + done, Relaxed);
+        }
+        Ok(done)
     }
 
     /// Does what a read or write cannot do itself, so that it can be tried again.

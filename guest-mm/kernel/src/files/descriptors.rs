@@ -18,6 +18,8 @@ const MOST: usize = 64;
 pub(crate) struct OpenFile {
     pub(crate) file: Arc<File>,
     pub(crate) appends: bool,
+    /// Past the page cache.
+    pub(crate) is_direct: bool,
     pub(crate) position: AtomicU64,
     pub(crate) ahead: SpinLock<ReadAhead>,
 }
@@ -160,10 +162,11 @@ impl OpenShm {
 }
 
 impl OpenFile {
-    pub(super) fn new(file: Arc<File>, appends: bool) -> Arc<Self> {
+    pub(super) fn new(file: Arc<File>, appends: bool, is_direct: bool) -> Arc<Self> {
         Arc::new(Self {
             file,
             appends,
+            is_direct,
             position: AtomicU64::new(0),
             ahead: SpinLock::default(),
         })

@@ -3,6 +3,7 @@
 
 mod call;
 mod descriptors;
+mod direct;
 mod image;
 mod mount;
 mod shm;
@@ -11,6 +12,7 @@ mod write_back;
 
 pub(crate) use call::serve;
 pub(crate) use descriptors::Descriptors;
+pub(crate) use direct::vmstat as direct_vmstat;
 pub(crate) use image::{ImageError, open as open_program};
 pub(crate) use mount::{Files, INODES, NAMES, RootFs, mount};
 pub(crate) use shm::{Shm, anonymous as anonymous_shm, reap as reap_shm, vmstat as shm_vmstat};

@@ -122,6 +122,11 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// Its last page cannot be read, or there is no memory for it; a second call brings it to an end.
     pub async fn set_size(&self, file: &File, size: u64) -> Result<(), FileError> {
         let _writing = file.writing.lock().await;
+        self.cut(file, size).await
+    }
+
+    /// The same for who has the file's lock for writing.
+    pub(super) async fn cut(&self, file: &File, size: u64) -> Result<(), FileError> {
         // Pages first, with all that is on its way of them; then their blocks may be somebody else's.
         self.mm().truncate(self.here(), file.mapping(), size).await?;
         let mut volume = self.volume.lock().await;

@@ -3,16 +3,16 @@
 use alloc::vec::Vec;
 
 use super::super::pagefs::FsError;
-use super::{Machine, Mounted};
+use super::{File, Machine, Mounted};
 use crate::disk::{BlockNr, IoError, Request};
 use crate::frames::Frames;
 use crate::mm::MappingId;
 use crate::mm::mapping::{FileError, FileIo, FileSystem, IoDirection};
-use crate::pfn::{Order, PAGE_SIZE};
+use crate::pfn::{Order, PAGE_SIZE, Pfn};
 
 /// Where a page of a request is on the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Nowhere: it reads as zeroes.
     Hole,
     /// There will be its contents; what is there is somebody else's.
@@ -53,7 +53,16 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// Where the pages of a request are, as the inode says.
     async fn places(&self, io: &FileIo) -> Result<Vec<Place>, IoError> {
         let file = self.file_of(io.mapping()).ok_or(IoError)?;
-        let indices = (io.index()..).take(io.pages().len());
+        self.places_of(&file, (io.index(), io.pages().len())).await
+    }
+
+    /// Where `nr` pages of a file from `index` on are.
+    pub(super) async fn places_of(
+        &self,
+        file: &File,
+        (index, nr): (u32, usize),
+    ) -> Result<Vec<Place>, IoError> {
+        let indices = (index..).take(nr);
         let mut volume = self.volume.lock().await;
         let inode = volume.inode(file.number()).await.map_err(|_| IoError)?;
         let place = |index: u32| match inode.block_of(index.into()) {
@@ -64,8 +73,13 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
         Ok(indices.map(place).collect())
     }
 
-    /// Does something with runs of neighbouring blocks of a request's pages, one after the other.
-    async fn transfer(&self, io: &FileIo, places: &[Place]) -> Result<(), IoError> {
+    /// Does something with runs of neighbouring blocks of pages, one after the other.
+    pub(super) async fn transfer(
+        &self,
+        direction: IoDirection,
+        pages: &[Pfn],
+        places: &[Place],
+    ) -> Result<(), IoError> {
         let mut nth = 0;
         while let Some(place) = places.get(nth) {
             let Place::Block(first) = *place else {
@@ -74,8 +88,8 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             };
             let follows = (first..).map(Place::Block).zip(&places[nth..]);
             let len = follows.take_while(|(expected, place)| expected == *place).count();
-            let pages = io.pages()[nth..nth + len].to_vec();
-            let request = match io.direction() {
+            let pages = pages[nth..nth + len].to_vec();
+            let request = match direction {
                 IoDirection::Read => Request::Read(BlockNr(first.into()), pages),
                 IoDirection::Write => Request::Write(BlockNr(first.into()), pages),
             };
@@ -97,13 +111,13 @@ impl<'m, X: Machine<'m>> FileSystem for Mounted<'m, X> {
                 self.mm().set_io_private(io, nth, *block);
             }
         }
-        self.transfer(io, &places).await
+        self.transfer(io.direction(), io.pages(), &places).await
     }
 
     async fn writepage(&self, io: &FileIo) -> Result<(), IoError> {
         let blocks = (0..io.pages().len()).map(|nth| self.mm().io_private(io, nth).map(Place::Block));
         let places: Vec<Place> = blocks.collect::<Option<_>>().ok_or(IoError)?;
-        self.transfer(io, &places).await?;
+        self.transfer(io.direction(), io.pages(), &places).await?;
         if let Some(file) = self.file_of(io.mapping()) {
             let indices = (io.index()..).take(places.len());
             indices.for_each(|index| file.written(index));

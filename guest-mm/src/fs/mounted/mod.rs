@@ -11,6 +11,7 @@ mod block_cache;
 mod blocks;
 mod data;
 mod delete;
+mod direct;
 mod file;
 mod io;
 mod ops;

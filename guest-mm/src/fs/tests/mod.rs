@@ -3,5 +3,6 @@
 
 mod caches;
 mod crash;
+mod direct;
 mod mounted;
 pub(crate) mod world;

@@ -17,10 +17,10 @@ use crate::mm::mapping::{FileError, PageLookup, ReadAhead};
 use crate::pfn::{Order, PAGE_BYTES};
 use crate::tests::machine::machine;
 
-type Fs<'a, 'm> = Mounted<'m, World<'a, 'm>>;
+pub(super) type Fs<'a, 'm> = Mounted<'m, World<'a, 'm>>;
 
 /// Mounts a new file system and runs `test` on it, its requests being served beside it.
-fn with_fs(disk: &Disk, test: impl AsyncFnOnce(&Fs<'_, '_>, &World<'_, '_>)) {
+pub(super) fn with_fs(disk: &Disk, test: impl AsyncFnOnce(&Fs<'_, '_>, &World<'_, '_>)) {
     machine!(mm, cpu, 512, 1);
     let numbers = Numbers::new(1);
     let world = World {
@@ -40,7 +40,7 @@ fn with_fs(disk: &Disk, test: impl AsyncFnOnce(&Fs<'_, '_>, &World<'_, '_>)) {
     mm.validate().unwrap();
 }
 
-async fn write(fs: &Fs<'_, '_>, file: &File, at: u64, bytes: &[u8]) -> Result<usize, FileError> {
+pub(super) async fn write(fs: &Fs<'_, '_>, file: &File, at: u64, bytes: &[u8]) -> Result<usize, FileError> {
     let from = |done: usize, part: &mut [u8]| {
         part.copy_from_slice(&bytes[done..done + part.len()]);
         Ok(())
@@ -49,7 +49,7 @@ async fn write(fs: &Fs<'_, '_>, file: &File, at: u64, bytes: &[u8]) -> Result<us
     Ok(written.1)
 }
 
-async fn read(fs: &Fs<'_, '_>, file: &File) -> Result<Vec<u8>, FileError> {
+pub(super) async fn read(fs: &Fs<'_, '_>, file: &File) -> Result<Vec<u8>, FileError> {
     let mut found = Vec::new();
     let to = |_: usize, bytes: &[u8]| {
         found.extend_from_slice(bytes);

@@ -10,6 +10,7 @@
 
 mod dirty;
 mod file;
+mod invalidate;
 mod io;
 mod lookup;
 mod ops;

@@ -136,7 +136,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Takes a page out of its mapping, and out of all page tables first.
-    fn drop_page(&self, cpu: &Cpu, page: &LockedPage<'_, '_, F, M>) {
+    pub(super) fn drop_page(&self, cpu: &Cpu, page: &LockedPage<'_, '_, F, M>) {
         let mut walk = Walk::default();
         // A fork that is under way may add an entry that this walk does not meet.
         while page.page.mapcount() > 0 {
