@@ -153,6 +153,48 @@ fn what_was_synced_is_there_when_the_vmm_is_killed() {
     }
 }
 
+#[test]
+fn what_nobody_synced_is_on_the_disk_when_it_is_old() {
+    let home = Home::new();
+    let image = make_root(&home, "16M");
+    let disk = image.to_str().unwrap();
+    // The second one only keeps the machine running.
+    let mut vm = home.start(
+        "files",
+        &[
+            "--memory",
+            "48M",
+            "--disk",
+            disk,
+            "--cmdline",
+            "root=vda dirty_writeback_cs=20 dirty_expire_cs=100",
+            "--program",
+            "/bin/files files=2 pages=100 rounds=1 nosync",
+            "--program",
+            "/bin/hog size=2M",
+        ],
+    );
+    vm.serial.wait_for("1 rounds, 0 checks failed");
+    eventually("nothing dirty, and nothing on its way", || {
+        let counts = views::vmstat(&vm.guest("vmstat"));
+        (counts["nr_dirty"] + counts["nr_writeback"] == 0).then_some(())
+    });
+    eventually("the commit", || {
+        let listed = home.run(["disk", "check", disk]);
+        let sizes = home.run(["disk", "list", disk, "/files"]);
+        (listed.status == 0 && sizes.stdout.matches("400 KiB").count() == 2).then_some(())
+    });
+    vm.kill_hard();
+    assert_whole(&home, &image);
+    for file in 0..2 {
+        let pages = pages(&home, &image, &format!("/files/file{file}"));
+        assert_eq!(pages.len(), 100);
+        for (index, page) in pages.iter().enumerate() {
+            assert_eq!(generation_of(page, file, index, 1..=1), Some(1), "{file} {index}");
+        }
+    }
+}
+
 /// `BALLAST_TEST_KILLS=100 cargo nextest run -p integration-tests --run-ignored only many_kills`
 #[test]
 #[ignore = "kills the VMM as often as the environment asks for"]

@@ -123,6 +123,12 @@ pub struct Options {
     pub programs: Vec<Vec<String>>,
     /// `tick_ms=`: how long a process runs before another one has its turn, 1 to 1000 ms. Default 10.
     pub tick_ms: NonZeroU32,
+    /// `dirty_expire_cs=`: how old a dirty page of a file may get, in hundredths of a second, 1 to 4294967295. Default 3000, as Linux'
+    /// `vm.dirty_expire_centisecs`.
+    pub dirty_expire_cs: NonZeroU32,
+    /// `dirty_writeback_cs=`: how often old dirty pages are looked for, in hundredths of a second, 1 to 4294967295. Default 500,
+    /// as Linux' `vm.dirty_writeback_centisecs`.
+    pub dirty_writeback_cs: NonZeroU32,
     /// `loglevel=`: messages of this level and above stay silent, 0 to 8 as in Linux. Default 7 (all but debug).
     pub loglevel: u8,
     /// `fault_around_kib=`: how much one page fault maps where no huge page is possible, 4 to 2048, a power of two.
@@ -180,6 +186,8 @@ impl Options {
             devices: Vec::new(),
             programs: Vec::new(),
             tick_ms: NonZeroU32::MIN.saturating_add(9),
+            dirty_expire_cs: NonZeroU32::MIN.saturating_add(2999),
+            dirty_writeback_cs: NonZeroU32::MIN.saturating_add(499),
             loglevel: 7,
             fault_around_kib: 256,
             highmem: None,
@@ -214,6 +222,12 @@ impl Options {
         options
     }
 
+    /// How often old dirty pages are looked for, and how old they may get, in nanoseconds.
+    pub fn dirty_ns(&self) -> (u64, u64) {
+        let ns = |centiseconds: NonZeroU32| u64::from(centiseconds.get()) * 10_000_000;
+        (ns(self.dirty_writeback_cs), ns(self.dirty_expire_cs))
+    }
+
     /// A disk that is to be kept is no scratch disk, whatever is said of it elsewhere.
     fn spare_disks(&mut self) {
         let is_swap = |name: &String| self.swaps.iter().any(|swap| swap.disk == *name);
@@ -240,6 +254,8 @@ impl Options {
                 let ms = value.parse().ok();
                 put(&mut self.tick_ms, ms.filter(|ms: &NonZeroU32| ms.get() <= 1000))
             }
+            "dirty_expire_cs" => put(&mut self.dirty_expire_cs, value.parse().ok()),
+            "dirty_writeback_cs" => put(&mut self.dirty_writeback_cs, value.parse().ok()),
             "loglevel" => put(&mut self.loglevel, value.parse().ok().filter(|&level| level <= 8)),
             "fault_around_kib" => {
                 let is_legal = |&kib: &u32| kib.is_power_of_two() && (4..=2048).contains(&kib);

@@ -136,6 +136,8 @@ pub(crate) struct Kernel {
     pub(crate) disks: SpinLock<Vec<DiskStatus>>,
     pub(crate) swap: Swap,
     pub(crate) tick_ns: u64,
+    /// How often old dirty pages are looked for, and how old they may get, in nanoseconds.
+    pub(crate) dirty_ns: (u64, u64),
     validates: bool,
     acpi: Acpi,
     local_apics: LocalApics,
@@ -219,6 +221,7 @@ impl Kernel {
             shm: Shm::new(mm, this_cpu),
             futexes: Futexes::default(),
             swap: Swap::new(),
+            dirty_ns: machine.options.dirty_ns(),
             tick_ns: u64::from(machine.options.tick_ms.get()) * 1_000_000,
             validates: machine.options.validate,
             acpi: machine.acpi,

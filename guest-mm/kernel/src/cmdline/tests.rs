@@ -51,6 +51,8 @@ fn an_illegal_value_is_reported_and_the_default_kept() {
         "virtio_mmio.device=4K@0xffffffffffffffff:5",
         "program=",
         "program",
+        "dirty_expire_cs=0",
+        "dirty_writeback_cs=soon",
         "tick_ms=0",
         "tick_ms=1001",
         "loglevel=9",

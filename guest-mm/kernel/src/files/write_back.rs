@@ -8,10 +8,6 @@ use guest_kernel::sync::yield_now;
 use guest_mm::fs::mounted::Age;
 use guest_mm::mm::mapping::FileError;
 
-/// How often the daemon looks (Linux `dirty_writeback_centisecs`).
-const INTERVAL_NS: u64 = 5_000_000_000;
-/// How old dirty pages may get (Linux `dirty_expire_centisecs`).
-const EXPIRE_NS: u64 = 30_000_000_000;
 /// Most pages that a round begins with (Linux `MAX_WRITEBACK_PAGES`).
 const MOST_PAGES: u32 = 1024;
 /// How long those who write back by number wait when all that is dirty is on its way.
@@ -25,12 +21,13 @@ pub(super) fn start(kernel: &'static Kernel, root: &'static RootFs) {
 }
 
 async fn by_age(kernel: &'static Kernel, root: &'static RootFs) {
+    let (interval, expire) = kernel.dirty_ns;
     let mut failed = 0_u64;
     loop {
-        kernel.timers().sleep(INTERVAL_NS).await;
+        kernel.timers().sleep(interval).await;
         let age = Age {
             now: kernel.clock.now(),
-            expire: EXPIRE_NS,
+            expire,
             nr_pages: MOST_PAGES,
         };
         if let Err(error) = steps(root.write_back_old(age)).await {

@@ -162,8 +162,9 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     pub async fn write_back_old(&self, age: Age) -> Result<Round, FsError> {
         let mm = self.mm();
         mm.set_time(age.now);
-        let oldest = age.now.saturating_sub(age.expire);
-        let pages = mm.write_back_old(self.cpu(), oldest, age.nr_pages);
+        // Nothing is older than the clock.
+        let oldest = age.now.checked_sub(age.expire);
+        let pages = oldest.map_or(0, |oldest| mm.write_back_old(self.cpu(), oldest, age.nr_pages));
         self.delete_orphans().await;
         let mut files: Vec<Arc<File>> = Vec::new();
         self.inodes.for_each(|_, file| files.push(file.clone()));
