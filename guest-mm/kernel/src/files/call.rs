@@ -72,8 +72,9 @@ impl Caller<'_> {
             FileCall::Seek => self.seek(first, second),
             FileCall::Sync => {
                 let open = self.program.files.find(first)?;
-                let commit = self.root.commit_of(open.file.mapping());
-                self.sync(self.root.write_data(&open.file), commit).await
+                let id = open.file.mapping();
+                let data = self.root.write_data(id, &open.errors);
+                self.sync(data, self.root.commit_of(id)).await
             }
             FileCall::Remove => {
                 let path = self.path(first, second).await?;
@@ -134,6 +135,7 @@ impl Caller<'_> {
         };
         let file = self.wait_for(self.root.open(&path, missing)).await;
         let opened = OpenFile::new(
+            self.root,
             file.map_err(fs_error)?,
             flags & open::APPEND != 0,
             flags & open::DIRECT != 0,
@@ -348,8 +350,12 @@ impl Caller<'_> {
         let Some(Backing::File(area)) = area.map(|vma| vma.backing) else {
             return Err(Error::Invalid);
         };
-        let commit = self.root.commit_of(area.mapping);
-        self.sync(self.root.write_data_of(area.mapping), commit).await
+        let (id, commit) = (area.mapping, self.root.commit_of(area.mapping));
+        // Who has closed the file is told of what nobody was told of.
+        let open = self.program.files.of_mapping(id);
+        let anew = self.kernel.mm().error_cursor(id);
+        let errors = open.as_ref().map_or(&anew, |open| &open.errors);
+        self.sync(self.root.write_data(id, errors), commit).await
     }
 }
 

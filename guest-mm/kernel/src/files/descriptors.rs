@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_mm::fs::TmpFile;
 use guest_mm::fs::mounted::File;
-use guest_mm::mm::mapping::ReadAhead;
+use guest_mm::mm::MappingId;
+use guest_mm::mm::mapping::{ErrorCursor, ReadAhead};
 use guest_programs::abi::Error;
 use guest_programs::files::{AT_POSITION, FIRST_DESCRIPTOR};
 use guest_sync::SpinLock;
@@ -22,6 +23,8 @@ pub(crate) struct OpenFile {
     pub(crate) is_direct: bool,
     pub(crate) position: AtomicU64,
     pub(crate) ahead: SpinLock<ReadAhead>,
+    /// What it was told of.
+    pub(super) errors: ErrorCursor,
 }
 
 /// The same of a file without a disk.
@@ -88,6 +91,16 @@ impl Descriptors {
             Open::Shm(open) => Some(open),
             Open::Disk(_) => None,
         }
+    }
+
+    /// One through which the file of a mapping was opened.
+    pub(super) fn of_mapping(&self, mapping: MappingId) -> Option<Arc<OpenFile>> {
+        let open = self.open.lock();
+        let found = open.iter().flatten().find_map(|open| match open {
+            Open::Disk(open) if open.file.mapping() == mapping => Some(open),
+            Open::Disk(_) | Open::Shm(_) => None,
+        });
+        found.cloned()
     }
 
     pub(super) fn remove(&self, descriptor: u64) -> Result<Arc<OpenFile>, Error> {
@@ -162,8 +175,9 @@ impl OpenShm {
 }
 
 impl OpenFile {
-    pub(super) fn new(file: Arc<File>, appends: bool, is_direct: bool) -> Arc<Self> {
+    pub(super) fn new(root: &RootFs, file: Arc<File>, appends: bool, is_direct: bool) -> Arc<Self> {
         Arc::new(Self {
+            errors: root.error_cursor(&file),
             file,
             appends,
             is_direct,

@@ -29,7 +29,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             .len()
             .min(usize::try_from(left.div_ceil(PAGE_SIZE)).unwrap_or(usize::MAX));
         let frames = &frames[..nr];
-        self.write_data(file).await?;
+        self.write_now(file).await?;
         let places = self.places_of(file, (index, nr)).await;
         let places = places.map_err(|_| FileError::Io)?;
         for (place, pfn) in places.iter().zip(frames) {
@@ -67,7 +67,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// Exchanges pages that are part of the file.
     async fn replace(&self, file: &File, (index, nr): (u32, u32), frames: &[Pfn]) -> Result<(), FileError> {
         let (mm, mapping) = (self.mm(), file.mapping());
-        self.write_data(file).await?;
+        self.write_now(file).await?;
         let mut places = Vec::with_capacity(frames.len());
         {
             let mut volume = self.volume.lock().await;

@@ -7,7 +7,7 @@ use super::super::pagefs::FsError;
 use super::io::file_error;
 use super::{File, Machine, Mounted};
 use crate::mm::MappingId;
-use crate::mm::mapping::{FileError, index_of};
+use crate::mm::mapping::{ErrorCursor, FileError, index_of};
 use crate::pfn::PAGE_SIZE;
 
 /// How long changes may stay in memory alone.
@@ -55,26 +55,24 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// # Errors
     /// [`FileError::Io`] when the disk failed; what could not be written is tried once more.
     pub async fn fsync(&self, file: &File) -> Result<(), FileError> {
-        let written = self.write_data(file).await;
+        let written = self.mm().sync(self.here(), file.mapping()).await;
         self.commit_of(file.mapping()).await.map_err(file_error)?;
         written
     }
 
-    /// The first part of [`Self::fsync`]: the data. It can be given up at any time; the second part is [`Self::commit_of`].
+    /// The first part of an `fsync` by one who has the file open: the data. It can be given up at any time; the second part
+    /// is [`Self::commit_of`].
     ///
     /// # Errors
-    /// As there.
-    pub async fn write_data(&self, file: &File) -> Result<(), FileError> {
-        self.mm().sync(self.here(), file.mapping()).await
+    /// [`FileError::Io`] when pages could not be written since he was last told; or there is no such file.
+    pub async fn write_data(&self, mapping: MappingId, errors: &ErrorCursor) -> Result<(), FileError> {
+        self.mm().write_and_wait(self.here(), mapping).await?;
+        self.mm().tell_errors(mapping, errors)
     }
 
-    /// The same for the file that a mapping is of.
-    ///
-    /// # Errors
-    /// As there, or there is no such file.
-    pub async fn write_data_of(&self, mapping: MappingId) -> Result<(), FileError> {
-        let file = self.file_of(mapping).ok_or(FileError::Unknown(mapping))?;
-        self.write_data(&file).await
+    /// For one who opens a file, to be told of errors.
+    pub fn error_cursor(&self, file: &File) -> ErrorCursor {
+        self.mm().error_cursor(file.mapping())
     }
 
     /// Makes the state of the metadata that of the disk. Sizes are those of now; data that is on the disk is part of its files.
@@ -139,19 +137,31 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// The data of all files.
     ///
     /// # Errors
-    /// The first that could not be written; everything else is.
+    /// [`FileError::Io`] when a page could not be written just now; everything else is. Those who have its file open are told of it all the same.
     pub async fn write_all_data(&self) -> Result<(), FileError> {
         let mut files: Vec<Arc<File>> = Vec::new();
         self.inodes.for_each(|_, file| files.push(file.clone()));
         let mut outcome = Ok(());
         for file in files {
-            let synced = self.mm().sync(self.here(), file.mapping()).await;
-            outcome = outcome.and(match synced {
-                Err(FileError::Unknown(_)) => Ok(()),
-                synced => synced,
-            });
+            outcome = outcome.and(self.write_now(&file).await);
         }
         outcome
+    }
+
+    /// The data of a file, with the errors of just now, which nobody was told of by that.
+    ///
+    /// # Errors
+    /// [`FileError::Io`] when a page could not be written.
+    pub(super) async fn write_now(&self, file: &File) -> Result<(), FileError> {
+        let (mm, id) = (self.mm(), file.mapping());
+        let before = mm.nr_write_errors(id);
+        // One that was deleted meanwhile has nothing to be written.
+        let _ = mm.write_and_wait(self.here(), id).await;
+        if mm.nr_write_errors(id) > before {
+            Err(FileError::Io)
+        } else {
+            Ok(())
+        }
     }
 
     /// A round of the daemon that writes back what is old (Linux `kupdate`): begins to write dirty pages, deletes files that nobody

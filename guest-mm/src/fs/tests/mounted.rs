@@ -127,7 +127,9 @@ fn an_inode_that_somebody_uses_or_that_is_newer_than_the_disk_stays() {
         assert_eq!(read(fs, &file).await.unwrap(), b"dirty");
         // It grows in the block that it has, which no inode is told before the next commit.
         assert_eq!(write(fs, &file, 5, b" and longer").await, Ok(11));
-        fs.write_data(&file).await.unwrap();
+        fs.write_data(file.mapping(), &fs.error_cursor(&file))
+            .await
+            .unwrap();
         fs.close(&file).await;
         assert_eq!(fs.inodes().give_up(world.cpu, 10, &fs), 0, "its size is newer");
         fs.commit().await.unwrap();
@@ -199,6 +201,31 @@ fn a_block_that_cannot_be_written_is_an_error_of_its_file_alone_and_told_once() 
         assert_eq!(run(volume.read_file(number)).unwrap(), [1; 3 * PAGE_BYTES]);
         fs.close(&bad).await;
         fs.close(&good).await;
+    });
+}
+
+#[test]
+fn everybody_who_has_a_file_open_is_told_once_of_what_could_not_be_written() {
+    let disk = Disk::new(200, 8);
+    Durable::format(&disk);
+    with_fs(&disk, async |fs, world| {
+        let file = fs.open(b"a", Missing::Create).await.unwrap();
+        let (id, [first, second]) = (file.mapping(), [(); 2].map(|()| fs.error_cursor(&file)));
+        write(fs, &file, 0, &[1; PAGE_BYTES]).await.unwrap();
+        let block = block_of(world, &file, 0);
+        world.disk.break_block(Fault::Write, BlockNr(block.into()));
+        // Who has everything written is told, and takes it from nobody.
+        assert_eq!(fs.sync().await, Err(FileError::Io));
+        let early = fs.error_cursor(&file);
+        world.disk.mend();
+        for told in [Err(FileError::Io), Ok(())] {
+            assert_eq!(fs.write_data(id, &first).await, told);
+            assert_eq!(fs.write_data(id, &second).await, told);
+            assert_eq!(fs.write_data(id, &early).await, told, "nobody was told before");
+        }
+        let late = fs.error_cursor(&file);
+        assert_eq!(fs.write_data(id, &late).await, Ok(()), "that was before its time");
+        fs.close(&file).await;
     });
 }
 

@@ -242,7 +242,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// A page is not on the disk, and so still newer than that.
     fn not_written(&self, mapping: &Mapping, state: &mut MappingState, (pfn, page): (Pfn, &Page)) {
-        state.has_failed = true;
+        state.errors.note();
         let is_second = page.flags().has(PageFlags::ERROR);
         if page.flags().has(PageFlags::DIRTY) {
             // Somebody has stored to it meanwhile: that is to be written anyhow.

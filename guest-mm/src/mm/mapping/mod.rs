@@ -9,6 +9,7 @@
 //! leaves the tree. A page whose contents come from the disk is locked until they are there.
 
 mod dirty;
+mod errors;
 mod file;
 mod invalidate;
 mod io;
@@ -37,6 +38,8 @@ use crate::wait::WaitQueue;
 
 pub(crate) use dirty::Dirty;
 pub use dirty::{DirtyLimits, DirtyRatios};
+pub use errors::ErrorCursor;
+pub(crate) use errors::WriteErrors;
 pub use io::{FileIo, IoDirection};
 pub(crate) use io::{FileIoQueue, WhyRead, WhyWrite};
 pub use lookup::PageLookup;
@@ -110,8 +113,8 @@ pub(crate) struct MappingState {
     pub(crate) size: u64,
     /// Address spaces that have areas of it.
     pub(crate) members: BTreeSet<SpaceId>,
-    /// A page could not be written since somebody last asked.
-    has_failed: bool,
+    /// Pages that could not be written.
+    errors: WriteErrors,
     /// When the first of its dirty pages became dirty, by [`Mm::set_time`](crate::Mm::set_time); `None` without any.
     dirtied_at: Option<u64>,
     /// It is being removed: no page is added any more.
@@ -127,7 +130,7 @@ impl Mapping {
                 tree: RadixTree::new(),
                 size,
                 members: BTreeSet::new(),
-                has_failed: false,
+                errors: WriteErrors::default(),
                 dirtied_at: None,
                 has_ended: false,
             }),

@@ -56,13 +56,22 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// # Errors
     /// [`FileError::Io`] when a page could not be written. The next call tries once more; what fails then too is given up.
     pub async fn sync(&self, cpu: impl ThisCpu + Copy, id: MappingId) -> Result<(), FileError> {
+        self.write_and_wait(cpu, id).await?;
+        let has_failed = self.mapping(id)?.lock().errors.tell_once();
+        if has_failed { Err(FileError::Io) } else { Ok(()) }
+    }
+
+    /// The same without a word of errors (Linux `filemap_write_and_wait`): [`Mm::tell_errors`] has those.
+    ///
+    /// # Errors
+    /// There is no such mapping.
+    pub async fn write_and_wait(&self, cpu: impl ThisCpu + Copy, id: MappingId) -> Result<(), FileError> {
         let mapping = self.mapping(id)?;
         if mapping.kind.is_file() {
             self.write_all(cpu, &mapping).await;
             self.until_written(&mapping).await;
         }
-        let has_failed = core::mem::take(&mut mapping.lock().has_failed);
-        if has_failed { Err(FileError::Io) } else { Ok(()) }
+        Ok(())
     }
 
     /// Begins to write up to `nr` dirty pages, those of the mapping first that has had one for longest. How many it began with: 0
