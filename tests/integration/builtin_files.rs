@@ -26,7 +26,8 @@ fn make_root(home: &Home, size: &str) -> PathBuf {
 /// Starts a guest on an image, with so much memory and these programs.
 fn start(home: &Home, image: &Path, memory: &str, programs: &[&str]) -> Running {
     let disk = image.to_str().unwrap().to_owned();
-    let mut arguments = vec!["--memory", memory, "--disk", &disk, "--cmdline", "root=vda"];
+    let line = "root=vda validate";
+    let mut arguments = vec!["--memory", memory, "--disk", &disk, "--cmdline", line];
     for program in programs {
         arguments.extend(["--program", program]);
     }

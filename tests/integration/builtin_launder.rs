@@ -10,11 +10,55 @@ fn clean_pages(lru: &str) -> Option<u64> {
     lists.map(|words| words.get(3)?.parse::<u64>().ok()).sum()
 }
 
+fn swap_area(home: &Home) -> String {
+    let path = home.files().join("swap").display().to_string();
+    home.run(["disk", "swap", &path, "--size", "64M"]).success();
+    path
+}
+
+#[test]
+fn files_and_memory_are_whole_when_pages_of_both_are_laundered() {
+    let home = Home::new();
+    let swap = swap_area(&home);
+    let root = home.files().join("root.img").display().to_string();
+    home.run(["disk", "make", &root, "--size", "32M", "--programs"])
+        .success();
+    let arguments = [
+        "--memory",
+        "32M",
+        "--disk",
+        &root,
+        "--disk",
+        &swap,
+        "--cmdline",
+        "root=vda swap=vdb reclaim=launder validate",
+        "--program",
+        "/bin/files files=2 pages=1200 rounds=2",
+        "--program",
+        "pager size=24M rounds=2 seed=2",
+    ];
+    let mut vm = home.start("launder", &arguments);
+    eventually("pages on the list of clean ones", || {
+        let lru = home.run(["guest", "launder", "lru"]);
+        (lru.status == 0 && clean_pages(&lru.stdout) > Some(0)).then_some(())
+    });
+    assert_eq!(vm.wait_for_end(), 0);
+    let said = vm.serial.text();
+    for line in [
+        "2 rounds, 0 checks failed",
+        "2 rounds, 24 MiB, 0 checks failed",
+        "/bin/files[1]: exited(0)",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let checked = home.run(["disk", "check", &root]).success();
+    assert!(checked.contains("whole:"), "{checked}");
+}
+
 #[test]
 fn programs_find_what_they_wrote_when_their_pages_are_laundered() {
     let home = Home::new();
-    let path = home.files().join("swap").display().to_string();
-    home.run(["disk", "swap", &path, "--size", "64M"]).success();
+    let path = swap_area(&home);
     let arguments = [
         "--cpus",
         "2",

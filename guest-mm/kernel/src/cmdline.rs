@@ -164,7 +164,7 @@ pub struct Options {
     /// `thp_defrag=`: whether memory is compacted for huge pages by the fault that wants one, and by a daemon (`always`, the
     /// default), by the daemon alone (`defer`), or not at all (`never`): Linux' `transparent_hugepage/defrag`.
     pub thp_defrag: Defrag,
-    /// `validate`: after every step of a resize the memory manager checks all that it knows, and panics if it is
+    /// `validate`: after every step of a resize, and before the machine is switched off, the memory manager checks all that it knows, and panics if it is
     /// wrong. Slow.
     pub validate: bool,
     /// `slab_debug`: red zones and poison around and in every object of the manager's heap. Slow.

@@ -462,8 +462,9 @@ impl Kernel {
         }
     }
 
-    /// Switches the machine off.
+    /// Switches the machine off, after a last look at everything if the command line asks for it.
     pub(crate) fn power_off(&self) -> ! {
+        self.validate();
         log!(Info, "switching off");
         power::off(&self.acpi)
     }
