@@ -91,6 +91,7 @@ fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and
         "pgscan",
         "pgsteal_kswapd",
         "pageoutrun",
+        "reclaim_throttled",
     ] {
         assert!(counts[name] > 0, "{name}: {counts:?}");
     }
@@ -157,6 +158,8 @@ fn when_memory_and_swap_are_full_the_program_with_the_highest_score_ends_and_the
     );
     let counts = views::vmstat(&vm.guest("vmstat"));
     assert_eq!((counts["oom_kill"], counts["oom_no_victim"]), (1, 0));
+    // Whoever found nothing has looked for it himself before.
+    assert!(counts["direct_reclaims"] > 0, "{counts:?}");
     // Not the largest one, because of its adjustment; the table has all of them.
     let said = vm.serial.text();
     let table: Vec<&str> = said
@@ -203,6 +206,44 @@ fn locked_memory_stays_while_the_rest_of_the_program_and_others_are_swapped() {
     let programs = vm.programs();
     assert_eq!(programs[2].state, "exited(2)", "{programs:?}");
     assert_nothing_failed(&programs);
+}
+
+/// Swapped pages that came back meanwhile.
+const TURNOVER: u64 = 6000;
+/// Pages of the program that uses them again and again.
+const HOT_PAGES: u64 = 512;
+
+#[test]
+fn pages_that_are_in_use_stay_while_those_of_one_who_comes_back_late_go_and_come() {
+    let home = Home::new();
+    let image = swap_image(&home, "swap", "64M");
+    let vm = start(
+        &home,
+        &[&image],
+        &[
+            "--memory",
+            "32M",
+            "--cmdline",
+            "swap=vda fault_around_kib=16",
+            "--program",
+            "pager size=2M seed=1",
+            "--program",
+            "pager size=32M seed=2",
+        ],
+    );
+    let swapped_in = || views::vmstat(&vm.guest("vmstat"))["pswpin"];
+    // The first pages of the second one have pushed out what nobody uses.
+    eventually("the first swapped pages", || (swapped_in() > 4000).then_some(()));
+    let (faults, before) = (program(&vm, 1).faults, swapped_in());
+    eventually("memory going round", || {
+        (swapped_in() > before + TURNOVER).then_some(())
+    });
+    let hot = program(&vm, 1);
+    // If use counted for nothing its pages would go as all others do, and come back four at a time at best: some five hundred faults.
+    let more = hot.faults - faults;
+    assert!(more < HOT_PAGES / 4, "{more} faults: {hot:?}");
+    assert!(hot.rss_kib >= 4 * HOT_PAGES, "{hot:?}");
+    assert_nothing_failed(&vm.programs());
 }
 
 #[test]
