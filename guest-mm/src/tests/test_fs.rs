@@ -1,7 +1,7 @@
 //! A file system that remembers in a map which block is behind which page, over the simulated disk.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -33,6 +33,8 @@ pub(crate) struct TestFs<'a, 'm> {
     next: Cell<u32>,
     /// Blocks that may still be given out.
     pub(crate) free: Cell<u32>,
+    /// Files of which a page could not be read or written.
+    pub(crate) failed: RefCell<BTreeSet<MappingId>>,
     /// For what has no file.
     pub(crate) swap: SimulatedDisk<PageIo>,
 }
@@ -46,6 +48,7 @@ impl<'a, 'm> TestFs<'a, 'm> {
             blocks: RefCell::default(),
             next: Cell::new(1),
             free: Cell::new(nr_blocks - 1),
+            failed: RefCell::default(),
             swap: SimulatedDisk::new(8 * 4096, 64),
         }
     }
@@ -138,7 +141,12 @@ impl<'a, 'm> TestFs<'a, 'm> {
         while let Some((token, result)) = self.disk.completed() {
             has_worked = true;
             match token {
-                Token::Pages(io) => self.mm.end_file_io(self.cpu, io, result),
+                Token::Pages(io) => {
+                    if result.is_err() {
+                        self.failed.borrow_mut().insert(io.mapping());
+                    }
+                    self.mm.end_file_io(self.cpu, io, result);
+                }
                 Token::Flush(is_done) => is_done.set(true),
             }
         }

@@ -49,7 +49,7 @@ impl Sim<'_> {
                         };
                     }
                     Err(FsError::Io) => {
-                        count(&self.seen.io_errors, 1);
+                        self.io_error(self.has_failed(file));
                         self.mend();
                     }
                     Err(error) => panic!("{error}"),
@@ -57,6 +57,22 @@ impl Sim<'_> {
                 pause().await;
             },
         }
+    }
+
+    /// Whether a disk has failed that the file needs: for one of its own pages, where that can be told from metadata.
+    pub(super) fn has_failed(&self, file: &SimFile) -> bool {
+        match (&self.fs, file.mapping) {
+            _ if !file.is_on_disk() => self.swap_failed.get(),
+            (Fs::Map(fs), Some(id)) => fs.failed.borrow().contains(&id),
+            (Fs::Map(_), None) => false,
+            (Fs::Page(fs), _) => fs.has_failed.get(),
+        }
+    }
+
+    /// Somebody was told of an error, for which there must be a cause.
+    pub(super) fn io_error(&self, has_cause: bool) {
+        assert!(has_cause, "an error of a disk that has not failed");
+        count(&self.seen.io_errors, 1);
     }
 
     pub(super) async fn close(&self, open: Open) {

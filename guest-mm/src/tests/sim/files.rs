@@ -151,7 +151,7 @@ impl Sim<'_> {
         let read = self.read_open(open, &mut ahead, range, to);
         match process.interruptible(self.failing(read)).await {
             Ok(Ok(_)) | Err(Doomed) => {}
-            Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
+            Ok(Err(FileError::Io)) => self.io_error(self.has_failed(file)),
             Ok(Err(FileError::OutOfMemory)) => {
                 let _ = self.until_a_page(process).await;
             }
@@ -191,7 +191,7 @@ impl Sim<'_> {
                 Ok(Err(FileError::OutOfMemory)) => {
                     let _ = self.until_a_page(process).await;
                 }
-                Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
+                Ok(Err(FileError::Io)) => self.io_error(self.has_failed(file)),
                 Ok(Err(error)) => panic!("{error}"),
                 Err(Doomed) => break,
             }
@@ -236,7 +236,7 @@ impl Sim<'_> {
                     }
                 }
                 Err(FileError::Io) => {
-                    count(&self.seen.io_errors, 1);
+                    self.io_error(self.has_failed(file));
                     self.mend();
                 }
                 Err(error) => panic!("{error}"),
@@ -257,7 +257,7 @@ impl Sim<'_> {
         let synced = self.sync_open(process, open).await;
         match synced {
             Ok(Ok(())) => count(&self.seen.syncs, 1),
-            Ok(Err(FileError::Io)) => count(&self.seen.io_errors, 1),
+            Ok(Err(FileError::Io)) => self.io_error(self.has_failed(file)),
             Ok(Err(error)) => panic!("{error}"),
             Err(Doomed) => {}
         }

@@ -217,7 +217,8 @@ impl Map {
             FaultError::OutOfMemory => assert!(process.is_doomed(), "a program that waits gets memory"),
             FaultError::NoHugePage { .. } => panic!("{error}"),
             FaultError::Io { .. } => {
-                count(&sim.seen.io_errors, 1);
+                let is_private = self.sharing == Sharing::Private;
+                sim.io_error(sim.has_failed(file) || is_private && sim.swap_failed.get());
                 sim.mend();
             }
             FaultError::Protection { access, .. } => assert!(!self.prot.permits(access), "{error}"),

@@ -92,6 +92,8 @@ struct Sim<'m> {
     /// Everybody checks what he has once more, and ends.
     is_ending: Cell<bool>,
     disk: SimulatedDisk<PageIo>,
+    /// That disk has failed for somebody.
+    swap_failed: Cell<bool>,
     seen: Seen,
 }
 
@@ -103,6 +105,7 @@ struct Seen {
     waits: Cell<u32>,
     no_memory: Cell<u32>,
     moved_pages: Cell<u32>,
+    evicted_pages: Cell<u32>,
     blocks_removed: Cell<u32>,
     injected: Cell<u32>,
     io_errors: Cell<u32>,
@@ -190,26 +193,27 @@ fn run(seed: u64) -> Seen {
         .map(|_| memory.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).unwrap())
         .collect();
     // Half of the machines have a zero page.
-    if seed.is_multiple_of(2) {
+    let mut kind = Random::new(!seed);
+    if kind.below(2) == 0 {
         mm.set_zero_page(ZERO_PAGE);
     }
     let lost = Arc::new(LostPages::default());
     let mm = mm;
     // And on some little may be dirty.
-    if seed % 5 < 2 {
+    if kind.below(5) < 2 {
         mm.set_dirty_ratios(DirtyRatios {
             background: 1,
             limit: 2,
         });
     }
-    let scheme = if seed % 4 > 1 {
+    let scheme = if kind.below(2) == 0 {
         Scheme::Launder
     } else {
         Scheme::TwoList
     };
     let reclaim = Reclaim::new(&memory, &[]).with_pages(&mm, scheme);
     let disk = pagefs::new_disk();
-    let fs = match seed / 3 % 2 {
+    let fs = match kind.below(2) {
         0 => Fs::Map(Box::new(TestFs::new(&mm, &cpu, 1 << 20))),
         _ => Fs::Page(Box::new(PageFs::mount(&mm, &cpu, &disk))),
     };
@@ -225,18 +229,19 @@ fn run(seed: u64) -> Seen {
         clock: Clock::default(),
         reclaim: &reclaim,
         is_ending: Cell::new(false),
-        disk: SimulatedDisk::new(disk::BLOCKS.into(), 16),
+        disk: SimulatedDisk::new(disk::BLOCKS.iter().copied().map(u64::from).sum(), 16),
+        swap_failed: Cell::new(false),
         seen: Seen::default(),
     };
     // One machine in four has no swap area.
     if !seed.is_multiple_of(4) {
-        sim.mm.swap_on(&disk::header(), 0).unwrap();
+        sim.swap_on();
     }
     let mut executor = boot(&sim);
     executor.spawn(mover::live(&sim));
     executor.spawn(compactor::live(&sim));
     play(&sim, &mut executor);
-    if seed.is_multiple_of(3) {
+    if kind.below(3) == 0 {
         sim.lose_power();
     } else {
         taken
@@ -388,6 +393,7 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         ("waits for a page", total(|seen| &seen.waits)),
         ("requests without memory", total(|seen| &seen.no_memory)),
         ("pages moved", total(|seen| &seen.moved_pages)),
+        ("pages evicted from blocks", total(|seen| &seen.evicted_pages)),
         ("blocks removed", total(|seen| &seen.blocks_removed)),
         ("requests failed on purpose", total(|seen| &seen.injected)),
         ("errors of the disk met", total(|seen| &seen.io_errors)),

@@ -3,7 +3,7 @@
 use super::executor::pause;
 use super::{BLOCK, BLOCKS, Sim, count};
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
-use crate::migrate::{BatchEnd, RefusalReason};
+use crate::migrate::{BatchEnd, Eviction, RefusalReason};
 use crate::tests::phys_model::plug;
 use crate::{Frames, ZoneKind};
 
@@ -69,6 +69,15 @@ async fn remove(sim: &Sim<'_>, mut block: IsolatedBlock) {
 /// One batch, with programs running between its steps.
 async fn move_some(sim: &Sim<'_>, block: &mut IsolatedBlock) -> BatchEnd {
     let budget = u32::try_from(1 + sim.below(u64::from(BLOCK) / 4)).unwrap();
+    let which = [None, Some(Eviction::Cold), Some(Eviction::All)][usize::try_from(sim.below(3)).unwrap()];
+    if let Some(which) = which {
+        let evicted = sim.with_failures(|| sim.mm.evict_batch(sim.cpu, block, which, budget));
+        count(&sim.seen.evicted_pages, evicted.freed + evicted.written);
+        if evicted.is_pass_done {
+            block.rewind();
+        }
+        pause().await;
+    }
     let mut batch = sim.with_failures(|| sim.mm.begin_migration(sim.cpu, block, budget));
     for _ in 0..sim.below(4) {
         pause().await;

@@ -86,6 +86,8 @@ pub(super) struct PageFs<'m> {
     disk: &'m Disk,
     /// Pages that could not be written, as far as the models know.
     lost: Cell<u64>,
+    /// A request of it has failed.
+    pub(super) has_failed: Cell<bool>,
 }
 
 /// An empty disk.
@@ -109,10 +111,15 @@ impl<'m> PageFs<'m> {
             if let Poll::Ready(mounted) = mounting.as_mut().poll(&mut context) {
                 break mounted.unwrap();
             }
-            step(disk, mm, 0);
+            step((disk, &Cell::new(false)), mm, 0);
         };
-        let lost = Cell::new(0);
-        Self { mounted, disk, lost }
+        let (lost, has_failed) = (Cell::new(0), Cell::new(false));
+        Self {
+            mounted,
+            disk,
+            lost,
+            has_failed,
+        }
     }
 
     pub(super) fn spawn<'a>(&'a self, executor: &mut Executor<'a>, sim: &'a Sim<'_>) {
@@ -139,7 +146,7 @@ impl<'m> PageFs<'m> {
             self.mounted.names().give_up(sim.below(4));
         }
         let choice = usize::try_from(sim.below(64)).unwrap();
-        let has_worked = step(self.disk, sim.mm, choice);
+        let has_worked = step((self.disk, &self.has_failed), sim.mm, choice);
         let lost = self.mounted.page_ops().lost;
         if self.lost.replace(lost) < lost {
             // Which page of which file it was is not told.
@@ -179,10 +186,11 @@ impl<'m> PageFs<'m> {
 }
 
 /// One of the requests under way is done, and whoever waits is told.
-fn step(disk: &Disk, mm: &TestMm<'_>, choice: usize) -> bool {
+fn step((disk, has_failed): (&Disk, &Cell<bool>), mm: &TestMm<'_>, choice: usize) -> bool {
     let mut has_worked = disk.step(&mm.frames, choice);
     while let Some(((answer, _), result)) = disk.completed() {
         has_worked = true;
+        has_failed.set(has_failed.get() || result.is_err());
         let waker = {
             let mut answer = answer.lock();
             answer.0 = Some(result);
@@ -205,7 +213,7 @@ async fn write_back(fs: &PageFs<'_>, sim: &Sim<'_>) {
         };
         match sim.failing(fs.mounted.write_back_old(age)).await {
             Ok(round) => count(&sim.seen.commits, u32::from(round.committed)),
-            Err(FsError::Io) => count(&sim.seen.io_errors, 1),
+            Err(FsError::Io) => sim.io_error(fs.has_failed.get()),
             Err(error) => panic!("{error}"),
         }
     }

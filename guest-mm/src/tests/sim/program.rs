@@ -296,7 +296,7 @@ impl Program {
         match error {
             FaultError::OutOfMemory => assert!(self.process.is_doomed(), "a program that waits gets memory"),
             FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
-            FaultError::Io { .. } => count(&sim.seen.io_errors, 1),
+            FaultError::Io { .. } => sim.io_error(sim.swap_failed.get()),
             FaultError::Protection { access, .. } => {
                 assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
             }
@@ -331,7 +331,7 @@ impl Program {
                     {
                         // The next try reads again, and this time the disk works.
                         Err(FaultError::Io { .. }) => {
-                            count(&sim.seen.io_errors, 1);
+                            sim.io_error(sim.swap_failed.get());
                             sim.disk.mend();
                         }
                         outcome => break outcome,
