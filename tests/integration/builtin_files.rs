@@ -299,7 +299,7 @@ fn pages_of_files_leave_a_block_with_their_block_numbers_and_without_being_writt
         "--disk",
         &disk,
         "--cmdline",
-        "root=vda",
+        "root=vda migrate=remap",
         "--program",
         files,
     ];

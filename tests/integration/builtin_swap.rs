@@ -260,8 +260,9 @@ fn a_page_that_cannot_be_read_back_ends_its_own_program_and_no_other() {
             "swap=vda",
             "--program",
             "pager size=12M pause_ms=12000 seed=1",
+            // Its own memory stays, whatever becomes of the disk.
             "--program",
-            "hog size=2M seed=2",
+            "pager size=2M lock=2M seed=2",
             "--program",
             "pager size=18M rounds=1 seed=3",
         ],
