@@ -10,16 +10,10 @@ fn clean_pages(lru: &str) -> Option<u64> {
     lists.map(|words| words.get(3)?.parse::<u64>().ok()).sum()
 }
 
-fn swap_area(home: &Home) -> String {
-    let path = home.files().join("swap").display().to_string();
-    home.run(["disk", "swap", &path, "--size", "64M"]).success();
-    path
-}
-
 #[test]
 fn files_and_memory_are_whole_when_pages_of_both_are_laundered() {
     let home = Home::new();
-    let swap = swap_area(&home);
+    let swap = home.swap_image("swap", "64M").display().to_string();
     let root = home.files().join("root.img").display().to_string();
     home.run(["disk", "make", &root, "--size", "32M", "--programs"])
         .success();
@@ -58,7 +52,7 @@ fn files_and_memory_are_whole_when_pages_of_both_are_laundered() {
 #[test]
 fn programs_find_what_they_wrote_when_their_pages_are_laundered() {
     let home = Home::new();
-    let path = swap_area(&home);
+    let path = home.swap_image("swap", "64M").display().to_string();
     let arguments = [
         "--cpus",
         "2",

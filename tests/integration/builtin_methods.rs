@@ -11,9 +11,7 @@ fn ways(vm: &Running) -> [u64; 3] {
 #[test]
 fn each_method_empties_blocks_in_its_own_way_and_loses_nothing() {
     let home = Home::new();
-    let swap = home.files().join("swap");
-    let swap = swap.display().to_string();
-    home.run(["disk", "swap", &swap, "--size", "128M"]).success();
+    let swap = home.swap_image("swap", "128M").display().to_string();
     let mut vm = home.start(
         "methods",
         &[

@@ -75,9 +75,8 @@ fn in_use(vm: &integration_tests::Running, cache: &str) -> u64 {
 #[test]
 fn a_fork_storm_with_half_the_memory_finds_its_own_data_and_leaves_nothing_behind() {
     let home = Home::new();
-    let image = home.files().join("swap");
+    let image = home.swap_image("swap", "256M");
     let image = image.to_str().unwrap();
-    home.run(["disk", "swap", image, "--size", "256M"]).success();
     let arguments = [
         "--memory",
         "32M",

@@ -20,9 +20,8 @@ fn swapped_shmem(vm: &Running) -> u64 {
 #[test]
 fn programs_share_memory_by_fork_and_by_name_and_wait_for_each_other_while_it_is_swapped() {
     let home = Home::new();
-    let image = home.files().join("swap");
+    let image = home.swap_image("swap", "128M");
     let image = image.to_str().unwrap();
-    home.run(["disk", "swap", image, "--size", "128M"]).success();
     let arguments = [
         "--memory",
         "32M",

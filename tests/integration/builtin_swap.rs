@@ -2,18 +2,10 @@
 //! more, or the disk fails.
 
 use std::fs::OpenOptions;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use integration_tests::views::{self, Process};
 use integration_tests::{Home, Running, eventually};
-
-/// An image with a swap area.
-fn swap_image(home: &Home, name: &str, size: &str) -> PathBuf {
-    let path = home.files().join(name);
-    let text = path.display().to_string();
-    home.run(["disk", "swap", &text, "--size", size]).success();
-    path
-}
 
 /// A guest with so much memory, two CPUs, and these disks.
 fn start(home: &Home, disks: &[&Path], rest: &[&str]) -> Running {
@@ -55,7 +47,7 @@ fn areas(vm: &Running) -> Vec<Vec<String>> {
 #[test]
 fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and_go() {
     let home = Home::new();
-    let [first, second] = ["a", "b"].map(|name| swap_image(&home, name, "64M"));
+    let [first, second] = ["a", "b"].map(|name| home.swap_image(name, "64M"));
     let plain = home.files().join("plain");
     std::fs::File::create(&plain).unwrap().set_len(1 << 20).unwrap();
     let mut vm = start(
@@ -124,7 +116,7 @@ fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and
 #[test]
 fn when_memory_and_swap_are_full_the_program_with_the_highest_score_ends_and_the_others_go_on() {
     let home = Home::new();
-    let image = swap_image(&home, "swap", "8M");
+    let image = home.swap_image("swap", "8M");
     let vm = start(
         &home,
         &[&image],
@@ -177,7 +169,7 @@ fn when_memory_and_swap_are_full_the_program_with_the_highest_score_ends_and_the
 #[test]
 fn locked_memory_stays_while_the_rest_of_the_program_and_others_are_swapped() {
     let home = Home::new();
-    let image = swap_image(&home, "swap", "64M");
+    let image = home.swap_image("swap", "64M");
     let vm = start(
         &home,
         &[&image],
@@ -216,7 +208,7 @@ const HOT_PAGES: u64 = 512;
 #[test]
 fn pages_that_are_in_use_stay_while_those_of_one_who_comes_back_late_go_and_come() {
     let home = Home::new();
-    let image = swap_image(&home, "swap", "64M");
+    let image = home.swap_image("swap", "64M");
     let vm = start(
         &home,
         &[&image],
@@ -249,7 +241,7 @@ fn pages_that_are_in_use_stay_while_those_of_one_who_comes_back_late_go_and_come
 #[test]
 fn a_page_that_cannot_be_read_back_ends_its_own_program_and_no_other() {
     let home = Home::new();
-    let image = swap_image(&home, "swap", "64M");
+    let image = home.swap_image("swap", "64M");
     let vm = start(
         &home,
         &[&image],

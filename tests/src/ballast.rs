@@ -178,6 +178,17 @@ impl Home {
         dir
     }
 
+    /// An image with a swap area of that size (as `64M`), among this home's files.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn swap_image(&self, name: &str, size: &str) -> PathBuf {
+        let path = self.files().join(name);
+        let text = path.display().to_string();
+        self.run(["disk", "swap", &text, "--size", size]).success();
+        path
+    }
+
     /// Asserts that no file is left in the run-time directory (empty directories are no trace of a VM), and that no
     /// process started in this home is alive.
     ///

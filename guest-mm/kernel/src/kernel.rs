@@ -5,6 +5,10 @@
 //! [`Kernel`]'s documentation and never held across an `await`: clippy refuses it (`await-holding-invalid-types`), and so
 //! does the compiler in a task that may come from another CPU.
 
+mod status;
+
+pub(crate) use status::{BalloonStatus, ResizeStatus};
+
 use crate::boot::Machine;
 use crate::disks::DiskStatus;
 use crate::files::{self, Files, Shm};
@@ -46,39 +50,12 @@ use guest_mm::phys::PhysicalMemory;
 use guest_mm::reclaim::Reclaim;
 use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId, Zone};
 use guest_sync::{CpuId, PerCpu, SpinLock};
-use guest_virtio::plan::StallReason;
 
 /// Physical and virtual memory, on this machine.
 pub(crate) type Memory = Mm<'static, AllFrames, AllCpus>;
 
 /// Free memory that caches do not need is given back this often (Linux `REAPTIMEOUT_AC`).
 const REAP_NS: u64 = 2_000_000_000;
-
-/// What the resize worker tells the world.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ResizeStatus {
-    /// Bytes that the host wants plugged.
-    pub(crate) requested: u64,
-    /// Bytes that are plugged.
-    pub(crate) plugged: u64,
-    /// Why it does not go on; `None` while it does, and when there is nothing to do.
-    pub(crate) stall: Option<StallReason>,
-}
-
-/// What the balloon's worker tells the world. Pages of 4 KiB.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct BalloonStatus {
-    /// That the host wants in the balloon.
-    pub(crate) target: u64,
-    /// That are in it.
-    pub(crate) held: u64,
-    /// That went in, since boot.
-    pub(crate) inflated: u64,
-    /// That came out, since boot.
-    pub(crate) deflated: u64,
-    /// There is no page that could go in.
-    pub(crate) stalled: bool,
-}
 
 /// What belongs to one CPU: its tasks, and what they wait for.
 struct Work {

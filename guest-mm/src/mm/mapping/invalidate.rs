@@ -1,6 +1,6 @@
 //! Pages of a file that are not to be in memory any more because the disk has newer ones (Linux `invalidate_inode_pages2_range`).
 
-use super::{FileError, MappingId, PageLookup};
+use super::{FileError, MappingId};
 use crate::frames::{Frames, Mmu};
 use crate::mempool::ThisCpu;
 use crate::mm::Mm;
@@ -25,14 +25,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let Some((index, _)) = found.filter(|(index, _)| *index < end) else {
                 break;
             };
-            let wait = match self.lock_page_of(cpu.this_cpu(), &mapping, index) {
-                PageLookup::Absent => None,
-                PageLookup::Wait(wait) => Some(wait),
-                PageLookup::Locked(page) => page.writeback().or_else(|| {
-                    self.drop_page(cpu.this_cpu(), &page);
-                    None
-                }),
-            };
+            let wait = self.try_drop(cpu.this_cpu(), &mapping, index);
             match wait {
                 Some(wait) => self.until_unlocked(wait).await,
                 None => next = index.checked_add(1),

@@ -10,7 +10,7 @@ use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, Pag
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mempool::ThisCpu;
 use crate::mm::rmap::Walk;
-use crate::mm::{Mm, Sharing, Vma};
+use crate::mm::{Mm, PageWait, Sharing, Vma};
 use crate::pagetable::VaRange;
 use crate::pfn::PAGE_SIZE;
 
@@ -119,19 +119,24 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     self.drop_slot(cpu.this_cpu(), mapping, index);
                     None
                 }
-                Content::Page(_) => match self.lock_page_of(cpu.this_cpu(), mapping, index) {
-                    PageLookup::Absent => None,
-                    PageLookup::Wait(wait) => Some(wait),
-                    PageLookup::Locked(page) => page.writeback().or_else(|| {
-                        self.drop_page(cpu.this_cpu(), &page);
-                        None
-                    }),
-                },
+                Content::Page(_) => self.try_drop(cpu.this_cpu(), mapping, index),
             };
             match wait {
                 Some(wait) => self.until_unlocked(wait).await,
                 None => next = index.checked_add(1),
             }
+        }
+    }
+
+    /// Takes the page at `index`, if there is one, out of its mapping; or says what to wait for first.
+    pub(super) fn try_drop(&self, cpu: &Cpu, mapping: &Arc<Mapping>, index: u32) -> Option<PageWait> {
+        match self.lock_page_of(cpu, mapping, index) {
+            PageLookup::Absent => None,
+            PageLookup::Wait(wait) => Some(wait),
+            PageLookup::Locked(page) => page.writeback().or_else(|| {
+                self.drop_page(cpu, &page);
+                None
+            }),
         }
     }
 

@@ -1,0 +1,29 @@
+//! What the workers of the devices tell the world: the control channel shows it.
+
+use guest_virtio::plan::StallReason;
+
+/// What the resize worker tells the world.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ResizeStatus {
+    /// Bytes that the host wants plugged.
+    pub(crate) requested: u64,
+    /// Bytes that are plugged.
+    pub(crate) plugged: u64,
+    /// Why it does not go on; `None` while it does, and when there is nothing to do.
+    pub(crate) stall: Option<StallReason>,
+}
+
+/// What the balloon's worker tells the world. Pages of 4 KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BalloonStatus {
+    /// That the host wants in the balloon.
+    pub(crate) target: u64,
+    /// That are in it.
+    pub(crate) held: u64,
+    /// That went in, since boot.
+    pub(crate) inflated: u64,
+    /// That came out, since boot.
+    pub(crate) deflated: u64,
+    /// There is no page that could go in.
+    pub(crate) stalled: bool,
+}
