@@ -21,6 +21,8 @@ mod objects;
 mod ours;
 mod peers;
 mod random;
+#[path = "../frame/report.rs"]
+mod report;
 #[path = "../frame/row.rs"]
 mod row;
 mod rows;
@@ -30,39 +32,11 @@ mod table;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("phys: {error}");
-            ExitCode::FAILURE
+    report::run("phys", |args, report| {
+        let plugins = peers::Plugin::from_environment()?;
+        for plan in rows::all() {
+            report.row(plan.name, || Ok(Ok(plan.measure(args.effort, &plugins))))?;
         }
-    }
-}
-
-fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let args = args::Args::from_command_line("phys", std::env::args().skip(1))?;
-    let plugins = peers::Plugin::from_environment()?;
-    let before = load_average()?;
-    let mut rows = Vec::new();
-    for plan in rows::all()
-        .into_iter()
-        .filter(|plan| plan.name.contains(&args.filter))
-    {
-        let row = plan.measure(args.effort, &plugins);
-        table::print(&row, rows.is_empty());
-        rows.push(row);
-    }
-    if rows.is_empty() {
-        return Err(format!("no row's name contains {:?}", args.filter).into());
-    }
-    println!("\nload average before: {before}, after: {}", load_average()?);
-    let path = table::write_json("phys", &rows, &[])?;
-    println!("written: {}", path.display());
-    Ok(())
-}
-
-/// Processes that wanted a processor in the last minute, as the kernel averages them.
-fn load_average() -> std::io::Result<String> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').next().unwrap_or_default().to_owned())
+        Ok(())
+    })
 }

@@ -27,6 +27,8 @@ mod memory;
 mod random;
 mod raw;
 mod reclaim;
+#[path = "../frame/report.rs"]
+mod report;
 #[path = "../frame/row.rs"]
 mod row;
 mod rows;
@@ -36,54 +38,13 @@ mod table;
 
 use std::process::ExitCode;
 
-use row::Missing;
-
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vm: {error}");
-            ExitCode::FAILURE
+    report::run("vm", |args, report| {
+        ballast::build()?;
+        let mut bench = rows::Bench::new(args.effort);
+        for plan in rows::all() {
+            report.row(plan.name, || plan.measure(&mut bench))?;
         }
-    }
-}
-
-fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let args = args::Args::from_command_line("vm", std::env::args().skip(1))?;
-    ballast::build()?;
-    let before = load_average()?;
-    let mut bench = rows::Bench::new(args.effort);
-    let (mut rows, mut missing) = (Vec::new(), Vec::new());
-    for plan in rows::all()
-        .into_iter()
-        .filter(|plan| plan.name.contains(&args.filter))
-    {
-        match plan.measure(&mut bench)? {
-            Ok(row) => {
-                table::print(&row, rows.is_empty());
-                rows.push(row);
-            }
-            Err(reason) => {
-                let row = Missing {
-                    name: plan.name,
-                    reason,
-                };
-                table::print_missing(&row);
-                missing.push(row);
-            }
-        }
-    }
-    if rows.is_empty() && missing.is_empty() {
-        return Err(format!("no row's name contains {:?}", args.filter).into());
-    }
-    println!("\nload average before: {before}, after: {}", load_average()?);
-    let path = table::write_json("vm", &rows, &missing)?;
-    println!("written: {}", path.display());
-    Ok(())
-}
-
-/// Processes that wanted a processor in the last minute, as the kernel averages them.
-fn load_average() -> std::io::Result<String> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').next().unwrap_or_default().to_owned())
+        Ok(())
+    })
 }

@@ -18,6 +18,8 @@ mod kernel;
 mod overhead;
 mod process;
 mod ram;
+#[path = "../frame/report.rs"]
+mod report;
 #[path = "../frame/row.rs"]
 mod row;
 mod rows;
@@ -26,53 +28,12 @@ mod table;
 
 use std::process::ExitCode;
 
-use row::Missing;
-
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vmm: {error}");
-            ExitCode::FAILURE
+    report::run("vmm", |args, report| {
+        ballast::build()?;
+        for plan in rows::all() {
+            report.row(plan.name, || plan.measure(args.effort))?;
         }
-    }
-}
-
-fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let args = args::Args::from_command_line("vmm", std::env::args().skip(1))?;
-    ballast::build()?;
-    let before = load_average()?;
-    let (mut rows, mut missing) = (Vec::new(), Vec::new());
-    for plan in rows::all() {
-        if !plan.name.contains(&args.filter) {
-            continue;
-        }
-        match plan.measure(args.effort)? {
-            Ok(row) => {
-                table::print(&row, rows.is_empty());
-                rows.push(row);
-            }
-            Err(reason) => {
-                let row = Missing {
-                    name: plan.name,
-                    reason,
-                };
-                table::print_missing(&row);
-                missing.push(row);
-            }
-        }
-    }
-    if rows.is_empty() && missing.is_empty() {
-        return Err(format!("no row's name contains {:?}", args.filter).into());
-    }
-    println!("\nload average before: {before}, after: {}", load_average()?);
-    let path = table::write_json("vmm", &rows, &missing)?;
-    println!("written: {}", path.display());
-    Ok(())
-}
-
-/// Over the last minute: more than one processor's worth means that other programs disturbed the figures.
-fn load_average() -> std::io::Result<String> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+        Ok(())
+    })
 }
