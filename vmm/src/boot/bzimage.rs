@@ -6,7 +6,7 @@ use linux_loader::loader::KernelLoader;
 use linux_loader::loader::bzimage::BzImage;
 use vm_memory::GuestAddress;
 
-use super::image::{ImageSource, Loaded, check_room};
+use super::image::{ImageSource, Loaded, bad_image, check_room, truncated};
 use super::{BootError, BootRam};
 
 /// How much of a file must be looked at to recognise and check it.
@@ -42,10 +42,7 @@ pub(super) fn load<F: ImageSource>(
     let start = header.start;
     let end = start.saturating_add(header.needs);
     check_room(name, "the kernel", start, end, memory)?;
-    let bad = |problem: String| BootError::BadImage {
-        name: name.to_owned(),
-        problem,
-    };
+    let bad = bad_image(name);
     if end > MAPPED {
         return Err(bad(format!(
             "wants {start:#x}..{end:#x}: a bzImage must lie in the first gibibyte"
@@ -70,16 +67,8 @@ struct Wants {
 }
 
 fn check_header<F: ImageSource>(name: &str, image: &mut F, size: u64) -> Result<Wants, BootError> {
-    let bad = |problem: String| BootError::BadImage {
-        name: name.to_owned(),
-        problem,
-    };
-    let truncated = |what: &str, end: u64| BootError::Truncated {
-        name: name.to_owned(),
-        what: what.to_owned(),
-        end,
-        size,
-    };
+    let bad = bad_image(name);
+    let truncated = truncated(name, size);
     if size < HEADER_END as u64 {
         return Err(truncated("the setup header", HEADER_END as u64));
     }

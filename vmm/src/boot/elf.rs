@@ -7,7 +7,7 @@ use std::io::SeekFrom;
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 
-use super::image::{ImageSource, Loaded, check_room, unreadable};
+use super::image::{ImageSource, Loaded, bad_image, check_room, truncated, unreadable};
 use super::{BootError, BootRam};
 
 /// How an ELF file begins.
@@ -37,10 +37,7 @@ pub(super) fn load<F: ImageSource>(
     memory: u64,
 ) -> Result<Loaded, BootError> {
     let segments = program_headers(name, image, size)?;
-    let bad = |problem: String| BootError::BadImage {
-        name: name.to_owned(),
-        problem,
-    };
+    let bad = bad_image(name);
     // Before anything else that an ordinary program would have wrong.
     if !has_pvh_note(image, &segments).map_err(unreadable(name))? {
         return Err(bad(
@@ -110,16 +107,8 @@ fn has_pvh_note<F: ImageSource>(image: &mut F, segments: &[Segment]) -> std::io:
 }
 
 fn program_headers<F: ImageSource>(name: &str, image: &mut F, size: u64) -> Result<Vec<Segment>, BootError> {
-    let bad = |problem: String| BootError::BadImage {
-        name: name.to_owned(),
-        problem,
-    };
-    let truncated = |what: &str, end: u64| BootError::Truncated {
-        name: name.to_owned(),
-        what: what.to_owned(),
-        end,
-        size,
-    };
+    let bad = bad_image(name);
+    let truncated = truncated(name, size);
     if size < HEADER_SIZE as u64 {
         return Err(truncated("the ELF header", HEADER_SIZE as u64));
     }

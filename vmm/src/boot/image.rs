@@ -168,6 +168,24 @@ pub(super) fn unreadable(name: &str) -> impl Fn(std::io::Error) -> BootError {
     }
 }
 
+/// An image of a known format that does not boot, because of the value and the rule given.
+pub(super) fn bad_image(name: &str) -> impl Fn(String) -> BootError {
+    move |problem| BootError::BadImage {
+        name: name.to_owned(),
+        problem,
+    }
+}
+
+/// An image of `size` bytes that lacks part of what is named, which ends at the byte given.
+pub(super) fn truncated(name: &str, size: u64) -> impl Fn(&str, u64) -> BootError {
+    move |what, end| BootError::Truncated {
+        name: name.to_owned(),
+        what: what.to_owned(),
+        end,
+        size,
+    }
+}
+
 /// Checks that `start..end` is in low RAM behind the boot data, for an image of the name `name`.
 pub(super) fn check_room(name: &str, what: &str, start: u64, end: u64, memory: u64) -> Result<(), BootError> {
     let ram_start = crate::machine::layout::HIMEM_START;
