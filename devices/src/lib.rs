@@ -12,6 +12,7 @@ pub mod net;
 pub mod power;
 pub mod pvpanic;
 pub mod queue;
+pub mod rate;
 pub mod rng;
 #[cfg(test)]
 mod testing;

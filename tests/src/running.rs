@@ -125,6 +125,18 @@ impl Running {
         }
     }
 
+    /// Changes what a disk may do: `limits` is a `RateLimiter` of the API.
+    ///
+    /// # Panics
+    /// When the VM refuses, or does not answer.
+    pub fn limit_disk(&self, disk: usize, limits: &str) {
+        let body = format!("{{\"disk\":{disk},\"rate_limiter\":{limits}}}");
+        match control::ask(&self.socket(), "POST", "/ballast/v1/rate-limiter", &body) {
+            Ok((200, _)) => {}
+            other => panic!("disk {disk} and {limits}: {other:?}"),
+        }
+    }
+
     /// Asks for a total of `bytes` and waits until the guest has it.
     ///
     /// # Panics

@@ -10,6 +10,13 @@ use crate::queue::Extent;
 
 /// The storage behind a [`super::Block`]. Called by the thread that processes queues, and by no other.
 pub trait Disk {
+    /// Whether an operation may begin now. If so, it is submitted next. If not, it stays in the queue with all behind it,
+    /// and the disk sees to it that somebody calls [`MmioTransport::change_disk`](crate::mmio::MmioTransport::change_disk)
+    /// when it may: then it is asked for again. Nothing of it is kept: after a reset it never comes.
+    fn admit(&mut self, _operation: &Operation) -> Admission {
+        Admission::Now
+    }
+
     /// Takes an operation. It begins now or with the next [`Self::commit`], and its end comes out of
     /// [`Self::finished`], failed or not. At most [`super::MAX_IN_FLIGHT`] operations are under way at a time, each
     /// with a tag of its own.
@@ -26,6 +33,15 @@ pub trait Disk {
     /// # Errors
     /// The disk cannot work at all any more. The machine should end.
     fn finished(&mut self) -> io::Result<Option<Finished>>;
+}
+
+/// Whether an operation may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Now.
+    Now,
+    /// Later: it has to wait for its turn.
+    Later,
 }
 
 /// Which of the operations under way.
@@ -104,6 +120,13 @@ impl Operation {
                 extents.iter().map(|extent| extent.len as u64).sum()
             }
             Operation::Flush | Operation::Discard(_) | Operation::WriteZeroes(..) => 0,
+        }
+    }
+    /// Bytes that the storage has to move for it, for who limits that: [`Self::data_len`], and zeros that it may have to write.
+    pub fn storage_len(&self) -> u64 {
+        match self {
+            Operation::WriteZeroes(range, _) => range.len,
+            _ => self.data_len(),
         }
     }
 }

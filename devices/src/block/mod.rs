@@ -5,9 +5,12 @@
 //! requests overlap and end in any order. A driver that resets the device gets none of them back: the reset lasts
 //! until the disk is done with them ([`MmioTransport::is_resetting`]).
 //!
+//! A disk may put an operation off ([`Disk::admit`]), for a limit of its rate: then the request stays first in the queue.
+//!
 //! Writes are volatile until a FLUSH, unless the driver cannot flush or has chosen a write-through cache: then every
 //! request that writes is followed by a flush before it ends (section 5.2.6.2).
 
+mod counters;
 mod disk;
 mod request;
 #[cfg(test)]
@@ -17,7 +20,8 @@ use virtio_wire::block::{Config, ID_SIZE, QUEUE_REQUEST, SECTOR_SIZE, Status, fe
 use virtio_wire::device_id;
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
-pub use disk::{Disk, DiskRange, Finished, Operation, OperationError, Tag, Unmap};
+pub use counters::Counters;
+pub use disk::{Admission, Disk, DiskRange, Finished, Operation, OperationError, Tag, Unmap};
 pub use request::RequestError;
 
 use crate::device::{Served, VirtioDevice, read_config_bytes};
@@ -87,29 +91,6 @@ impl DiskId {
     }
 }
 
-/// What became of requests so far, since the device exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Reads done.
-    pub reads: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Writes done.
-    pub writes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Flushes done on request.
-    pub flushes: u64,
-    /// Discards done.
-    pub discards: u64,
-    /// Ranges written with zeros.
-    pub write_zeroes: u64,
-    /// Requests that were wrong in themselves.
-    pub refused: u64,
-    /// Requests that the host's storage failed, or could not serve.
-    pub failed: u64,
-}
-
 /// A block device.
 #[derive(Debug)]
 pub struct Block<D> {
@@ -122,6 +103,8 @@ pub struct Block<D> {
     in_flight: Vec<Option<InFlight>>,
     /// A chain is waiting for a place among [`Self::in_flight`].
     waiting: bool,
+    /// The first chain of the queue was put off by the disk.
+    put_off: bool,
     counters: Counters,
     last_error: Option<RequestError>,
 }
@@ -166,6 +149,7 @@ impl<D: Disk> Block<D> {
             cache_is_settable: false,
             in_flight: (0..MAX_IN_FLIGHT).map(|_| None).collect(),
             waiting: false,
+            put_off: false,
             counters: Counters::default(),
             last_error: None,
         }
@@ -231,6 +215,11 @@ impl<D: Disk> Block<D> {
             self.waiting = true;
             return Served::later();
         };
+        if self.disk.admit(&operation) == Admission::Later {
+            self.counters.throttled += u64::from(!std::mem::replace(&mut self.put_off, true));
+            return Served::later();
+        }
+        self.put_off = false;
         let kind = Kind::of(&operation);
         self.in_flight[place] = Some(InFlight {
             chain: chain.keep(),
@@ -353,10 +342,22 @@ impl<D: Disk> VirtioDevice for Block<D> {
         self.cache = Cache::Writeback;
         self.cache_is_settable = false;
         self.waiting = false;
+        self.put_off = false;
     }
 }
 
 impl<D: Disk> MmioTransport<Block<D>> {
+    /// Changes what the disk may do, or tells it that time has passed: what it has put off is asked for again. Guest memory
+    /// is not touched.
+    pub fn change_disk<R>(&mut self, change: impl FnOnce(&mut D) -> R) -> (R, Effects) {
+        let result = change(&mut self.device_mut().disk);
+        let effects = Effects {
+            notified: QueueSet::one(QUEUE_REQUEST),
+            ..Effects::NONE
+        };
+        (result, effects)
+    }
+
     /// Returns the requests that the disk has finished since the last call. Touches guest memory: for the thread that
     /// processes queues.
     ///
@@ -442,26 +443,6 @@ impl Kind {
 
     fn writes(self) -> bool {
         matches!(self, Kind::Write | Kind::WriteZeroes)
-    }
-}
-
-impl Counters {
-    fn count(&mut self, request: &InFlight, status: Status) {
-        let done = match (status, request.kind) {
-            (Status::IoErr | Status::Unsupp, _) => &mut self.failed,
-            (Status::Ok, Kind::Read) => {
-                self.read_bytes += request.data_len;
-                &mut self.reads
-            }
-            (Status::Ok, Kind::Write) => {
-                self.written_bytes += request.data_len;
-                &mut self.writes
-            }
-            (Status::Ok, Kind::Flush) => &mut self.flushes,
-            (Status::Ok, Kind::Discard) => &mut self.discards,
-            (Status::Ok, Kind::WriteZeroes) => &mut self.write_zeroes,
-        };
-        *done += 1;
     }
 }
 

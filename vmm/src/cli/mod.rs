@@ -16,6 +16,7 @@ mod events;
 mod failure;
 mod guest;
 mod image;
+mod limit;
 mod link;
 mod log;
 mod pause;
@@ -80,6 +81,7 @@ enum Command {
     Stop(stop::Stop),
     Guest(guest::Guest),
     Link(link::Link),
+    Limit(limit::Limit),
     Image(image::Image),
     Disk(disk::Disk),
     Demo(demo::Demo),
@@ -113,6 +115,7 @@ impl Command {
             Self::Stop(stop) => stop.run(),
             Self::Guest(guest) => guest.run(),
             Self::Link(link) => link.run(),
+            Self::Limit(limit) => limit.run(),
             Self::Image(image) => image.run(),
             Self::Disk(disk) => disk.run(),
             Self::Demo(demo) => demo.run(),

@@ -6,6 +6,7 @@ use super::ps::state;
 use super::table::{Table, size, span};
 use super::{Failure, Status, name_argument, print, print_json};
 use crate::control::client::ControlClient;
+use crate::control::rate::{RateLimiter, TokenBucket};
 use crate::control::report::{DiskReport, NetReport, NodeReport, RegionReport, VmStatus, VsockReport};
 
 /// Show the state and the counters of a VM
@@ -226,8 +227,9 @@ fn in_line_sockets(vsock: &VsockReport) -> String {
 /// A disk in one line.
 fn disk_in_line(disk: &DiskReport) -> String {
     let access = if disk.read_only { ", read only" } else { "" };
+    let limits = limits_in_words(disk);
     format!(
-        "{}{access}, {}: {} reads ({}), {} writes ({}), {} flushes, {} discards, {} cleared; {} refused, {} failed, {} under way",
+        "{}{access}, {}: {} reads ({}), {} writes ({}), {} flushes, {} discards, {} cleared; {} refused, {} failed, {} under way{limits}",
         size(disk.capacity_bytes),
         disk.engine,
         disk.reads,
@@ -241,6 +243,34 @@ fn disk_in_line(disk: &DiskReport) -> String {
         disk.failed,
         disk.in_flight
     )
+}
+
+/// What limits a disk, if anything does.
+fn limits_in_words(disk: &DiskReport) -> String {
+    let RateLimiter { bandwidth, ops } = disk.rate_limiter;
+    if bandwidth.is_none() && ops.is_none() && disk.throttled == 0 {
+        return String::new();
+    }
+    let every = |bucket: TokenBucket| match bucket.refill_time {
+        1000 => "s".to_owned(),
+        milliseconds => format!("{milliseconds} ms"),
+    };
+    let burst = |bucket: TokenBucket| bucket.one_time_burst.filter(|burst| *burst > 0);
+    let ops = ops.map(|ops| {
+        let more = burst(ops).map_or(String::new(), |burst| format!(" (and {burst} once)"));
+        format!("{} requests/{}{more}", ops.size, every(ops))
+    });
+    let bandwidth = bandwidth.map(|bytes| {
+        let more = burst(bytes).map_or(String::new(), |burst| format!(" (and {} once)", size(burst)));
+        format!("{}/{}{more}", size(bytes.size), every(bytes))
+    });
+    let limits: Vec<String> = ops.into_iter().chain(bandwidth).collect();
+    let limits = if limits.is_empty() {
+        "none now".to_owned()
+    } else {
+        limits.join(", ")
+    };
+    format!("; limited to {limits}: {} had to wait", disk.throttled)
 }
 
 #[cfg(test)]
@@ -262,6 +292,15 @@ mod tests {
         }
     }
 
+    fn bucket(size: u64, burst: u64, refill_time: u64) -> Option<TokenBucket> {
+        let one_time_burst = Some(burst);
+        Some(TokenBucket {
+            size,
+            one_time_burst,
+            refill_time,
+        })
+    }
+
     fn disk() -> DiskReport {
         DiskReport {
             path: "/d.img".into(),
@@ -278,6 +317,11 @@ mod tests {
             refused: 2006,
             failed: 2007,
             in_flight: 2008,
+            throttled: 2009,
+            rate_limiter: RateLimiter {
+                bandwidth: bucket(31 << 20, 32 << 20, 1000),
+                ops: bucket(2010, 2011, 2012),
+            },
         }
     }
 
@@ -397,7 +441,8 @@ mod tests {
             "out of luck",
             "disk /d.img",
             "20 MiB, read only, io-uring: 2001 reads (18 MiB), 2002 writes (19 MiB), 2003 flushes, 2004 discards, \
-             2005 cleared; 2006 refused, 2007 failed, 2008 under way",
+             2005 cleared; 2006 refused, 2007 failed, 2008 under way; limited to \
+             2010 requests/2012 ms (and 2011 once), 31 MiB/s (and 32 MiB once): 2009 had to wait",
             "14 MiB, CPUs 0 2, distances 10 77",
             "15 MiB + hot-plug region, CPU 1, distances 77 10",
             "16 MiB of 9 MiB requested",

@@ -10,6 +10,7 @@
 //! | `POST /ballast/v1/pause` | | [`ChangeAnswer`] |
 //! | `POST /ballast/v1/resume` | | [`ChangeAnswer`] |
 //! | `POST /ballast/v1/link` | [`LinkRequest`] | [`ChangeAnswer`] |
+//! | `POST /ballast/v1/rate-limiter` | [`RateRequest`] | [`ChangeAnswer`] |
 //! | `POST /ballast/v1/stop` | | [`StopAnswer`] |
 //! | `GET /ballast/v1/events?after=NUMBER&follow=true` | | [`Event`](crate::journal::Event)s, one a line, until the VM ends |
 //!
@@ -17,6 +18,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rate::RateLimiter;
 use super::report::BlockReport;
 
 /// State of the VM.
@@ -35,6 +37,8 @@ pub const PAUSE_PATH: &str = "/ballast/v1/pause";
 pub const RESUME_PATH: &str = "/ballast/v1/resume";
 /// The wire of a network interface.
 pub const LINK_PATH: &str = "/ballast/v1/link";
+/// What a disk may do in a second.
+pub const RATE_PATH: &str = "/ballast/v1/rate-limiter";
 /// What happens.
 pub const EVENTS_PATH: &str = "/ballast/v1/events";
 /// The end of the VM.
@@ -110,6 +114,18 @@ pub enum Link {
     Down,
 }
 
+/// Body of `POST /ballast/v1/rate-limiter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateRequest {
+    /// The disk, counted from 0 in the order of `--disk`.
+    #[serde(default)]
+    pub disk: usize,
+    /// What it may do from now on. A bucket that is absent stays as it is, one of size 0 limits nothing; one that is new
+    /// begins full.
+    pub rate_limiter: RateLimiter,
+}
+
 /// Answer to `GET /ballast/v1/blocks`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlocksAnswer {
@@ -124,7 +140,7 @@ pub struct GuestAnswer {
     pub answer: String,
 }
 
-/// Answer to `POST /ballast/v1/pause`, `POST /ballast/v1/resume` and `POST /ballast/v1/link`.
+/// Answer to `POST /ballast/v1/pause`, `POST /ballast/v1/resume`, `POST /ballast/v1/link` and `POST /ballast/v1/rate-limiter`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeAnswer {
     /// Whether anything has changed by the request.

@@ -33,8 +33,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
     BALLOON_PATH, BLOCKS_PATH, BalloonRequest, BlocksAnswer, ChangeAnswer, EVENTS_PATH, Fault, GUEST_PATH,
-    GUEST_SECONDS, GuestAnswer, GuestRequest, LINK_PATH, LinkRequest, MEMORY_PATH, PAUSE_PATH, RESUME_PATH,
-    ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    GUEST_SECONDS, GuestAnswer, GuestRequest, LINK_PATH, LinkRequest, MEMORY_PATH, PAUSE_PATH, RATE_PATH,
+    RESUME_PATH, RateRequest, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
 };
 use super::registry::{Entry, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, BlockReport, ResizeReport, VmStatus};
@@ -225,6 +225,15 @@ impl ControlClient {
     /// There is no such interface, or the VM does not answer.
     pub fn set_link(&self, request: LinkRequest) -> Result<bool, ClientError> {
         self.call(Method::POST, LINK_PATH, Some(request), ANSWER_TIMEOUT)
+            .map(|ChangeAnswer { changed }| changed)
+    }
+
+    /// Changes what a disk may do in a second; returns whether that is new.
+    ///
+    /// # Errors
+    /// There is no such disk, or the VM does not answer.
+    pub fn set_rate(&self, request: RateRequest) -> Result<bool, ClientError> {
+        self.call(Method::POST, RATE_PATH, Some(request), ANSWER_TIMEOUT)
             .map(|ChangeAnswer { changed }| changed)
     }
 

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::api::{BalloonRequest, LinkRequest};
+use crate::control::api::{BalloonRequest, LinkRequest, RateRequest};
 use crate::control::report::{BalloonReport, BlockReport, VmStatus};
 use crate::journal::Events;
 use crate::machine::{
-    BalloonError, GuestCommandError, LinkError, ResizeError, ResizeOutcome, ResizePlace, VmHandle,
+    BalloonError, DiskNumberError, GuestCommandError, LinkError, ResizeError, ResizeOutcome, ResizePlace,
+    VmHandle,
 };
 
 /// A running machine as seen from the control socket. The methods are those of [`VmHandle`] and mean what they mean there.
@@ -52,6 +53,12 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// There is no such interface.
     fn set_link(&self, request: LinkRequest) -> Result<bool, LinkError>;
 
+    /// Changes what a disk may do in a second. Returns whether that is new.
+    ///
+    /// # Errors
+    /// There is no such disk.
+    fn set_rate(&self, request: RateRequest) -> Result<bool, DiskNumberError>;
+
     /// What happens to the VM.
     fn events(&self) -> Events;
 
@@ -94,6 +101,10 @@ impl MachineHandle for VmHandle {
 
     fn set_link(&self, request: LinkRequest) -> Result<bool, LinkError> {
         Self::set_link(self, request)
+    }
+
+    fn set_rate(&self, request: RateRequest) -> Result<bool, DiskNumberError> {
+        Self::set_rate(self, request)
     }
 
     fn events(&self) -> Events {

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod client;
 pub mod handle;
+pub mod rate;
 pub mod registry;
 pub mod report;
 mod routes;

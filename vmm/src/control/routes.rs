@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 use super::api::{
     BALLOON_PATH, BLOCKS_PATH, BODY_LIMIT, BalloonRequest, BlocksAnswer, ChangeAnswer, EVENTS_PATH, Fault,
     GUEST_PATH, GUEST_SECONDS, GuestAnswer, GuestRequest, LINK_PATH, LinkRequest, MAX_WAIT_SECONDS,
-    MEMORY_PATH, PAUSE_PATH, RESUME_PATH, ResizeRequest, STOP_PATH, StopAnswer, VM_PATH,
+    MEMORY_PATH, PAUSE_PATH, RATE_PATH, RESUME_PATH, RateRequest, ResizeRequest, STOP_PATH, StopAnswer,
+    VM_PATH,
 };
 use super::handle::MachineHandle;
 use super::report::{BalloonReport, ResizeReport, ResizeState, VmStatus};
@@ -63,6 +64,7 @@ pub(super) fn router(machine: Arc<dyn MachineHandle>) -> Router {
         .route(PAUSE_PATH, post(pause))
         .route(RESUME_PATH, post(resume))
         .route(LINK_PATH, post(link))
+        .route(RATE_PATH, post(rate))
         .route(STOP_PATH, post(stop))
         .fallback(|uri: Uri| async move { Refusal(format!("{uri}: no such path")) })
         .method_not_allowed_fallback(
@@ -160,6 +162,13 @@ async fn resume(State(shared): State<Shared>) -> Answer<ChangeAnswer> {
 async fn link(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<ChangeAnswer> {
     let request: LinkRequest = parse(body)?;
     let set = move |machine: &dyn MachineHandle| machine.set_link(request).map_err(Refusal::of);
+    let changed = shared.call(set).await?;
+    Ok(Json(ChangeAnswer { changed }))
+}
+
+async fn rate(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<ChangeAnswer> {
+    let request: RateRequest = parse(body)?;
+    let set = move |machine: &dyn MachineHandle| machine.set_rate(request).map_err(Refusal::of);
     let changed = shared.call(set).await?;
     Ok(Json(ChangeAnswer { changed }))
 }

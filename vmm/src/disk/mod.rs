@@ -7,6 +7,8 @@
 //! - `io_uring`: the kernel works while the event loop does something else, and many requests are one system call;
 //! - one thread with `preadv` and `pwritev`, for kernels that refuse io_uring.
 //!
+//! An operation that a limit of the disk's rate does not allow yet stays in the guest's queue ([`throttle`]).
+//!
 //! Guest memory that an operation uses is pinned from its submission to its end ([`crate::memory::Pin`]), both on
 //! the event loop: its blocks cannot be unplugged in between. It is named to the kernel by address only; no reference to it
 //! is ever made.
@@ -17,14 +19,17 @@ mod job;
 mod open;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod transfer;
 mod uring;
 mod worker;
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::RawFd;
 
-use devices::block::{Disk, Finished, Limits, Operation, OperationError, Tag, Unmap};
+use devices::block::{Admission, Disk, Finished, Limits, Operation, OperationError, Tag, Unmap};
+use devices::rate::RateSpec;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use engine::EngineKind;
@@ -35,6 +40,7 @@ use crate::spec::DiskSpec;
 use engine::Engine;
 use job::{Job, Step};
 use open::OpenDisk;
+use throttle::Throttle;
 use transfer::{Direction, Transfer};
 
 /// A file or block device that a guest uses as a disk. Nobody else uses it meanwhile: it is locked (flock(2)),
@@ -46,9 +52,10 @@ pub struct HostDisk {
     memory: CheckedMemory,
     engine: Engine,
     event: EventFd,
+    throttle: Throttle,
     /// Operations that ended before an engine had them.
     ended: VecDeque<Finished>,
-    /// The engine refused a job: it refuses all.
+    /// The engine refused a job, or the timer does not work: no operation will ever end.
     broken: Option<io::Error>,
     /// A failure has been logged; the guest can cause as many as it likes.
     has_complained: bool,
@@ -72,6 +79,7 @@ impl HostDisk {
             source,
         };
         let event = EventFd::new(libc::EFD_NONBLOCK).map_err(failed)?;
+        let throttle = Throttle::new(spec.rate).map_err(failed)?;
         let engine = Engine::start(spec.engine, file, &event, entries).map_err(failed)?;
         Ok(Self {
             path,
@@ -79,6 +87,7 @@ impl HostDisk {
             memory,
             engine,
             event,
+            throttle,
             ended: VecDeque::new(),
             broken: None,
             has_complained: false,
@@ -103,6 +112,31 @@ impl HostDisk {
     /// No descriptors are left.
     pub fn event(&self) -> io::Result<EventFd> {
         self.event.try_clone()
+    }
+
+    /// What it may do in a second.
+    #[must_use]
+    pub fn rate(&self) -> RateSpec {
+        self.throttle.rate()
+    }
+
+    /// Changes what it may do in a second. Limits that stay the same go on as they are.
+    pub fn set_rate(&mut self, rate: RateSpec) {
+        self.throttle.set_rate(rate);
+    }
+
+    /// A descriptor that becomes readable when an operation that was put off may be admitted, until
+    /// [`Self::time_has_come`]. The disk keeps it open.
+    #[must_use]
+    pub fn timer(&self) -> RawFd {
+        self.throttle.timer()
+    }
+
+    /// The timer has gone off: what was put off is to be asked for again, now.
+    pub fn time_has_come(&mut self) {
+        if let Err(error) = self.throttle.time_has_come() {
+            self.broken = Some(error);
+        }
     }
 
     fn hand_over(&mut self, job: Job) {
@@ -145,6 +179,13 @@ impl HostDisk {
 }
 
 impl Disk for HostDisk {
+    fn admit(&mut self, operation: &Operation) -> Admission {
+        self.throttle.admit(operation).unwrap_or_else(|error| {
+            self.broken = Some(error);
+            Admission::Later
+        })
+    }
+
     fn submit(&mut self, tag: Tag, operation: Operation) {
         let step = match operation {
             Operation::Read { offset, into } => {

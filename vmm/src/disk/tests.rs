@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use devices::block::{DiskAccess, DiskId, DiskRange, MAX_IN_FLIGHT};
 use devices::mem::{BackendError, BlockBackend, BlockRun};
 use devices::queue::Extent;
+use devices::rate::{BucketSpec, RateSpec};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -56,6 +57,7 @@ impl World {
             cache: DiskCache::Host,
             engine,
             id: DiskId::default(),
+            rate: RateSpec::default(),
         }
     }
 
@@ -422,4 +424,57 @@ fn a_block_that_the_disk_is_at_cannot_be_unplugged_until_its_end_was_taken() {
         let read = Operation::Read { offset: 0, into };
         assert_eq!(run_to_end(&mut disk, read), Err(OperationError::Failed));
     }
+}
+
+/// A disk that may do two operations at once and then one in 20 ms.
+fn limited(world: &World, engine: EngineChoice) -> HostDisk {
+    let number = |number| std::num::NonZeroU64::new(number).unwrap();
+    let ops = Some(BucketSpec {
+        size: number(1),
+        one_time_burst: 1,
+        refill_time: number(20),
+    });
+    let rate = RateSpec {
+        ops,
+        ..RateSpec::default()
+    };
+    let disk = world.open(&DiskSpec {
+        rate,
+        ..world.spec(engine)
+    });
+    disk.unwrap()
+}
+
+#[test]
+fn what_a_limit_puts_off_is_admitted_when_the_timer_has_gone_off() {
+    let world = World::new();
+    let mut disk = limited(&world, EngineChoice::Auto);
+    assert_eq!(disk.admit(&Operation::Flush), Admission::Now);
+    assert_eq!(disk.admit(&Operation::Flush), Admission::Now);
+    let epoll = Epoll::new().unwrap();
+    let readable = EpollEvent::new(EventSet::IN, 0);
+    epoll.ctl(ControlOperation::Add, disk.timer(), readable).unwrap();
+    let goes_off = |within| epoll.wait(within, &mut [EpollEvent::default()]).unwrap() == 1;
+    for _ in 0..3 {
+        while disk.admit(&Operation::Flush) == Admission::Later {
+            assert!(goes_off(60_000), "the timer is armed");
+            disk.time_has_come();
+            assert!(!goes_off(0), "once");
+        }
+    }
+}
+
+#[test]
+fn a_limit_that_is_taken_away_admits_at_once() {
+    let world = World::new();
+    let mut disk = limited(&world, EngineChoice::Auto);
+    // The bucket is full until the burst has been used up.
+    while disk.admit(&Operation::Flush) == Admission::Now {}
+    let old = disk.rate();
+    disk.set_rate(RateSpec::default());
+    for _ in 0..1000 {
+        assert_eq!(disk.admit(&Operation::Flush), Admission::Now);
+    }
+    disk.set_rate(old);
+    assert_eq!(disk.rate(), old);
 }

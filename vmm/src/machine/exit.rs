@@ -164,6 +164,16 @@ pub struct LinkError {
     pub interfaces: usize,
 }
 
+/// There is no such disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("disk {disk}: this VM has {disks} of them, counted from 0")]
+pub struct DiskNumberError {
+    /// Which was asked for.
+    pub disk: usize,
+    /// How many there are.
+    pub disks: usize,
+}
+
 /// Why a command to the guest brought no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GuestCommandError {

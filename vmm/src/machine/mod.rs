@@ -31,7 +31,7 @@ mod violation;
 mod virtio;
 
 pub use devices::BalloonError;
-pub use exit::{GuestCommandError, LinkError, VmError, VmExit};
+pub use exit::{DiskNumberError, GuestCommandError, LinkError, VmError, VmExit};
 pub use resize::{IncompleteReason, ResizeError, ResizeOutcome, ResizePlace, Shortfall, Way};
 pub use violation::Violation;
 
@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use ::devices::net::LinkState;
 
-use crate::control::api::{BalloonRequest, Link, LinkRequest};
+use crate::control::api::{BalloonRequest, Link, LinkRequest, RateRequest};
 use crate::control::report::{BalloonReport, BlockReport, Hinting, VmStatus};
 use crate::journal::Events;
 use crate::memory::Region;
@@ -247,6 +247,19 @@ impl VmHandle {
             Link::Up => LinkState::Up,
             Link::Down => LinkState::Down,
         }))
+    }
+
+    /// Changes what a disk may do in a second. Returns whether that is new.
+    ///
+    /// # Errors
+    /// There is no such disk.
+    pub fn set_rate(&self, request: RateRequest) -> Result<bool, DiskNumberError> {
+        let disks = &self.shared.devices.disks;
+        let disk = disks.get(request.disk).ok_or(DiskNumberError {
+            disk: request.disk,
+            disks: disks.len(),
+        })?;
+        Ok(disk.change_rate(|old| request.rate_limiter.applied_to(old)))
     }
 
     /// What happens to the VM.

@@ -81,8 +81,12 @@ pub struct VmOptions {
     pub on_violation: Option<String>,
 
     /// A disk: a file or block device; may be repeated. readonly keeps the guest from writing it, direct goes past the host's
-    /// cache, engine is io-uring or thread [default: io-uring where the kernel has it], id is what the guest is told it is
-    #[arg(long, value_name = "PATH[,readonly][,direct][,engine=NAME][,id=TEXT]")]
+    /// cache, engine is io-uring or thread [default: io-uring where the kernel has it], id is what the guest is told it is;
+    /// iops and bandwidth are the most requests and bytes a second, the bursts what may come once beyond that
+    #[arg(
+        long,
+        value_name = "PATH[,readonly][,direct][,engine=NAME][,id=TEXT][,iops=N][,bandwidth=SIZE]"
+    )]
     pub disk: Vec<String>,
 
     /// Give the guest an entropy device

@@ -2,6 +2,7 @@
 
 mod malformed;
 mod model;
+mod put_off;
 mod requests;
 mod resets;
 
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub(super) log: Vec<Operation>,
     /// The disk is broken altogether.
     pub(super) broken: bool,
+    /// How many operations more it admits; `None`: all.
+    pub(super) admits: Option<u32>,
 }
 
 /// A disk in memory.
@@ -103,6 +106,17 @@ impl MemDisk {
 }
 
 impl Disk for MemDisk {
+    fn admit(&mut self, _: &Operation) -> Admission {
+        match &mut self.state.borrow_mut().admits {
+            Some(0) => Admission::Later,
+            Some(left) => {
+                *left -= 1;
+                Admission::Now
+            }
+            None => Admission::Now,
+        }
+    }
+
     fn submit(&mut self, tag: Tag, operation: Operation) {
         let mut state = self.state.borrow_mut();
         let taken = state.submitted.iter().chain(&state.begun);

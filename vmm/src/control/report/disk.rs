@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::rate::RateLimiter;
+
 /// A disk, and what the guest has done with it so far. Requests count when they have ended well; sizes are bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskReport {
@@ -33,4 +35,8 @@ pub struct DiskReport {
     pub failed: u64,
     /// Requests under way.
     pub in_flight: u64,
+    /// Requests that had to wait for the limits of the disk's rate.
+    pub throttled: u64,
+    /// Those limits.
+    pub rate_limiter: RateLimiter,
 }

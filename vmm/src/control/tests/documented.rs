@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::control::api;
+use crate::control::rate::{RateLimiter, TokenBucket};
 use crate::control::report::{
     BalloonReport, DiskReport, GuestStatistics, NetReport, NodeReport, RegionReport, ResizeState, VmStatus,
     VsockReport,
@@ -34,7 +35,13 @@ fn every_field_of_the_state_is_documented() {
     let status = VmStatus {
         regions: vec![RegionReport::default()],
         nodes: vec![NodeReport::default()],
-        disks: vec![DiskReport::default()],
+        disks: vec![DiskReport {
+            rate_limiter: RateLimiter {
+                bandwidth: Some(TokenBucket::NONE),
+                ops: Some(TokenBucket::NONE),
+            },
+            ..DiskReport::default()
+        }],
         net: vec![NetReport::default()],
         vsock: Some(VsockReport::default()),
         balloon: Some(BalloonReport {
@@ -58,6 +65,7 @@ fn every_request_event_outcome_and_cause_is_documented() {
         api::GUEST_PATH,
         api::BALLOON_PATH,
         api::LINK_PATH,
+        api::RATE_PATH,
         api::PAUSE_PATH,
         api::RESUME_PATH,
         api::EVENTS_PATH,

@@ -170,6 +170,14 @@ impl MachineHandle for FakeMachine {
         }
     }
 
+    /// It has one disk, whose limits are never new.
+    fn set_rate(&self, request: RateRequest) -> Result<bool, DiskNumberError> {
+        match request.disk {
+            0 => Ok(request.rate_limiter != RateLimiter::default()),
+            disk => Err(DiskNumberError { disk, disks: 1 }),
+        }
+    }
+
     fn events(&self) -> Events {
         self.events.clone()
     }

@@ -15,17 +15,18 @@ use std::time::{Duration, Instant};
 
 use fake::FakeMachine;
 
-use super::api::{BODY_LIMIT, BalloonRequest, Link, LinkRequest, MAX_WAIT_SECONDS};
+use super::api::{BODY_LIMIT, BalloonRequest, Link, LinkRequest, MAX_WAIT_SECONDS, RateRequest};
 use super::client::{ClientError, ControlClient};
 use super::handle::MachineHandle;
+use super::rate::{RateLimiter, TokenBucket};
 use super::registry::{Registration, RegistryError, RuntimeDir};
 use super::report::{BalloonReport, BlockReport, ResizeState, VmState, VmStatus};
 use super::routes::{MAX_READERS, MAX_WAITERS};
 use super::server::{ApiServer, RunningServer};
 use crate::journal::{EventKind, Events};
 use crate::machine::{
-    BalloonError, GuestCommandError, IncompleteReason, LinkError, ResizeError, ResizeOutcome, ResizePlace,
-    Shortfall, Way,
+    BalloonError, DiskNumberError, GuestCommandError, IncompleteReason, LinkError, ResizeError,
+    ResizeOutcome, ResizePlace, Shortfall, Way,
 };
 use crate::spec::{GIB, MIB, VmName};
 

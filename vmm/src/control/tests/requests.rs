@@ -176,3 +176,25 @@ fn a_link_is_set_or_refused_with_the_interfaces_there_are() {
         "interface 2: this VM has 1 of them, counted from 0"
     );
 }
+
+#[test]
+fn the_limits_of_a_disk_are_changed_or_refused_with_the_disks_there_are() {
+    let fixture = Fixture::new();
+    let client = fixture.client();
+    let set = |disk, rate_limiter| client.set_rate(RateRequest { disk, rate_limiter });
+    let ops = Some(TokenBucket {
+        size: 5,
+        one_time_burst: Some(6),
+        refill_time: 7,
+    });
+    let five = RateLimiter {
+        ops,
+        ..RateLimiter::default()
+    };
+    assert!(set(0, five).expect("accepted"));
+    assert!(!set(0, RateLimiter::default()).expect("accepted"));
+    assert_eq!(
+        refused(set(1, five)),
+        "disk 1: this VM has 1 of them, counted from 0"
+    );
+}

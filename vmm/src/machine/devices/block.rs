@@ -4,10 +4,11 @@
 mod tests;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use devices::block::{Block, DiskAccess};
+use devices::rate::RateSpec;
 use event_manager::EventSet;
 use virtio_wire::block::SECTOR_SIZE;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet as EpollEvents};
@@ -20,17 +21,30 @@ use crate::machine::VmError;
 use crate::machine::virtio::{Shell, VirtioShell};
 use crate::spec::DiskSpec;
 
-/// The only host descriptor that it waits for.
+/// The host may have finished operations.
 const FINISHED: u32 = 0;
+/// Operations that the limit of the disk's rate has put off may begin.
+const TIME: u32 = 1;
 
 /// One disk.
 #[derive(Debug)]
-pub(super) struct BlockDevice {
+pub(in super::super) struct BlockDevice {
     shell: Arc<VirtioShell<Block<HostDisk>>>,
     path: String,
     engine: EngineKind,
     /// Readable when the host may have finished operations.
     finished: EventFd,
+    timer: Timer,
+}
+
+/// The disk's timer, which the disk in the shell keeps open.
+#[derive(Debug, Clone, Copy)]
+struct Timer(RawFd);
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
 }
 
 impl BlockDevice {
@@ -49,12 +63,25 @@ impl BlockDevice {
         let descriptors = || VmError::host("create event descriptors");
         let (engine, limits) = (disk.engine(), disk.limits());
         let finished = disk.event().map_err(descriptors())?;
+        let timer = Timer(disk.timer());
         let shell = VirtioShell::new(Block::new(disk, limits, spec.id), memory.clone());
         Ok(Self {
             shell: Arc::new(shell.map_err(descriptors())?),
             path: spec.path.display().to_string(),
             engine,
             finished,
+            timer,
+        })
+    }
+
+    /// Changes what the disk may do in a second, from what it is now. What waits is looked at again. Returns whether it is new.
+    pub(in super::super) fn change_rate(&self, change: impl FnOnce(RateSpec) -> RateSpec) -> bool {
+        self.shell.change(|transport| {
+            transport.change_disk(|disk| {
+                let (old, new) = (disk.rate(), change(disk.rate()));
+                disk.set_rate(new);
+                old != new
+            })
         })
     }
 }
@@ -66,10 +93,16 @@ impl MachineDevice for BlockDevice {
 
     fn start(&self, on: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
         on.add_source(&self.finished, FINISHED, EventSet::IN);
+        on.add_source(&self.timer, TIME, EventSet::IN);
         Ok(())
     }
 
-    fn ready(&self, _: u32, _: EventSet, _: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+    fn ready(&self, source: u32, _: EventSet, _: &mut OnLoop<'_, '_>) -> Result<(), VmError> {
+        if source == TIME {
+            self.shell
+                .change(|transport| transport.change_disk(HostDisk::time_has_come));
+            return Ok(());
+        }
         // Read before the disk is asked: what finishes from now on makes it readable again.
         let _ = self.finished.read();
         self.shell
@@ -118,6 +151,8 @@ impl MachineDevice for BlockDevice {
                 refused: counters.refused,
                 failed: counters.failed,
                 in_flight: block.in_flight() as u64,
+                throttled: counters.throttled,
+                rate_limiter: block.disk().rate().into(),
             }
         });
         status.disks.push(report);

@@ -20,6 +20,7 @@ mod watched;
 
 pub(super) use balloon::BalloonDevice;
 pub use balloon::BalloonError;
+pub(super) use block::BlockDevice;
 pub(super) use console::ConsoleDevice;
 pub(super) use memory::MemoryDevice;
 pub(super) use on_loop::{DeviceEvent, OnLoop};
@@ -39,7 +40,6 @@ use crate::journal::Events;
 use crate::memory::GuestRam;
 use crate::spec::VmSpec;
 use crate::terminal::OutputWriter;
-use block::BlockDevice;
 use net::NetDevice;
 use rng::RngDevice;
 use vsock::VsockDevice;
@@ -122,6 +122,8 @@ pub(super) struct DeviceList {
     pub(super) console: Arc<ConsoleDevice>,
     /// The balloon, if there is one.
     pub(super) balloon: Option<Arc<BalloonDevice>>,
+    /// The disks, in order.
+    pub(super) disks: Vec<Arc<BlockDevice>>,
     /// The network interfaces, in order.
     pub(super) net: Vec<Arc<NetDevice>>,
 }
@@ -139,7 +141,8 @@ impl DeviceList {
         all.push(Arc::clone(&console) as _);
         let balloon = BalloonDevice::of(parts)?.map(Arc::new);
         all.extend(balloon.iter().map(|device| Arc::clone(device) as _));
-        all.extend(BlockDevice::of(parts)?.into_iter().map(|device| device as _));
+        let disks = BlockDevice::of(parts)?;
+        all.extend(disks.iter().map(|device| Arc::clone(device) as _));
         let net: Vec<_> = NetDevice::of(parts)?.into_iter().map(Arc::new).collect();
         all.extend(net.iter().map(|device| Arc::clone(device) as _));
         all.extend(VsockDevice::of(parts)?.map(|device| Arc::new(device) as _));
@@ -152,6 +155,7 @@ impl DeviceList {
             memory,
             console,
             balloon,
+            disks,
             net,
         })
     }

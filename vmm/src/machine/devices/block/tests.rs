@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use devices::block::DiskId;
+use devices::rate::RateSpec;
 use tempfile::NamedTempFile;
 use virtio_wire::block::{RequestHeader, RequestType};
 use virtio_wire::mmio::Register;
@@ -37,16 +38,21 @@ fn status_of(shell: &DiskShell) -> u32 {
     u32::from_le_bytes(word)
 }
 
-/// A live disk whose host is at a read of sector 1, the end of which nobody has taken.
-fn reading(ram: &GuestRam, file: &NamedTempFile, engine: EngineChoice) -> Arc<DiskShell> {
-    std::fs::write(file.path(), [[7_u8; 512], [9; 512]].concat()).unwrap();
-    let spec = DiskSpec {
+fn spec(file: &NamedTempFile, engine: EngineChoice) -> DiskSpec {
+    DiskSpec {
         path: file.path().into(),
         access: DiskAccess::ReadWrite,
         cache: DiskCache::Host,
         engine,
         id: DiskId::default(),
-    };
+        rate: RateSpec::default(),
+    }
+}
+
+/// A live disk whose host is at a read of sector 1, the end of which nobody has taken.
+fn reading(ram: &GuestRam, file: &NamedTempFile, engine: EngineChoice) -> Arc<DiskShell> {
+    std::fs::write(file.path(), [[7_u8; 512], [9; 512]].concat()).unwrap();
+    let spec = spec(file, engine);
     let memory = ram.device_view();
     let disk = HostDisk::open(&spec, memory.clone()).unwrap();
     let limits = disk.limits();
