@@ -1,6 +1,7 @@
 //! The built-in guest with disks that take nothing any more, as their images have no room to grow on the host: who wrote is told, nobody waits for
 //! ever, and the others go on with the right data.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -109,6 +110,28 @@ fn who_writes_to_a_disk_that_takes_nothing_any_more_is_told_and_the_others_go_on
     let mut vm = start(&home, &image, "48M", "root=vda", &programs);
     assert_eq!(vm.wait_for_end(), 0);
     assert_said(&vm, &["/bin/files[1]: exited(0)", "/bin/files[2]: exited(0)"]);
+}
+
+#[test]
+fn each_who_has_a_file_open_is_told_once_that_its_pages_are_lost() {
+    let home = Home::new();
+    let room = SmallRoom::new(&home, "8M");
+    let image = room.0.join("root.img");
+    let text = image.display().to_string();
+    home.run(["disk", "make", &text, "--size", "32M", "--programs"])
+        .success();
+    // Metadata, which is in the first eighth, has its room on the host; half of the data does not.
+    let disk = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .unwrap();
+    let mut metadata = vec![0; 4 << 20];
+    disk.read_exact_at(&mut metadata, 0).unwrap();
+    disk.write_all_at(&metadata, 0).unwrap();
+    let mut vm = start(&home, &image, "48M", "root=vda", &["/bin/told pages=1500"]);
+    assert_eq!(vm.wait_for_end(), 0);
+    assert_said(&vm, &["told: 0 checks failed", "/bin/told[1]: exited(0)"]);
 }
 
 #[test]

@@ -122,3 +122,25 @@ fn a_fork_storm_with_half_the_memory_finds_its_own_data_and_leaves_nothing_behin
         "{programs:?}"
     );
 }
+
+#[test]
+fn what_a_program_has_only_looked_at_is_zero_and_takes_no_memory() {
+    let home = Home::new();
+    // 8 MiB of which it stores to 32 pages, and its child to its own.
+    let arguments = [
+        "--memory",
+        "64M",
+        "--cmdline",
+        "validate",
+        "--program",
+        "sparse chunks=4 one_in=64",
+    ];
+    let mut vm = home.start("sparse", &arguments);
+    vm.serial.wait_for("sparse: 0 checks failed");
+    let program = &vm.programs()[0];
+    // Three looks at everything, the child's, and its end.
+    assert_eq!((program.checks_ok, program.checks_failed), (4 * 2048 + 1, 0));
+    assert!((128..1024).contains(&program.rss_kib), "{program:?}");
+    vm.order("stop", &[]).success();
+    assert_eq!(vm.wait_for_end(), 0);
+}

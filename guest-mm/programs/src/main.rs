@@ -17,9 +17,12 @@ mod reserved;
 mod rights;
 mod scatter;
 mod shared;
+mod sparse;
 mod storm;
 mod stress;
+mod told;
 mod trespass;
+mod window;
 
 use call::say;
 use core::panic::PanicInfo;
@@ -53,9 +56,12 @@ fn main() -> u64 {
         Some("rights") => rights::main(arguments),
         Some("shared") => shared::main(arguments),
         Some("scatter") => scatter::main(arguments),
+        Some("sparse") => sparse::main(arguments),
         Some("storm") => storm::main(arguments),
         Some("stress") => stress::main(arguments),
+        Some("told") => told::main(arguments),
         Some("trespass") => trespass::main(arguments),
+        Some("window") => window::main(arguments),
         Some("crash") => crash(),
         name => {
             say(format_args!("no such program: {}", name.unwrap_or_default()));

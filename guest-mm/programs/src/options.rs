@@ -6,13 +6,15 @@ mod files;
 mod pager;
 mod shared;
 mod storm;
+mod window;
 
 pub use bench::{BenchOptions, BenchWork};
 pub use direct::DirectOptions;
-pub use files::{FilesMode, FilesOptions, NamesOptions};
+pub use files::{FilesMode, FilesOptions, NamesOptions, ToldOptions};
 pub use pager::PagerOptions;
 pub use shared::{SharedMode, SharedOptions};
 pub use storm::{MOST_DEPTH, StormOptions};
+pub use window::{SparseOptions, WindowOptions};
 
 use crate::abi::StressRow;
 use core::fmt;

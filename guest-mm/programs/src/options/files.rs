@@ -1,4 +1,4 @@
-//! The arguments of `files` and `names`.
+//! The arguments of `files`, `names` and `told`.
 
 use super::{BadArgument, set_each};
 
@@ -111,5 +111,50 @@ impl<'a> NamesOptions<'a> {
             set.ok_or(BadArgument(argument))?;
         }
         Ok(options)
+    }
+}
+
+/// What `told` is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ToldOptions<'a> {
+    /// `file=PATH`: the file that is open twice, which it makes. Default `/told`.
+    pub file: &'a str,
+    /// `pages=N`: pages that it writes. Default 1024.
+    pub pages: u64,
+}
+
+impl<'a> ToldOptions<'a> {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// The first one that means nothing.
+    pub fn parse(arguments: impl Iterator<Item = &'a str>) -> Result<Self, BadArgument<'a>> {
+        let options = Self {
+            file: "/told",
+            pages: 1024,
+        };
+        set_each(options, arguments, |options, argument| {
+            let (name, value) = argument.split_once('=')?;
+            match name {
+                "file" => options.file = value,
+                "pages" => options.pages = value.parse().ok().filter(|pages| *pages > 0)?,
+                _ => return None,
+            }
+            Some(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_of_told_is_understood_within_its_range() {
+        let expected = ToldOptions { file: "/f", pages: 7 };
+        assert_eq!(ToldOptions::parse("file=/f pages=7".split(' ')), Ok(expected));
+        for bad in ["pages=0", "file", "stay"] {
+            assert_eq!(ToldOptions::parse([bad].into_iter()), Err(BadArgument(bad)));
+        }
     }
 }
