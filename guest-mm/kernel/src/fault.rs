@@ -37,14 +37,14 @@ pub(crate) async fn serve(
     };
     loop {
         let fault = || match kernel.mm().fault(this_cpu(), space, address, access) {
-            Err(FaultError::OutOfMemory) => None,
-            outcome => Some(outcome),
+            Err(FaultError::OutOfMemory(gfp)) => Err(gfp),
+            outcome => Ok(outcome),
         };
-        match until_memory(kernel, program, fault).await {
+        match until_served(kernel, program, fault).await {
             Ok(Ok(FaultOutcome::Locked(page))) => {
                 let waited = program.interruptible(kernel.until_unlocked(page)).await;
                 if waited.is_err() {
-                    return Err(FaultError::OutOfMemory);
+                    return Err(FaultError::OutOfMemory(Gfp::USER));
                 }
             }
             Ok(Ok(FaultOutcome::NeedsBlock(place))) => {
@@ -53,10 +53,10 @@ pub(crate) async fn serve(
             }
             Ok(Ok(_)) => {
                 let throttled = throttle(kernel, program, access).await;
-                return throttled.map_err(|Doomed| FaultError::OutOfMemory);
+                return throttled.map_err(|Doomed| FaultError::OutOfMemory(Gfp::USER));
             }
             Ok(Err(error)) => return Err(error),
-            Err(Doomed) => return Err(FaultError::OutOfMemory),
+            Err(Doomed) => return Err(FaultError::OutOfMemory(Gfp::USER)),
         }
     }
 }
@@ -87,21 +87,21 @@ pub(crate) async fn copy<T>(
         let attempt = || match copy(&kernel.mm()) {
             Err(
                 error @ CopyError::Fault {
-                    error: FaultError::OutOfMemory,
+                    error: FaultError::OutOfMemory(gfp),
                     ..
                 },
             ) => {
                 unserved = Some(error);
-                None
+                Err(gfp)
             }
-            outcome => Some(outcome),
+            outcome => Ok(outcome),
         };
-        let outcome = until_memory(kernel, program, attempt).await;
+        let outcome = until_served(kernel, program, attempt).await;
         match outcome.ok().or(unserved.map(Err)) {
             Some(Err(CopyError::Locked { va, page })) => {
                 let waited = program.interruptible(kernel.until_unlocked(page)).await;
                 if waited.is_err() {
-                    let error = FaultError::OutOfMemory;
+                    let error = FaultError::OutOfMemory(Gfp::USER);
                     return Err(CopyError::Fault { va, error });
                 }
             }
@@ -117,20 +117,7 @@ pub(crate) async fn copy<T>(
     }
 }
 
-/// Repeats `attempt` until it finds memory: after direct reclaim, and then whenever memory was freed and it is this program's turn. When there is nothing
-/// to be reclaimed for anybody for a second, a program has to end ([`oom`]).
-///
-/// # Errors
-/// The program itself is to end.
-pub(crate) async fn until_memory<T>(
-    kernel: &'static Kernel,
-    program: &Program,
-    attempt: impl FnMut() -> Option<T>,
-) -> Result<T, Doomed> {
-    until_memory_for(kernel, program, Gfp::USER, attempt).await
-}
-
-/// The same where `attempt` asks for frames with `gfp`: reclaim looks for them where those can be.
+/// Repeats `attempt`, which asks for frames with `gfp`, until it finds memory: see [`until_served`].
 ///
 /// # Errors
 /// The program itself is to end.
@@ -140,22 +127,40 @@ pub(crate) async fn until_memory_for<T>(
     gfp: Gfp,
     mut attempt: impl FnMut() -> Option<T>,
 ) -> Result<T, Doomed> {
-    if let Some(outcome) = attempt() {
-        return Ok(outcome);
-    }
+    until_served(kernel, program, || attempt().ok_or(gfp)).await
+}
+
+/// Repeats `attempt`, which says which request has found nothing, until it finds memory: after direct reclaim where such frames can be, and then whenever
+/// one was freed and it is this program's turn. When there is nothing to be reclaimed for anybody for a second, a program has to end ([`oom`]).
+///
+/// # Errors
+/// The program itself is to end.
+pub(crate) async fn until_served<T>(
+    kernel: &'static Kernel,
+    program: &Program,
+    mut attempt: impl FnMut() -> Result<T, Gfp>,
+) -> Result<T, Doomed> {
+    let mut gfp = match attempt() {
+        Ok(outcome) => return Ok(outcome),
+        Err(gfp) => gfp,
+    };
     let here = this_cpu as fn() -> &'static Cpu;
     let mut patience = Patience::default();
     loop {
         let reclaim = kernel.reclaim.try_to_free_pages(here, gfp, Order::ZERO);
         let reclaimed = program.interruptible(reclaim).await?;
-        if let Some(outcome) = attempt() {
-            return Ok(outcome);
+        match attempt() {
+            Ok(outcome) => return Ok(outcome),
+            Err(now) => gfp = now,
         }
-        let turn = kernel.phys.until_memory(gfp, Order::ZERO, &mut attempt);
+        let mut next = gfp;
+        let look = || attempt().map_err(|gfp| next = gfp).ok();
+        let turn = kernel.phys.until_memory(gfp, Order::ZERO, look);
         let pause = kernel.timers().sleep(LOOK_AGAIN_NS);
         if let Winner::First(outcome) = program.interruptible(race(turn, pause)).await? {
             return Ok(outcome);
         }
+        gfp = next;
         if patience.is_over(reclaimed) {
             oom::out_of_memory(kernel);
         }

@@ -324,7 +324,7 @@ async fn copy_out(
 pub(crate) fn copy_error(error: CopyError) -> Error {
     match error {
         CopyError::Fault {
-            error: FaultError::OutOfMemory,
+            error: FaultError::OutOfMemory(_),
             ..
         } => Error::NoMemory,
         CopyError::Fault { .. } | CopyError::Locked { .. } | CopyError::NeedsBlock { .. } => Error::Fault,

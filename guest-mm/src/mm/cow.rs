@@ -69,7 +69,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         let Ok(copy) = self.phys.alloc_pages(cpu, gfp, order) else {
             if order == Order::ZERO {
-                return Err(FaultError::OutOfMemory);
+                return Err(FaultError::OutOfMemory(gfp));
             }
             return Ok(Step::Split(self.to_split(found.entry.pfn())));
         };
@@ -138,7 +138,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         vma: &Vma,
     ) -> Result<Step, FaultError> {
         let page = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
-        let page = page.map_err(|_| FaultError::OutOfMemory)?;
+        let page = page.map_err(|error| FaultError::OutOfMemory(error.gfp))?;
         let va = va / PAGE_SIZE * PAGE_SIZE;
         self.map_new(cpu, space, (slot, va), vma, page);
         self.flush_one(space.table, va, Order::ZERO);

@@ -57,8 +57,9 @@ pub enum FaultError {
         /// What was tried.
         access: Access,
     },
-    /// No frame for the page or for a table.
-    OutOfMemory,
+    /// No frame for this request, on whose behalf memory is to be reclaimed: [`Gfp::USER`] for a page, [`Gfp::KERNEL`] for a page table, which
+    /// nothing that is free among the movable frames helps.
+    OutOfMemory(Gfp),
     /// The pool of reserved huge pages has none to spare for a page that was not reserved: a child's, or a copy (SIGBUS).
     NoHugePage {
         /// The address.
@@ -82,7 +83,7 @@ impl fmt::Display for FaultError {
             Self::UnknownSpace(id) => write!(f, "no address space {}", id.number()),
             Self::NoArea { va } => write!(f, "nothing is mapped at {va:#x}"),
             Self::Protection { va, access } => write!(f, "{access:?} of {va:#x} is not permitted"),
-            Self::OutOfMemory => write!(f, "out of memory"),
+            Self::OutOfMemory(gfp) => write!(f, "out of memory for a {gfp:?} request"),
             Self::NoHugePage { va } => write!(f, "no reserved huge page is left for {va:#x}"),
             Self::BeyondEnd { va } => write!(f, "{va:#x} is beyond the end of the file that is mapped there"),
             Self::Io { va } => write!(f, "the page at {va:#x} could not be read from the disk"),
@@ -165,8 +166,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         match self.split_page(cpu, page) {
             Ok(()) => Ok(None),
             Err(SplitError::Busy(wait)) => Ok(Some(wait)),
+            Err(SplitError::NoMemory) => Err(FaultError::OutOfMemory(Gfp::KERNEL)),
             // A pinned page that is shared can only be copied whole.
-            Err(SplitError::NoMemory | SplitError::Pinned { .. }) => Err(FaultError::OutOfMemory),
+            Err(SplitError::Pinned { .. }) => Err(FaultError::OutOfMemory(Gfp::USER)),
         }
     }
 
@@ -249,14 +251,14 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             Backing::Physical(_) | Backing::File(_) | Backing::HugeTlb(_) => None,
             Backing::Anonymous(_) | Backing::Stack { .. } => {
                 let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
-                Some(frame.map_err(|_| FaultError::OutOfMemory)?)
+                Some(frame.map_err(|error| FaultError::OutOfMemory(error.gfp))?)
             }
         };
         let Ok(wanted) = self.tables(cpu).ensure(space.table, va, Level::PAGE) else {
             if let Some(pfn) = frame {
                 self.phys.put_page(cpu, pfn);
             }
-            return Err(FaultError::OutOfMemory);
+            return Err(FaultError::OutOfMemory(Gfp::KERNEL));
         };
         self.map_one(cpu, space, (wanted, va), vma, frame);
         let mut mapped = 1;
@@ -284,7 +286,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         zero_page: Pfn,
     ) -> Result<u32, FaultError> {
         let wanted = self.tables(cpu).ensure(space.table, va, Level::PAGE);
-        let wanted = wanted.map_err(|_| FaultError::OutOfMemory)?;
+        let wanted = wanted.map_err(|_| FaultError::OutOfMemory(Gfp::KERNEL))?;
         let bits = vma.prot.leaf_bits() & !(Entry::WRITABLE | Entry::DIRTY);
         let entry = Entry::new(zero_page, bits | Entry::FIXED);
         self.tables(cpu).set(wanted, entry);

@@ -53,18 +53,21 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             va,
             index,
         };
-        let page = match self.page_for_fault(cpu, &wanted)? {
-            Ok(page) => page,
-            Err(wait) => return Ok(Step::Done(FaultOutcome::Locked(wait))),
-        };
+        // What the page needs is there before the page is: one who reads it in and then has no table for it, or no frame for its copy, has it
+        // reclaimed on his own behalf and reads it again, for ever, and memory never counts as out (Linux has both at hand before, too:
+        // `prealloc_pte`, `do_cow_fault`).
         let slot = match found.level {
             Level::PAGE => Ok(found.slot),
             _ => self.tables(cpu).ensure(space.table, va, Level::PAGE),
         };
-        let slot = slot.map_err(|_| FaultError::OutOfMemory)?;
+        let slot = slot.map_err(|_| FaultError::OutOfMemory(Gfp::KERNEL))?;
         if want == Want::Own && area.sharing == Sharing::Private {
-            return self.map_copy(cpu, space, (slot, va), vma, page.pfn());
+            return self.fault_copy(cpu, space, slot, &wanted);
         }
+        let page = match self.page_for_fault(cpu, &wanted)? {
+            Ok(page) => page,
+            Err(wait) => return Ok(Step::Done(FaultOutcome::Locked(wait))),
+        };
         let mut bits = vma.prot.leaf_bits();
         if want == Want::Own && wanted.mapping.kind.is_file() {
             if !page.has_backing() {
@@ -153,18 +156,30 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         }
     }
 
-    /// Maps a copy that is the program's own.
-    fn map_copy(
+    /// Maps a copy of the page that is the program's own.
+    fn fault_copy(
         &self,
         cpu: &Cpu,
         space: &mut Locked<'_>,
-        (slot, va): (Slot, u64),
-        vma: &Vma,
-        from: Pfn,
+        slot: Slot,
+        wanted: &Wanted<'_>,
     ) -> Result<Step, FaultError> {
+        let (va, vma) = (wanted.va, wanted.vma);
         let copy = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
-        let copy = copy.map_err(|_| FaultError::OutOfMemory)?;
-        self.frames.copy(from, copy, Order::ZERO);
+        let copy = copy.map_err(|error| FaultError::OutOfMemory(error.gfp))?;
+        let page = match self.page_for_fault(cpu, wanted) {
+            Ok(Ok(page)) => page,
+            Ok(Err(wait)) => {
+                self.phys.put_page(cpu, copy);
+                return Ok(Step::Done(FaultOutcome::Locked(wait)));
+            }
+            Err(error) => {
+                self.phys.put_page(cpu, copy);
+                return Err(error);
+            }
+        };
+        self.frames.copy(page.pfn(), copy, Order::ZERO);
+        drop(page);
         let anon_vma = space.anon_vma_at(va, &self.anon_vmas);
         self.set_anon(copy, AnonPlace { anon_vma, va });
         self.adopt(copy, Order::ZERO);
@@ -241,6 +256,6 @@ fn fault_error(error: FileError, va: u64) -> FaultError {
     match error {
         FileError::Io => FaultError::Io { va },
         FileError::Unknown(_) => FaultError::NoArea { va },
-        _ => FaultError::OutOfMemory,
+        _ => FaultError::OutOfMemory(Gfp::USER),
     }
 }

@@ -65,7 +65,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let pfn = pfn.ok_or(FaultError::NoHugePage { va })?;
         let Ok(slot) = self.tables(cpu).ensure(space.table, va, Level::HUGE) else {
             self.phys.give_back_huge(pfn, claim);
-            return Err(FaultError::OutOfMemory);
+            return Err(FaultError::OutOfMemory(Gfp::KERNEL));
         };
         self.frames.zero(pfn, Order::PAGEBLOCK);
         let anon_vma = space.anon_vma_at(va, &self.anon_vmas);

@@ -55,9 +55,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Result<Step, FaultError> {
         let Some(pfn) = self.swap.find(slot, |pfn| self.mapped_page(pfn)) else {
             let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
-            let frame = frame.map_err(|_| FaultError::OutOfMemory)?;
+            let frame = frame.map_err(|error| FaultError::OutOfMemory(error.gfp))?;
             self.read_in(cpu, slot, frame, ReadIn::Wanted)
-                .ok_or(FaultError::OutOfMemory)?;
+                .ok_or(FaultError::OutOfMemory(Gfp::USER))?;
             self.phys.counts.pgmajfault.add(1);
             let window = space.swap_ahead.read(va);
             self.read_ahead(cpu, slot, window);

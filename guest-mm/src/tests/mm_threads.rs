@@ -60,7 +60,7 @@ impl World<'_> {
                 Err(CopyError::Locked { .. }) => thread::yield_now(),
                 Err(CopyError::NeedsBlock { place, .. }) => self.prepare_write(cpu, place),
                 Err(CopyError::Fault {
-                    error: FaultError::OutOfMemory,
+                    error: FaultError::OutOfMemory(_),
                     ..
                 }) => self.reclaim(cpu),
                 Err(error) => panic!("{error}"),

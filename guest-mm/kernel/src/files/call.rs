@@ -15,7 +15,7 @@ use guest_mm::fs::mounted::{Missing, WriteAt};
 use guest_mm::fs::pagefs::{FsError, Kind};
 use guest_mm::mm::mapping::FileError;
 use guest_mm::mm::{CopyError, FaultError, FileArea, MappingId, Sharing};
-use guest_mm::{Backing, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
+use guest_mm::{Backing, Gfp, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
 use guest_programs::abi::Error;
 use guest_programs::files::{AT_POSITION, FileCall, MAX_PATH, Stat, map, open};
 
@@ -265,11 +265,15 @@ impl Caller<'_> {
     /// Does what a read or write cannot do itself, so that it can be tried again.
     async fn mend(&self, error: FileError) -> Result<(), Error> {
         match error {
-            FileError::OutOfMemory
-            | FileError::Copy(CopyError::Fault {
-                error: FaultError::OutOfMemory,
+            FileError::OutOfMemory => until_memory(self.kernel, self.program, Gfp::USER)
+                .await
+                .map_err(file_error),
+            FileError::Copy(CopyError::Fault {
+                error: FaultError::OutOfMemory(gfp),
                 ..
-            }) => until_memory(self.kernel, self.program).await.map_err(file_error),
+            }) => until_memory(self.kernel, self.program, gfp)
+                .await
+                .map_err(file_error),
             FileError::Copy(CopyError::NeedsBlock { place, .. }) => {
                 let found = find_block(self.kernel, self.program, place).await;
                 found.map_err(file_error)
@@ -418,7 +422,7 @@ pub(super) fn file_error(error: FileError) -> Error {
 pub(super) fn copy_error(error: CopyError) -> Error {
     match error {
         CopyError::Fault {
-            error: FaultError::OutOfMemory,
+            error: FaultError::OutOfMemory(_),
             ..
         } => Error::NoMemory,
         CopyError::Fault {

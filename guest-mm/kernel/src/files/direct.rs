@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_mm::fs::mounted::File;
 use guest_mm::mm::mapping::FileError;
 use guest_mm::phys::Pin;
-use guest_mm::{PAGE_SIZE, Pfn, SpaceId};
+use guest_mm::{Gfp, PAGE_SIZE, Pfn, SpaceId};
 use guest_programs::abi::Error;
 
 /// Most pages of one transfer, which are pinned together: 256 KiB.
@@ -119,7 +119,9 @@ async fn part(
                 return Ok(bytes);
             }
             Err(FileError::OutOfMemory) => {
-                until_memory(of.kernel, of.program).await.map_err(file_error)?;
+                until_memory(of.kernel, of.program, Gfp::USER)
+                    .await
+                    .map_err(file_error)?;
             }
             Err(error) => return Err(file_error(error)),
         }

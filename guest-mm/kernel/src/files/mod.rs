@@ -42,23 +42,23 @@ pub(crate) async fn find_block(
     loop {
         let search = steps(root.prepare_write(place.mapping, place.index));
         match program.interruptible(search).await {
-            Ok(Err(FileError::OutOfMemory)) => until_memory(kernel, program).await?,
+            Ok(Err(FileError::OutOfMemory)) => until_memory(kernel, program, Gfp::USER).await?,
             Ok(found) => return found,
             Err(Doomed) => return Err(FileError::OutOfMemory),
         }
     }
 }
 
-/// Waits until there is memory for a page.
+/// Waits until there is a frame for such a request.
 ///
 /// # Errors
-/// When there is none for too long.
-async fn until_memory(kernel: &'static Kernel, program: &Program) -> Result<(), FileError> {
+/// When the program is to end.
+async fn until_memory(kernel: &'static Kernel, program: &Program, gfp: Gfp) -> Result<(), FileError> {
     let attempt = || {
-        let frame = kernel.phys.alloc_pages(this_cpu(), Gfp::USER, Order::ZERO).ok()?;
+        let frame = kernel.phys.alloc_pages(this_cpu(), gfp, Order::ZERO).ok()?;
         kernel.phys.free_pages(this_cpu(), frame).ok()
     };
-    let came = fault::until_memory(kernel, program, attempt).await;
+    let came = fault::until_memory_for(kernel, program, gfp, attempt).await;
     came.map_err(|_| FileError::OutOfMemory)
 }
 

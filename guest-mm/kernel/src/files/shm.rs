@@ -20,7 +20,7 @@ use guest_mm::fs::mounted::{Missing, WriteAt};
 use guest_mm::fs::{NameError, TmpFile, Tmpfs};
 use guest_mm::mm::mapping::FileError;
 use guest_mm::mm::{CopyError, FaultError, FileArea, Sharing};
-use guest_mm::{Backing, PAGE_SIZE, SpaceId};
+use guest_mm::{Backing, Gfp, PAGE_SIZE, SpaceId};
 use guest_programs::abi::Error;
 use guest_programs::files::{AT_POSITION, FileCall, MAX_PATH, Stat, open};
 use guest_sync::Cpu;
@@ -285,11 +285,15 @@ impl Caller<'_> {
     /// Waits for memory where that is what is missing.
     async fn mend(&self, error: FileError) -> Result<(), Error> {
         match error {
-            FileError::OutOfMemory
-            | FileError::Copy(CopyError::Fault {
-                error: FaultError::OutOfMemory,
+            FileError::OutOfMemory => until_memory(self.kernel, self.program, Gfp::USER)
+                .await
+                .map_err(file_error),
+            FileError::Copy(CopyError::Fault {
+                error: FaultError::OutOfMemory(gfp),
                 ..
-            }) => until_memory(self.kernel, self.program).await.map_err(file_error),
+            }) => until_memory(self.kernel, self.program, gfp)
+                .await
+                .map_err(file_error),
             error => Err(file_error(error)),
         }
     }

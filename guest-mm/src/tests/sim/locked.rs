@@ -38,10 +38,10 @@ impl Program {
     async fn bring_in(&self, sim: &Sim<'_>, range: VaRange) -> bool {
         let populate = || match sim.with_failures(|| sim.mm.populate(sim.cpu, self.process.space, range)) {
             Err(CopyError::Fault {
-                error: FaultError::OutOfMemory,
+                error: FaultError::OutOfMemory(gfp),
                 ..
-            }) => None,
-            outcome => Some(outcome),
+            }) => Err(gfp),
+            outcome => Ok(outcome),
         };
         loop {
             match sim.until_memory(&self.process, populate).await {

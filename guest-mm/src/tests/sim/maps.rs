@@ -214,7 +214,7 @@ impl Map {
     fn check(&self, sim: &Sim<'_>, process: &Process, (va, place): (u64, Word), error: FaultError) {
         let file = &sim.files[self.file];
         match error {
-            FaultError::OutOfMemory => assert!(process.is_doomed(), "a program that waits gets memory"),
+            FaultError::OutOfMemory(_) => assert!(process.is_doomed(), "a program that waits gets memory"),
             FaultError::NoHugePage { .. } => panic!("{error}"),
             FaultError::Io { .. } => {
                 let is_private = self.sharing == Sharing::Private;

@@ -130,28 +130,33 @@ impl Sim<'_> {
         self.processes.borrow().len()
     }
 
-    /// Repeats `attempt` until it finds memory.
+    /// Repeats `attempt`, which says which request has found nothing, until it finds memory.
     pub(super) async fn until_memory<T>(
         &self,
         process: &Process,
-        mut attempt: impl FnMut() -> Option<T>,
+        mut attempt: impl FnMut() -> Result<T, Gfp>,
     ) -> Result<T, Doomed> {
-        if let Some(outcome) = attempt() {
-            return Ok(outcome);
-        }
+        let mut gfp = match attempt() {
+            Ok(outcome) => return Ok(outcome),
+            Err(gfp) => gfp,
+        };
         let mut patience = Patience::default();
         loop {
             count(&self.seen.no_memory, 1);
-            let reclaim = self.reclaim.try_to_free_pages(self.cpu, Gfp::USER, Order::ZERO);
+            let reclaim = self.reclaim.try_to_free_pages(self.cpu, gfp, Order::ZERO);
             let reclaimed = process.interruptible(self.failing(reclaim)).await?;
-            if let Some(outcome) = attempt() {
-                return Ok(outcome);
+            match attempt() {
+                Ok(outcome) => return Ok(outcome),
+                Err(now) => gfp = now,
             }
-            let turn = self.mm.phys.until_memory(Gfp::USER, Order::ZERO, &mut attempt);
+            let mut next = gfp;
+            let look = || attempt().map_err(|gfp| next = gfp).ok();
+            let turn = self.mm.phys.until_memory(gfp, Order::ZERO, look);
             let turn = before(turn, self.clock.sleep(LOOK_AGAIN));
             if let Some(outcome) = process.interruptible(turn).await? {
                 return Ok(outcome);
             }
+            gfp = next;
             if patience.is_over(reclaimed) {
                 self.out_of_memory();
             }
@@ -161,8 +166,9 @@ impl Sim<'_> {
     /// Waits until there is memory for a page.
     pub(super) async fn until_a_page(&self, process: &Process) -> Result<(), Doomed> {
         let attempt = || {
-            let frame = self.mm.phys.alloc_pages(self.cpu, Gfp::USER, Order::ZERO).ok()?;
-            self.mm.phys.free_pages(self.cpu, frame).ok()
+            let frame = self.mm.phys.alloc_pages(self.cpu, Gfp::USER, Order::ZERO);
+            let frame = frame.map_err(|error| error.gfp)?;
+            self.mm.phys.free_pages(self.cpu, frame).map_err(|_| Gfp::USER)
         };
         self.until_memory(process, attempt).await
     }

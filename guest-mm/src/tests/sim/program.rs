@@ -11,7 +11,7 @@ use super::{MOST_PROGRAMS, Sim, count};
 use crate::mm::{Advice, BrkError, CopyError, FaultError, FaultOutcome, ForkError, MmapError, SpaceError};
 use crate::phys::Pin;
 use crate::tests::machine::{RW, anonymous};
-use crate::{Access, Backing, Frames, HugeAdvice, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
+use crate::{Access, Backing, Frames, Gfp, HugeAdvice, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
 
 /// Words of a page that are used: few, so that a page that was not zeroed shows.
 pub(super) const WORDS: u64 = 4;
@@ -194,8 +194,8 @@ impl Program {
             return;
         }
         let begin = || match sim.with_failures(|| sim.mm.begin_fork(sim.cpu, self.process.space)) {
-            Err(ForkError::NoMemory) => None,
-            outcome => Some(outcome),
+            Err(ForkError::NoMemory) => Err(Gfp::KERNEL),
+            outcome => Ok(outcome),
         };
         let mut fork = match sim.until_memory(&self.process, begin).await {
             Ok(begun) => begun.expect("the parent is there"),
@@ -203,8 +203,8 @@ impl Program {
         };
         loop {
             let go_on = || match sim.with_failures(|| sim.mm.fork_on(sim.cpu, &mut fork)) {
-                Err(ForkError::NoMemory) => None,
-                outcome => Some(outcome),
+                Err(ForkError::NoMemory) => Err(Gfp::KERNEL),
+                outcome => Ok(outcome),
             };
             match sim.until_memory(&self.process, go_on).await {
                 Ok(Ok(())) => break,
@@ -241,7 +241,7 @@ impl Program {
             Err(
                 CopyError::Locked { .. }
                 | CopyError::Fault {
-                    error: FaultError::OutOfMemory,
+                    error: FaultError::OutOfMemory(_),
                     ..
                 },
             ) => {}
@@ -294,7 +294,9 @@ impl Program {
 
     fn check_refusal(&self, sim: &Sim<'_>, va: u64, error: FaultError) {
         match error {
-            FaultError::OutOfMemory => assert!(self.process.is_doomed(), "a program that waits gets memory"),
+            FaultError::OutOfMemory(_) => {
+                assert!(self.process.is_doomed(), "a program that waits gets memory");
+            }
             FaultError::NoHugePage { .. } => count(&sim.seen.no_memory, 1),
             FaultError::Io { .. } => sim.io_error(sim.swap_failed.get()),
             FaultError::Protection { access, .. } => {
@@ -344,7 +346,7 @@ impl Program {
                         "{va:#x} of space {}",
                         self.process.space.number()
                     ),
-                    Err(FaultError::OutOfMemory) if self.process.is_doomed() => return,
+                    Err(FaultError::OutOfMemory(_)) if self.process.is_doomed() => return,
                     Err(error) => panic!("{error}"),
                 }
                 count(&sim.seen.words_checked, 1);
@@ -378,10 +380,10 @@ pub(super) async fn touch<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T, FaultError> {
     let fault = || match sim.with_failures(|| sim.mm.fault(sim.cpu, process.space, va, access)) {
-        Err(FaultError::OutOfMemory) => None,
-        outcome => Some(outcome),
+        Err(FaultError::OutOfMemory(gfp)) => Err(gfp),
+        outcome => Ok(outcome),
     };
-    let doomed = |Doomed| FaultError::OutOfMemory;
+    let doomed = |Doomed| FaultError::OutOfMemory(Gfp::USER);
     loop {
         if let Ok(value) = attempt() {
             return Ok(value);
