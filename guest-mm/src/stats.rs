@@ -145,6 +145,7 @@ pub(crate) struct Counts {
     pub(crate) pgactivate: Count,
     pub(crate) balance_dirty_pages: Count,
     pub(crate) nr_vmscan_write: Count,
+    pub(crate) shm_swap: Count,
     pub(crate) compact_migrate_scanned: Count,
     pub(crate) compact_free_scanned: Count,
     pub(crate) compact_isolated: Count,
@@ -235,6 +236,8 @@ pub struct VmStat {
     pub balance_dirty_pages: u64,
     /// Pages of files that reclaim began to write.
     pub nr_vmscan_write: u64,
+    /// Pages of shared memory that `reclaim=launder` made inactive because others were not enough (Linux 2.4 `shm_swap`; no such counter there).
+    pub shm_swap: u64,
     /// Pages that compaction looked at to move them.
     pub compact_migrate_scanned: u64,
     /// Places that it looked at for where they could go.
@@ -294,6 +297,7 @@ impl Counts {
             pgactivate: self.pgactivate.value(),
             balance_dirty_pages: self.balance_dirty_pages.value(),
             nr_vmscan_write: self.nr_vmscan_write.value(),
+            shm_swap: self.shm_swap.value(),
             compact_migrate_scanned: self.compact_migrate_scanned.value(),
             compact_free_scanned: self.compact_free_scanned.value(),
             compact_isolated: self.compact_isolated.value(),
@@ -389,6 +393,7 @@ impl VmStat {
             ("pgpgout", self.pgpgout),
             ("balance_dirty_pages", self.balance_dirty_pages),
             ("nr_vmscan_write", self.nr_vmscan_write),
+            ("shm_swap", self.shm_swap),
             ("pswpin", self.pswpin),
             ("pswpout", self.pswpout),
             ("pswpout_error", self.pswpout_error),

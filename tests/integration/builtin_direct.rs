@@ -29,6 +29,12 @@ fn a_block_that_a_disk_is_reading_from_or_writing_to_is_put_off_and_leaves_later
         stats.number("plugged_size") == 32 << 20
     });
     vm.wait_for_checks(2000);
+    // So slowly that a disk comes to pages of a block that is being emptied already.
+    let rate = |mib: &str| {
+        vm.order("guest", &["sysfs", "memory/migrate_rate_mib", mib])
+            .success()
+    };
+    rate("50");
     // One after the other is emptied and comes back, also while the disk is at work.
     let (mut put_off, mut emptied) = (0, 0);
     eventually("blocks that were put off, and others that were emptied", || {
@@ -43,6 +49,7 @@ fn a_block_that_a_disk_is_reading_from_or_writing_to_is_put_off_and_leaves_later
         }
         (put_off >= 5 && emptied >= 20).then_some(())
     });
+    rate("0");
     // They leave all the same, as no transfer takes for ever.
     vm.resize("32M");
     vm.wait_for_checks(2000);

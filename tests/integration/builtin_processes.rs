@@ -85,11 +85,11 @@ fn a_fork_storm_with_half_the_memory_finds_its_own_data_and_leaves_nothing_behin
         "--disk",
         image,
         "--cmdline",
-        "swap=vda",
+        "swap=vda validate",
         "--program",
         "storm width=5 depth=2 stay",
     ];
-    let vm = home.start("storm", &arguments);
+    let mut vm = home.start("storm", &arguments);
     eventually("the end of the storm", || {
         vm.serial.text().contains("1 storms").then_some(())
     });
@@ -121,6 +121,7 @@ fn a_fork_storm_with_half_the_memory_finds_its_own_data_and_leaves_nothing_behin
         programs[0].checks_ok > 25 * 4 * 512 && programs[0].checks_failed == 0,
         "{programs:?}"
     );
+    vm.stop();
 }
 
 #[test]
@@ -141,6 +142,5 @@ fn what_a_program_has_only_looked_at_is_zero_and_takes_no_memory() {
     // Three looks at everything, the child's, and its end.
     assert_eq!((program.checks_ok, program.checks_failed), (4 * 2048 + 1, 0));
     assert!((128..1024).contains(&program.rss_kib), "{program:?}");
-    vm.order("stop", &[]).success();
-    assert_eq!(vm.wait_for_end(), 0);
+    vm.stop();
 }

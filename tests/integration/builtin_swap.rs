@@ -59,7 +59,7 @@ fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and
             "--hotplug",
             "64M",
             "--cmdline",
-            "swap=vda,pri=1 swap=vdb,pri=1 swap=vda swap=vdc swap=vdd scratch=vdb",
+            "swap=vda,pri=1 swap=vdb,pri=1 swap=vda swap=vdc swap=vdd scratch=vdb validate",
             "--program",
             "pager size=24M pages=small seed=1",
             "--program",
@@ -111,20 +111,21 @@ fn programs_that_use_twice_the_memory_find_what_they_wrote_while_blocks_come_and
     );
     assert!(said.contains("scratch=vdb ignored"), "{said}");
     assert!(std::fs::read(&plain).unwrap().iter().all(|byte| *byte == 0));
+    vm.stop();
 }
 
 #[test]
 fn when_memory_and_swap_are_full_the_program_with_the_highest_score_ends_and_the_others_go_on() {
     let home = Home::new();
     let image = home.swap_image("swap", "8M");
-    let vm = start(
+    let mut vm = start(
         &home,
         &[&image],
         &[
             "--memory",
             "48M",
             "--cmdline",
-            "swap=vda",
+            "swap=vda validate",
             "--program",
             "pager size=36M seed=1",
             "--program",
@@ -164,20 +165,21 @@ fn when_memory_and_swap_are_full_the_program_with_the_highest_score_ends_and_the
         table[3].contains(" 3 ") && table[3].contains(" -1000 0 pager"),
         "{said}"
     );
+    vm.stop();
 }
 
 #[test]
 fn locked_memory_stays_while_the_rest_of_the_program_and_others_are_swapped() {
     let home = Home::new();
     let image = home.swap_image("swap", "64M");
-    let vm = start(
+    let mut vm = start(
         &home,
         &[&image],
         &[
             "--memory",
             "32M",
             "--cmdline",
-            "swap=vda",
+            "swap=vda validate",
             "--program",
             "pager size=12M lock=4M rounds=1 stay seed=1",
             "--program",
@@ -198,6 +200,7 @@ fn locked_memory_stays_while_the_rest_of_the_program_and_others_are_swapped() {
     let programs = vm.programs();
     assert_eq!(programs[2].state, "exited(2)", "{programs:?}");
     assert_nothing_failed(&programs);
+    vm.stop();
 }
 
 /// Swapped pages that came back meanwhile.
@@ -209,14 +212,14 @@ const HOT_PAGES: u64 = 512;
 fn pages_that_are_in_use_stay_while_those_of_one_who_comes_back_late_go_and_come() {
     let home = Home::new();
     let image = home.swap_image("swap", "64M");
-    let vm = start(
+    let mut vm = start(
         &home,
         &[&image],
         &[
             "--memory",
             "32M",
             "--cmdline",
-            "swap=vda fault_around_kib=16",
+            "swap=vda fault_around_kib=16 validate",
             "--program",
             "pager size=2M seed=1",
             "--program",
@@ -236,20 +239,21 @@ fn pages_that_are_in_use_stay_while_those_of_one_who_comes_back_late_go_and_come
     assert!(more < HOT_PAGES / 4, "{more} faults: {hot:?}");
     assert!(hot.rss_kib >= 4 * HOT_PAGES, "{hot:?}");
     assert_nothing_failed(&vm.programs());
+    vm.stop();
 }
 
 #[test]
 fn a_page_that_cannot_be_read_back_ends_its_own_program_and_no_other() {
     let home = Home::new();
     let image = home.swap_image("swap", "64M");
-    let vm = start(
+    let mut vm = start(
         &home,
         &[&image],
         &[
             "--memory",
             "32M",
             "--cmdline",
-            "swap=vda",
+            "swap=vda validate",
             "--program",
             "pager size=12M pause_ms=12000 seed=1",
             // Its own memory stays, whatever becomes of the disk.
@@ -287,4 +291,5 @@ fn a_page_that_cannot_be_read_back_ends_its_own_program_and_no_other() {
     });
     assert_nothing_failed(&vm.programs());
     assert!(areas(&vm)[0][5].parse::<u64>().unwrap() > 0, "errors are counted");
+    vm.stop();
 }

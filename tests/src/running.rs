@@ -231,6 +231,16 @@ impl Running {
         shell_status(status)
     }
 
+    /// Has the machine switched off in order, which a guest told to (`validate`) does only after it has found all that its memory manager knows
+    /// to be right.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn stop(&mut self) {
+        self.order("stop", &[]).success();
+        assert_eq!(self.wait_for_end(), 0, "{}", self.messages.text());
+    }
+
     /// Sends the signal called `name` (such as `TERM`) to the VMM process.
     ///
     /// # Panics

@@ -74,6 +74,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             };
             self.put_back(cpu, pfn, list);
         }
+        self.phys.counts.shm_swap.add(made.into());
         made
     }
 }
