@@ -204,6 +204,23 @@ impl Section {
         }
     }
 
+    /// Takes a pageblock out of the free chunk of order 9 or 10 that it is in, if it is in one. Its frames stay marked as free, and what is
+    /// left of the chunk stays a free one.
+    pub(crate) fn break_whole(&mut self, pageblock: u32) {
+        let (head, rest) = match self.pageblocks[pageblock as usize].whole {
+            Whole::No => return,
+            Whole::Single => (pageblock, None),
+            Whole::PairHead => (pageblock, Some(pageblock + 1)),
+            Whole::PairTail => (pageblock - 1, Some(pageblock - 1)),
+        };
+        self.unlist_whole(head);
+        if let Some(rest) = rest {
+            self.list_whole(rest, Whole::Single);
+        }
+        self.pageblocks[pageblock as usize].whole = Whole::No;
+        self.whole_pageblocks -= 1;
+    }
+
     fn list_whole(&mut self, pageblock: u32, whole: Whole) {
         self.pageblocks[pageblock as usize].whole = whole;
         let list = &mut self.whole[usize::from(whole == Whole::PairHead)];

@@ -22,6 +22,7 @@ pub mod kernel_map;
 pub mod kmap;
 mod lru;
 mod mem_map;
+pub mod memory_failure;
 pub mod mempool;
 pub mod migrate;
 pub mod mm;

@@ -222,7 +222,7 @@ impl<'m> FrameTable<'m> {
             };
             match page.state() {
                 PageState::Blank => false,
-                PageState::Reserved | PageState::Hole => head == pfn,
+                PageState::Reserved | PageState::Hole | PageState::Poisoned => head == pfn,
                 PageState::Cached | PageState::Allocated => pfn - head < page.order().nr_pages(),
             }
         })

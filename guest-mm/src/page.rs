@@ -39,6 +39,8 @@ pub enum PageState {
     Reserved = 3,
     /// No memory here: a hole in a boot region.
     Hole = 4,
+    /// The memory behind it has failed (Linux `PG_hwpoison`): exists, and is never given out again.
+    Poisoned = 5,
 }
 
 impl PageState {
@@ -48,7 +50,8 @@ impl PageState {
             1 => Self::Cached,
             2 => Self::Allocated,
             3 => Self::Reserved,
-            _ => Self::Hole,
+            4 => Self::Hole,
+            _ => Self::Poisoned,
         }
     }
 }

@@ -205,6 +205,13 @@ impl Pageblock {
         Some(frame)
     }
 
+    /// Takes a frame that is free.
+    pub(crate) fn take_at(&mut self, frame: u32) {
+        debug_assert!(self.is_free(frame));
+        self.free[(frame / 64) as usize] &= !(1 << (frame % 64));
+        self.free_pages -= 1;
+    }
+
     /// Takes up to `wanted` single frames, those of the smallest free chunks first, and calls `taken` with each.
     pub(crate) fn take_many(&mut self, wanted: u32, mut taken: impl FnMut(u32)) {
         let mut left = wanted.min(u32::from(self.free_pages));

@@ -1,5 +1,6 @@
 //! What an operator reads: texts in the formats of Linux' `/proc` files, written to any [`fmt::Write`].
 
+mod frames;
 mod pages;
 mod programs;
 mod zones;
@@ -12,6 +13,7 @@ use crate::phys::PhysicalMemory;
 use crate::reclaim::Reclaim;
 use crate::zone::{Watermark, ZoneKind};
 
+pub use frames::{FRAME_COLUMNS, frame, pagemap};
 pub use pages::{ListUse, cache, lru, meminfo_pages};
 pub use programs::{FileName, maps, smaps};
 pub use zones::{TypeCounts, nodes, pagetypeinfo, zoneinfo};

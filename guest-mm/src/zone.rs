@@ -260,6 +260,12 @@ impl Zone {
         self.publish(areas);
     }
 
+    /// Counts a free frame that has gone for good; with the lock.
+    pub(crate) fn lose_one(&self, areas: &FreeAreas) {
+        self.set_managed(self.managed_pages() - 1);
+        self.publish(areas);
+    }
+
     fn set_span(&self, span: PfnRange) {
         self.start.store(span.start().number(), Relaxed);
         self.spanned_pages.store(span.nr_pages(), Relaxed);

@@ -18,6 +18,7 @@ mod builtin_huge_pages;
 mod builtin_launder;
 mod builtin_mappings;
 mod builtin_memory;
+mod builtin_memory_failure;
 mod builtin_methods;
 mod builtin_nonlinear;
 mod builtin_panic;

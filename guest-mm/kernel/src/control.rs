@@ -10,6 +10,7 @@ use crate::files;
 use crate::kernel::{Kernel, Memory};
 use crate::log::log;
 use crate::machine::{activity, heap};
+use crate::memory_failure;
 use crate::swap;
 use alloc::string::String;
 use core::fmt::{self, Write};
@@ -35,6 +36,9 @@ maps          maps PID: a program's areas, as /proc/PID/maps
 smaps         smaps PID: the same with what each has in memory, as /proc/PID/smaps
 lru           the lists of pages of each zone: anonymous ones, files', dirty, on their way to the disk
 cache         files and shared memory in the page cache: pages, dirty, on their way to the disk, swapped
+pagemap       pagemap PID ADDRESS [PAGES]: what a program has there: the frame, or swapped, poisoned, migrating
+frame         frame PFN: what is known of a page frame: its state, references, mappings, block and flags
+poison        poison PFN [soft|hard]: takes a failing frame out of use; hard: its contents are lost already
 hugepages     the pool of reserved huge pages; hugepages N makes it N pages of 2 MiB
 compact       gathers scattered free memory into huge pages, zone by zone
 cpus          every CPU: programs, and counters of what it has done
@@ -106,6 +110,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "meminfo" => report::meminfo(&mut text, phys)
             .and_then(|()| report::meminfo_pages(&mut text, &*kernel.mm()))
             .and_then(|()| slab(&mut text, kernel))
+            .and_then(|()| memory_failure::meminfo(&mut text, kernel))
             .and_then(|()| mappings::meminfo(&mut text, kernel)),
         "zoneinfo" => report::zoneinfo(&mut text, phys),
         "buddyinfo" => report::buddyinfo(&mut text, phys),
@@ -122,6 +127,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
         "vmstat" => report::vmstat(&mut text, phys)
             .and_then(|()| report::reclaim(&mut text, phys, &kernel.reclaim))
             .and_then(|()| kernel.oom.report(&mut text))
+            .and_then(|()| memory_failure::vmstat(&mut text, kernel))
             .and_then(|()| kernel.programs.report(&mut text))
             .and_then(|()| mappings::vmstat(&mut text, kernel))
             .and_then(|()| files::vmstat(&mut text, kernel))

@@ -6,9 +6,10 @@
 //! memory/auto_online_blocks      offline, online_movable or online_kernel: what becomes of a block that is plugged
 //! memory/migrate_rate_mib        MiB a second that blocks are emptied with; 0 is no limit
 //! memory/migrate_method          combined, swapout or remap: how the pages of blocks get off them
+//! memory/poison_limit            failed frames with which a block stays in use (`poison`); one with more goes offline
 //! memory/events                  what has happened to blocks, newest last: NUMBER BLOCK FROM TO; with /N only what came after N
 //! memory/memoryN/state           unplugged, plugging, offline, going-offline or online; takes what auto_online_blocks takes
-//! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages}
+//! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages,poisoned_pages}
 //! node/nodeN/{cpulist,distance,blocks,total_pages,free_pages}
 //! ```
 
@@ -67,6 +68,8 @@ pub enum BlockFile {
     UsedPages,
     /// Free frames.
     FreePages,
+    /// Frames that have failed.
+    PoisonedPages,
 }
 
 /// A file of a node.
@@ -95,6 +98,8 @@ pub enum File {
     MigrateRate,
     /// How the pages of blocks get off them.
     MigrateMethod,
+    /// Failed frames with which a block stays in use.
+    PoisonLimit,
     /// What has happened to blocks after the event with that number.
     Events(u64),
     /// Of a block.
@@ -146,15 +151,16 @@ impl fmt::Display for NoEntry {
 
 impl core::error::Error for NoEntry {}
 
-const MEMORY_FILES: [(&str, File); 5] = [
+const MEMORY_FILES: [(&str, File); 6] = [
     ("block_size_bytes", File::BlockSize),
     ("auto_online_blocks", File::AutoOnline),
     ("migrate_rate_mib", File::MigrateRate),
     ("migrate_method", File::MigrateMethod),
+    ("poison_limit", File::PoisonLimit),
     ("events", File::Events(0)),
 ];
 
-const BLOCK_FILES: [(&str, BlockFile); 7] = [
+const BLOCK_FILES: [(&str, BlockFile); 8] = [
     ("state", BlockFile::State),
     ("removable", BlockFile::Removable),
     ("zone", BlockFile::Zone),
@@ -162,6 +168,7 @@ const BLOCK_FILES: [(&str, BlockFile); 7] = [
     ("phys_addr", BlockFile::PhysAddr),
     ("used_pages", BlockFile::UsedPages),
     ("free_pages", BlockFile::FreePages),
+    ("poisoned_pages", BlockFile::PoisonedPages),
 ];
 
 const NODE_FILES: [(&str, NodeFile); 5] = [

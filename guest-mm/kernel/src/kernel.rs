@@ -24,6 +24,7 @@ use crate::machine::high_memory::{self, AllFrames, HighMemory};
 use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
 use crate::machine::{power, quiet};
+use crate::memory_failure::MemoryFailures;
 use crate::oom::Oom;
 use crate::process::Programs;
 use crate::reclaim;
@@ -80,6 +81,7 @@ pub(crate) struct Kernel {
     pub(crate) reclaim: Reclaim<'static>,
     /// Who had to go when there was nothing to be got back.
     pub(crate) oom: Oom,
+    pub(crate) failures: MemoryFailures,
     /// What reclaim gets from programs that work on it; asked before the slabs.
     pub(crate) pantry: &'static Pantry<'static>,
     pub(crate) vmemmap: Vmemmap,
@@ -178,6 +180,7 @@ impl Kernel {
                 machine.options.reclaim,
             ),
             oom: Oom::default(),
+            failures: MemoryFailures::default(),
             pantry,
             direct_map: machine.direct_map,
             vmemmap: machine.vmemmap,

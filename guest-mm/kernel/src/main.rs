@@ -22,6 +22,7 @@ mod kswapd;
 mod load;
 mod log;
 mod machine;
+mod memory_failure;
 mod oom;
 mod panic;
 mod process;

@@ -11,7 +11,7 @@ use guest_sync::Cpu;
 use crate::blocks::{BlockIndex, BlockState, Slot};
 use crate::mem_map::Tag;
 use crate::mm::AnonPlace;
-use crate::page::{PageFlags, PageState};
+use crate::page::{Head, PageFlags, PageState};
 use crate::pfn::{Order, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::{Admission, Section};
@@ -190,19 +190,25 @@ impl PhysicalMemory<'_> {
             zone.drain(&self.table, |pfn| block.range.contains(pfn));
         }
         let mut region = self.region.lock();
+        let poisoned = self.poisoned.lock();
         let mut areas = zone.areas.lock();
         let section = areas.section(block.section.section());
         let used_pages = section.map_or(0, Section::used_pages);
         if used_pages > 0 {
             drop(areas);
+            drop(poisoned);
             drop(region);
             return Err(NotEmpty { block, used_pages });
+        }
+        for pfn in poisoned.iter().filter(|pfn| block.range.contains(**pfn)) {
+            self.table.page(*pfn).set_head(Head::BLANK);
         }
         let section = areas.remove(&self.table.tags, block.section.section());
         if let Some(section) = &section {
             zone.shrink(&areas, section);
         }
         drop(areas);
+        drop(poisoned);
         self.derive_floors(zone.node());
         region.set(block.block, Slot::Offline);
         if !zone.is_populated() {

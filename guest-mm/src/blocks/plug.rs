@@ -33,12 +33,15 @@ impl PhysicalMemory<'_> {
         self.step(block, Slot::Plugging, Slot::Offline)
     }
 
-    /// The device has unplugged the block: offline -> unplugged.
+    /// The device has unplugged the block: offline -> unplugged. What it plugs there later is other memory, which has not failed.
     ///
     /// # Errors
     /// When there is no such block or it is not offline.
     pub fn unplugged(&self, block: BlockIndex) -> Result<(), AddError> {
-        self.step(block, Slot::Offline, Slot::Unplugged)
+        self.step(block, Slot::Offline, Slot::Unplugged)?;
+        let range = self.region.lock().range_of(block);
+        self.poisoned.lock().retain(|pfn| !range.contains(*pfn));
+        Ok(())
     }
 
     /// Hot add: offline -> online. The block's frames become free frames of the zone, on the region's node.
@@ -63,11 +66,14 @@ impl PhysicalMemory<'_> {
         let range = region.range_of(block);
         let section = Box::new(Section::new(range, SectionHome::Block(block)));
         let zone = self.zone(region.node(), kind);
+        let poisoned = self.poisoned.lock();
         let tag = self.add_section(zone, section, |areas, tag| {
             for pageblock in range.iter().step_by(Order::PAGEBLOCK.nr_pages() as usize) {
                 areas.give(&self.table.tags, tag, pageblock, Order::PAGEBLOCK);
             }
+            self.retire_known(areas, (tag, range), &poisoned);
         })?;
+        drop(poisoned);
         region.set(block, Slot::Online(tag));
         drop(region);
         self.counts.blocks_plugged.add(1);

@@ -5,11 +5,13 @@ mod direct;
 mod index;
 mod run;
 mod scan;
+mod source;
 
 use core::fmt;
 
 pub(crate) use defer::Deferral;
 pub use run::{Compaction, Goal};
+pub(crate) use source::Source;
 
 /// When memory is compacted for huge pages (Linux `/sys/kernel/mm/transparent_hugepage/defrag`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

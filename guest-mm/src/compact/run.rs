@@ -2,17 +2,13 @@
 
 use guest_sync::Cpu;
 
-use crate::blocks::InUse;
 use crate::compact::CompactResult;
+use crate::compact::Source;
 use crate::compact::index::EXTFRAG_THRESHOLD;
-use crate::compact::scan::Candidate;
 use crate::frames::{Frames, Mmu};
-use crate::mem_map::Tag;
-use crate::migrate::{BatchEnd, Route};
+use crate::migrate::BatchEnd;
 use crate::mm::Mm;
-use crate::node::ZoneIndex;
-use crate::page::{Head, PageFlags, PageState};
-use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn, PfnRange};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES};
 use crate::phys::PhysicalMemory;
 use crate::zone::{Watermark, Zone};
 
@@ -50,23 +46,6 @@ pub struct Compaction<'a> {
     source: Option<Source<'a>>,
     /// Pageblocks emptied.
     freed: u32,
-}
-
-/// A withdrawn pageblock; dropping it puts it back in use.
-#[derive(Debug)]
-struct Source<'a> {
-    phys: &'a PhysicalMemory<'a>,
-    zone: &'a Zone,
-    home: Tag,
-    range: PfnRange,
-    /// Free frames that it had at first.
-    free_pages: u32,
-    /// Offset of the next frame to look at.
-    cursor: u32,
-    /// Sections that the free scanner looked at.
-    free_scanned: u64,
-    /// Pages that went elsewhere.
-    moved_pages: u64,
 }
 
 impl<'a> Compaction<'a> {
@@ -126,89 +105,6 @@ impl<'a> Compaction<'a> {
     }
 }
 
-impl Source<'_> {
-    /// Whether nothing is on it that is known not to move: a look, before the first page is.
-    fn all_movable(&self) -> bool {
-        let mut cursor = 0;
-        while let Some((head, _)) = self.phys.next_head(self.range, self.home, &mut cursor) {
-            let page = self.phys.table.page(head);
-            let flags = page.flags();
-            let movable =
-                page.anon_place().is_some() || flags.has(PageFlags::SWAPCACHE) || flags.has(PageFlags::FILE);
-            if page.state() == PageState::Allocated && (!movable || flags.has(PageFlags::PINNED)) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Gives back to it what CPUs keep at hand of it.
-    fn drain(&self) {
-        self.zone.drain(&self.phys.table, |pfn| self.range.contains(pfn));
-    }
-
-    /// False once all of it is free, and back in use as a whole.
-    fn is_withdrawn(&self) -> bool {
-        let mut withdrawn = false;
-        self.visit(|section, pageblock| withdrawn = section.pageblocks[pageblock as usize].withdrawn);
-        withdrawn
-    }
-
-    /// It is not tried again in this run.
-    fn skip(&self) {
-        self.visit(|section, pageblock| section.pageblocks[pageblock as usize].skip = true);
-    }
-
-    /// Shows the pageblock with its section, unless that was taken out meanwhile.
-    fn visit(&self, look: impl FnOnce(&mut crate::section::Section, u32)) {
-        let mut areas = self.zone.areas.lock();
-        let section = areas.section_mut(self.home.section());
-        if let Some(section) = section.filter(|section| section.range.covers(self.range)) {
-            let pageblock = (self.range.start() - section.range.start()) / PAGEBLOCK_NR_PAGES;
-            look(section, pageblock);
-        }
-        areas.relist(self.home.section());
-    }
-}
-
-impl Drop for Source<'_> {
-    fn drop(&mut self) {
-        let tags = &self.phys.table.tags;
-        self.visit(|section, pageblock| {
-            if section.pageblocks[pageblock as usize].withdrawn {
-                section.readmit(tags, pageblock);
-            }
-        });
-    }
-}
-
-impl Route for Source<'_> {
-    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse> {
-        let (head, order) = phys.next_head(self.range, self.home, &mut self.cursor)?;
-        Some(phys.hold(head, order))
-    }
-
-    fn step_back(&mut self, order: Order) {
-        self.cursor -= order.nr_pages();
-    }
-
-    fn destination(&mut self, phys: &PhysicalMemory<'_>, _: &Cpu, order: Order) -> Option<Pfn> {
-        if order != Order::ZERO {
-            return None;
-        }
-        let mut areas = self.zone.areas.lock();
-        let pfn = areas.take_from_fullest(&phys.table.tags, &mut self.free_scanned)?;
-        phys.table.page(pfn).set_head(Head::allocated(Order::ZERO));
-        self.zone.publish(&areas);
-        self.zone.events.slow_alloc_pages.add(1);
-        Some(pfn)
-    }
-
-    fn moved(&mut self, nr_pages: u32) {
-        self.moved_pages += u64::from(nr_pages);
-    }
-}
-
 impl<'m> PhysicalMemory<'m> {
     /// Whether a run may reach that goal in a zone (Linux `compaction_suitable` and `compaction_zonelist_suitable`).
     fn is_suitable(&self, zone: &Zone, goal: Goal) -> bool {
@@ -225,34 +121,6 @@ impl<'m> PhysicalMemory<'m> {
             Goal::Everything => (u64::from(BATCH_PAGES), true),
         };
         fragmented && zone.free_pages() >= zone.watermark(Watermark::Low) + gap
-    }
-
-    /// Withdraws the emptiest movable pageblock that was not tried in vain.
-    fn withdraw_emptiest<'a>(&'a self, zone: &'a Zone) -> Option<Source<'a>> {
-        let source = {
-            let mut areas = zone.areas.lock();
-            let Candidate {
-                section,
-                range,
-                free_pages,
-            } = areas.emptiest_movable()?;
-            let found = areas.section_mut(section)?;
-            let pageblock = (range.start() - found.range.start()) / PAGEBLOCK_NR_PAGES;
-            found.withdraw(&self.table.tags, pageblock);
-            areas.relist(section);
-            Source {
-                phys: self,
-                zone,
-                home: Tag::new(ZoneIndex::of(zone.node(), zone.kind()), section),
-                range,
-                free_pages,
-                cursor: 0,
-                free_scanned: 0,
-                moved_pages: 0,
-            }
-        };
-        source.drain();
-        Some(source)
     }
 }
 

@@ -329,7 +329,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Takes the page lock of a page that can move.
-    fn lock_movable(&self, page: &InUse) -> Result<&Page, RefusalReason> {
+    pub(crate) fn lock_movable(&self, page: &InUse) -> Result<&Page, RefusalReason> {
         let pinned = |holder| RefusalReason::Pinned { holder };
         if let Some(holder) = page.pinned_by {
             return Err(pinned(holder));

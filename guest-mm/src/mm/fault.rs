@@ -70,6 +70,11 @@ pub enum FaultError {
         /// The address.
         va: u64,
     },
+    /// The page was lost when the memory that it was in failed (SIGBUS, `BUS_MCEERR_AR`).
+    Poisoned {
+        /// The address.
+        va: u64,
+    },
     /// The page could not be read from its file or from the swap area (SIGBUS). Another try reads again.
     Io {
         /// The address.
@@ -86,6 +91,7 @@ impl fmt::Display for FaultError {
             Self::OutOfMemory(gfp) => write!(f, "out of memory for a {gfp:?} request"),
             Self::NoHugePage { va } => write!(f, "no reserved huge page is left for {va:#x}"),
             Self::BeyondEnd { va } => write!(f, "{va:#x} is beyond the end of the file that is mapped there"),
+            Self::Poisoned { va } => write!(f, "the page at {va:#x} was lost when its memory failed"),
             Self::Io { va } => write!(f, "the page at {va:#x} could not be read from the disk"),
         }
     }
@@ -187,6 +193,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             return Ok(Step::Done(FaultOutcome::Locked(PageWait::lock(
                 found.entry.pfn(),
             ))));
+        }
+        if found.entry.is_poisoned() {
+            return Err(FaultError::Poisoned { va });
         }
         if let Some(slot) = found.entry.swap_slot() {
             return self.swap_in(cpu, space, (va, &found), (vma, want), slot);

@@ -27,7 +27,7 @@ mod swap_io;
 mod user;
 mod vma;
 mod waits;
-mod zap;
+pub(crate) mod zap;
 
 use alloc::sync::Arc;
 
@@ -126,6 +126,15 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     /// Numbers of all address spaces.
     pub fn space_ids(&self) -> impl Iterator<Item = SpaceId> {
         self.spaces.all().into_iter().map(|space| space.id())
+    }
+
+    /// The entry that an address of a space ends at, and the frame that belongs to the address if the entry is present. `None` if there is no
+    /// such address space.
+    pub fn entry_at(&self, id: SpaceId, va: u64) -> Option<(Entry, Pfn)> {
+        let found = self.spaces.find(id)?.lock().table.find(&self.frames, va);
+        let pages = va % found.level.entry_bytes() / crate::pfn::PAGE_SIZE;
+        let offset = if found.entry.has(Entry::HUGE) { pages } else { 0 };
+        Some((found.entry, found.entry.pfn() + u32::try_from(offset).ok()?))
     }
 
     /// Makes a frame that was just allocated a page of a program at an address.

@@ -36,6 +36,8 @@ struct State {
     areas: Areas,
     /// Pages by the number of their slot. Each is a user of its slot.
     cache: RadixTree<Pfn>,
+    /// Slots in use whose contents were in memory only, which has failed. There is hardly ever one.
+    lost: Vec<SlotNr>,
 }
 
 /// What there is of swap. Slots of a page.
@@ -80,7 +82,21 @@ impl Swap {
     pub(crate) fn drop_user(&self, slot: SlotNr) -> u16 {
         let mut state = self.state.lock();
         let left = state.areas.drop_user(slot);
-        left.expect("an entry is a user of its slot")
+        let left = left.expect("an entry is a user of its slot");
+        if left == 0 {
+            state.lost.retain(|lost| *lost != slot);
+        }
+        left
+    }
+
+    /// The contents of a slot in use are gone.
+    pub(crate) fn lose(&self, slot: SlotNr) {
+        self.state.lock().lost.push(slot);
+    }
+
+    /// Whether the contents of a slot are gone.
+    pub(crate) fn is_lost(&self, slot: SlotNr) -> bool {
+        self.state.lock().lost.contains(&slot)
     }
 
     /// A free slot whose page this is from now on.

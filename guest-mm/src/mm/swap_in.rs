@@ -54,6 +54,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         slot: SlotNr,
     ) -> Result<Step, FaultError> {
         let Some(pfn) = self.swap.find(slot, |pfn| self.mapped_page(pfn)) else {
+            if self.swap.is_lost(slot) {
+                return Err(FaultError::Poisoned { va });
+            }
             let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
             let frame = frame.map_err(|error| FaultError::OutOfMemory(error.gfp))?;
             self.read_in(cpu, slot, frame, ReadIn::Wanted)
@@ -167,7 +170,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     fn read_ahead(&self, cpu: &Cpu, slot: SlotNr, window: u32) {
         let first = slot.number() / window * window;
         for near in (first..first + window).filter_map(SlotNr::new) {
-            let is_known = self.swap.users(near) == 0 || near == slot;
+            let is_known = self.swap.users(near) == 0 || near == slot || self.swap.is_lost(near);
             if is_known || self.swap.is_cached(near) {
                 continue;
             }

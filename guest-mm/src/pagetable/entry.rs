@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use crate::pfn::{PAGE_SHIFT, Pfn};
+use crate::pfn::{Order, PAGE_SHIFT, Pfn};
 use crate::swap::SlotNr;
 
 /// One entry of a table of any level. All zero means: nothing here.
@@ -48,6 +48,19 @@ impl Entry {
     /// Software, in entries without P: the page of a mapping that belongs here is the one that the address bits name
     /// (Linux `_PAGE_FILE`).
     pub const FILE: u64 = 1 << 6;
+
+    /// What is left of a mapping whose page was lost with its frame: [`Self::FIXED`] without P, so that nobody looks for a page behind it.
+    pub const fn poisoned(order: Order) -> Self {
+        match order.number() {
+            0 => Self(Self::FIXED),
+            _ => Self(Self::FIXED | Self::HUGE),
+        }
+    }
+
+    /// Whether its page was lost with its frame.
+    pub const fn is_poisoned(self) -> bool {
+        !self.is_present() && self.has(Self::FIXED) && !self.has(Self::MIGRATION)
+    }
 
     const ADDRESS: u64 = 0xffff_ffff << PAGE_SHIFT;
 

@@ -174,7 +174,6 @@ impl PhysicalMemory<'_> {
         fill: impl FnOnce(&mut FreeAreas, Tag),
     ) -> Result<Tag, AddError> {
         let (range, present_pages) = (section.range, section.present_pages);
-        let managed_pages = section.managed_pages;
         let (tag, was_empty) = loop {
             let mut areas = zone.areas.lock();
             if let Some(nr_sections) = areas.room_needed() {
@@ -191,6 +190,9 @@ impl PhysicalMemory<'_> {
             let was_empty = !zone.is_populated();
             let tag = areas.insert(&self.table.tags, section);
             fill(&mut areas, tag);
+            let managed_pages = areas
+                .section(tag.section())
+                .map_or(0, |section| section.managed_pages);
             zone.grow(&areas, range, present_pages, managed_pages);
             break (tag, was_empty);
         };

@@ -11,6 +11,7 @@ mod node;
 mod pin;
 
 use ::alloc::boxed::Box;
+use ::alloc::vec::Vec;
 
 use guest_sync::SpinLock;
 use guest_sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -36,7 +37,7 @@ pub use pin::{Pin, PinError};
 
 /// Every frame the guest has, and who has it.
 ///
-/// Lock order: blocks, pins, zone. Zones are locked one at a time. Those who wait for memory are woken with none of them
+/// Lock order: blocks, pins, failed frames, zone. Zones are locked one at a time. Those who wait for memory are woken with none of them
 /// held.
 #[derive(Debug)]
 pub struct PhysicalMemory<'m> {
@@ -50,6 +51,8 @@ pub struct PhysicalMemory<'m> {
     first_zones: Box<[[AtomicU8; NR_ZONES]]>,
     pub(crate) region: SpinLock<HotplugRegion>,
     pub(crate) pins: SpinLock<pin::Pins>,
+    /// Frames whose memory has failed, in no order.
+    pub(crate) poisoned: SpinLock<Vec<Pfn>>,
     pub(crate) counts: Counts,
     pub(crate) shortage: Shortage,
     pub(crate) write_back: WriteBack,
@@ -71,6 +74,8 @@ pub enum FrameState {
     Allocated(Order),
     /// Exists, but was never given to the allocator.
     Reserved,
+    /// Exists, but its memory has failed.
+    Poisoned,
     /// No descriptor: not memory, not plugged, or offline.
     Offline,
     /// Another CPU is just taking or freeing it.
@@ -98,6 +103,7 @@ impl<'m> PhysicalMemory<'m> {
             topology,
             region: SpinLock::new(HotplugRegion::default()),
             pins: SpinLock::new(pin::Pins::default()),
+            poisoned: SpinLock::new(Vec::new()),
             huge_pool: huge_pool::HugePool::default(),
             counts: Counts::default(),
             #[cfg(test)]
@@ -137,9 +143,15 @@ impl<'m> PhysicalMemory<'m> {
             PageState::Cached => FrameState::Cached(head.order()),
             PageState::Allocated => FrameState::Allocated(head.order()),
             PageState::Reserved => FrameState::Reserved,
+            PageState::Poisoned => FrameState::Poisoned,
             PageState::Hole => FrameState::Offline,
             PageState::Blank => FrameState::Changing,
         }
+    }
+
+    /// First frame of the chunk in use that a frame is in; `None` for a free one, and where no memory is online.
+    pub fn head_of(&self, pfn: Pfn) -> Option<Pfn> {
+        self.table.head_of(pfn)
     }
 
     /// Mobility of the frame's pageblock, or `None` where no memory is online.

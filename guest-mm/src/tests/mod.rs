@@ -17,6 +17,7 @@ pub(crate) mod machine;
 mod many_cpus;
 mod many_threads;
 mod mapping_threads;
+mod memory_failure;
 mod migration;
 mod mm_threads;
 mod nodes;

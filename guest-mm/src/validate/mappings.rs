@@ -31,6 +31,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             listed.extend(state.members.iter().map(|&space| (mapping.id, space)));
             for (index, content) in state.tree.iter() {
                 match content {
+                    Content::Lost => {}
                     Content::Slot(slot) => *all.slots.entry(slot).or_insert(0) += 1,
                     Content::Page(pfn) => {
                         let has_tag = |tag| state.tree.has_tag(index, tag);

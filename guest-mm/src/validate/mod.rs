@@ -52,7 +52,31 @@ impl PhysicalMemory<'_> {
         self.validate_first_zones()?;
         self.validate_pins()?;
         self.validate_huge_pool()?;
+        self.validate_poisoned()?;
         self.validate_blocks()
+    }
+
+    /// Frames that have failed say so, each is listed once, and none of them is in a block that is unplugged.
+    fn validate_poisoned(&self) -> Result<(), Invalid> {
+        let listed = self.poisoned_frames();
+        ensure!(
+            listed.windows(2).all(|two| two[0] != two[1]),
+            "failed twice: {listed:?}"
+        );
+        for pfn in listed {
+            let state = self.page(pfn).map(crate::Page::state);
+            ensure!(
+                state.is_none_or(|state| state == crate::PageState::Poisoned),
+                "{pfn} has failed, and is {state:?}"
+            );
+            let region = self.hotplug_region();
+            let block = region.block_at(pfn).and_then(|block| region.state(block));
+            ensure!(
+                block != Some(crate::BlockState::Unplugged),
+                "{pfn} has failed, and is not there"
+            );
+        }
+        Ok(())
     }
 
     /// Every page that says so is of the pool, and those that nobody has are free there.

@@ -59,7 +59,7 @@ impl Section {
             match page.state() {
                 PageState::Blank => ensure!(false, "{pfn} belongs to nobody"),
                 PageState::Hole => {}
-                PageState::Reserved => present += 1,
+                PageState::Reserved | PageState::Poisoned => present += 1,
                 PageState::Cached | PageState::Allocated => {
                     present += nr_pages;
                     managed += nr_pages;

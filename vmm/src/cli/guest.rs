@@ -8,7 +8,8 @@ use crate::control::client::ControlClient;
 /// Ask the running guest for its own view of its memory
 ///
 /// The built-in guest knows help, meminfo, zoneinfo, buddyinfo, pagetypeinfo, slabinfo, vmallocinfo, vmstat, nodes,
-/// blocks, ps, maps PID, smaps PID, swaps, lru, cache, hugepages [N], compact, cpus and sysfs, a control tree of blocks and nodes. Those
+/// blocks, ps, maps PID, smaps PID, swaps, lru, cache, hugepages [N], compact, pagemap PID ADDRESS, frame PFN, poison PFN [soft|hard],
+/// cpus and sysfs, a control tree of blocks and nodes. Those
 /// that Linux has in /proc are in the formats of Linux.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -18,6 +19,7 @@ Examples:
   ballast guest a blocks
   ballast guest a smaps 1
   ballast guest a sysfs memory/memory3/state offline
+  ballast guest a poison 0x1234 hard
   ballast guest a help
 
 The question goes through the guest's virtio console; a stock Linux has nobody there to answer.")]

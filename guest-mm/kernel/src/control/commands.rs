@@ -3,13 +3,14 @@
 use crate::kcompactd;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
+use crate::memory_failure::{self, Severity};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write;
 use guest_mm::compact::Goal;
-use guest_mm::{SpaceId, Zone, report};
+use guest_mm::{Pfn, SpaceId, Zone, report};
 use guest_virtio::control::{Command, Reply};
 
 /// The answer, if it is one of these commands.
@@ -24,6 +25,14 @@ pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Op
             report::smaps(out, &kernel.mm(), id, name_of)
         }),
         ("maps" | "smaps", _) => Err(format!("{} takes a program's number", command.name())),
+        ("pagemap", &[pid, at]) => pagemap(kernel, pid, at, "1"),
+        ("pagemap", &[pid, at, pages]) => pagemap(kernel, pid, at, pages),
+        ("pagemap", _) => Err("pagemap takes a program's number, an address, and a number of pages".into()),
+        ("frame", &[pfn]) => frame_number(pfn).map(|pfn| frame(kernel, pfn)),
+        ("frame", _) => Err("frame takes a frame's number".into()),
+        ("poison", &[pfn]) => poison(kernel, pfn, "soft").await,
+        ("poison", &[pfn, severity]) => poison(kernel, pfn, severity).await,
+        ("poison", _) => Err("poison takes a frame's number, and soft or hard".into()),
         ("hugepages", []) => Ok(pool(kernel)),
         ("hugepages", &[wanted]) => resize_pool(kernel, wanted),
         ("hugepages", _) => Err("hugepages takes one number".into()),
@@ -54,6 +63,53 @@ fn of_program(
     let mut text = String::new();
     write(&mut text, space).map_err(|fmt::Error| format!("program {number} has ended meanwhile"))?;
     Ok(text)
+}
+
+/// Most lines of an answer about single pages.
+const MOST_PAGES: u64 = 4096;
+
+fn pagemap(kernel: &Kernel, pid: &str, at: &str, pages: &str) -> Result<String, String> {
+    let va = address(at).ok_or_else(|| format!("{at} is not an address of a program"))?;
+    let nr_pages = pages
+        .parse()
+        .ok()
+        .filter(|pages| (1..=MOST_PAGES).contains(pages));
+    let nr_pages =
+        nr_pages.ok_or_else(|| format!("{pages} is not a number of pages from 1 to {MOST_PAGES}"))?;
+    of_program(kernel, pid, |out, id| {
+        report::pagemap(out, &kernel.mm(), id, (va, nr_pages))
+    })
+}
+
+fn frame(kernel: &Kernel, pfn: Pfn) -> String {
+    let mut text = format!("{}\n", report::FRAME_COLUMNS);
+    // Writing to a string cannot fail.
+    let _ = report::frame(&mut text, kernel.phys, pfn);
+    text
+}
+
+async fn poison(kernel: &'static Kernel, pfn: &str, severity: &str) -> Result<String, String> {
+    let severity = Severity::from_name(severity).ok_or_else(|| format!("{severity} is not soft or hard"))?;
+    memory_failure::poison(kernel, frame_number(pfn)?, severity).await
+}
+
+/// Decimal, or hexadecimal with `0x`.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// An address that a program can have: below 2^47.
+fn address(text: &str) -> Option<u64> {
+    number(text).filter(|va| *va < 1 << 47)
+}
+
+fn frame_number(text: &str) -> Result<Pfn, String> {
+    let pfn = number(text).and_then(|number| u32::try_from(number).ok());
+    pfn.map(Pfn::new)
+        .ok_or_else(|| format!("{text} is not the number of a page frame"))
 }
 
 fn pool(kernel: &Kernel) -> String {

@@ -69,6 +69,7 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
         File::AutoOnline => kernel.orders.policy().name().into(),
         File::MigrateRate => kernel.orders.rate().to_string(),
         File::MigrateMethod => kernel.orders.method().name().into(),
+        File::PoisonLimit => kernel.failures.limit().to_string(),
         File::Events(after) => {
             let lines = region.events_after(after).into_iter().map(|event| {
                 let (number, block) = (event.number, event.block.0);
@@ -102,6 +103,7 @@ fn read_block(kernel: &Kernel, block: u32, file: BlockFile, path: &str) -> Resul
             alloc::format!("{start:x}")
         }
         BlockFile::UsedPages => usage.map_or(0, |usage| usage.used_pages).to_string(),
+        BlockFile::PoisonedPages => kernel.phys.poisoned_pages(block).to_string(),
         BlockFile::FreePages => usage.map_or(0, |usage| usage.free_pages).to_string(),
     })
 }
@@ -158,6 +160,12 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
                 alloc::format!("{value} is not one of {}", words.join(", "))
             })?;
             kernel.orders.set_method(method);
+            Ok(())
+        }
+        File::PoisonLimit => {
+            let limit = value.parse();
+            let limit = limit.map_err(|_| alloc::format!("{value} is not a number of frames"))?;
+            kernel.failures.set_limit(limit);
             Ok(())
         }
         File::Block(block, BlockFile::State) => {

@@ -130,6 +130,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
                         return Ok(found);
                     }
                 }
+                Some(Content::Lost) => return Err(FileError::Io),
                 Some(Content::Slot(slot)) => {
                     if let Some(found) = self.shmem_in(cpu, mapping, index, slot)? {
                         return Ok(found);

@@ -94,6 +94,8 @@ pub(crate) enum Content {
     Page(Pfn),
     /// A page of shared memory that is in the swap area. The tree is a user of the slot.
     Slot(SlotNr),
+    /// A page of shared memory that was lost with its frame. It cannot be read any more.
+    Lost,
 }
 
 /// See the module. Locked after an address space, and before what physical memory locks; two mappings never at a time.

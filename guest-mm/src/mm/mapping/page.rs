@@ -152,6 +152,25 @@ impl<'a, 'm, F: Frames, M: Mmu> LockedPage<'a, 'm, F, M> {
             .forget_page(self.cpu, &self.mapping, (self.pfn, self.page));
     }
 
+    /// Takes it out of its mapping because its contents are gone: who waits for it to be written is told, and one of shared memory cannot be
+    /// read any more. Nobody maps it, and it is not on its way to the disk.
+    pub(crate) fn lose(&self) {
+        debug_assert!(self.page.mapcount() == 0 && self.writeback().is_none());
+        let mut state = self.mapping.lock();
+        match self.mapping.kind {
+            MappingKind::File(_) => {
+                state.tree.remove(self.index());
+                state.errors.note();
+            }
+            MappingKind::Shmem => {
+                state.tree.replace(self.index(), Content::Lost);
+            }
+        }
+        drop(state);
+        self.mm
+            .forget_page(self.cpu, &self.mapping, (self.pfn, self.page));
+    }
+
     /// As the file system knows it, if it has something on it.
     pub(crate) fn private_page(&self) -> Option<PrivatePage> {
         private_page(self.mapping.id, self.pfn, self.page)

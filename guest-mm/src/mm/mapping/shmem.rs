@@ -30,6 +30,9 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         slot: SlotNr,
     ) -> Result<Option<PageLookup<'a, 'm, F, M>>, FileError> {
         let Some(pfn) = self.swap.find(slot, |pfn| self.mapped_page(pfn)) else {
+            if self.swap.is_lost(slot) {
+                return Err(FileError::Io);
+            }
             let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
             let frame = frame.map_err(|_| FileError::OutOfMemory)?;
             // While the tree is locked, the slot cannot become another's.

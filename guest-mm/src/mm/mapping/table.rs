@@ -6,7 +6,7 @@ use core::num::NonZeroU32;
 
 use guest_sync::SpinLock;
 
-use super::{FileError, Mapping, MappingId, MappingKind};
+use super::{Content, FileError, Mapping, MappingId, MappingKind};
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mm::Mm;
 use crate::page::{Page, PageFlags};
@@ -167,7 +167,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let state = mapping.lock();
             let pages = state.tree.iter();
             pages
-                .filter(|(_, content)| matches!(content, super::Content::Page(_)))
+                .filter(|(_, content)| matches!(content, Content::Page(_)))
                 .count() as u64
         })
     }
@@ -186,9 +186,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             spaces: state.members.len() as u64,
         };
         for (_, content) in state.tree.iter() {
-            let super::Content::Page(pfn) = content else {
-                found.swapped += 1;
-                continue;
+            let pfn = match content {
+                Content::Page(pfn) => pfn,
+                Content::Slot(_) => {
+                    found.swapped += 1;
+                    continue;
+                }
+                Content::Lost => continue,
             };
             let flags = self.mapped_page(pfn).flags();
             found.pages += 1;

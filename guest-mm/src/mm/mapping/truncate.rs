@@ -115,6 +115,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 return;
             };
             let wait = match content {
+                Content::Lost => {
+                    mapping.lock().tree.remove(index);
+                    None
+                }
                 Content::Slot(_) => {
                     self.drop_slot(cpu.this_cpu(), mapping, index);
                     None
@@ -141,7 +145,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Takes a page out of its mapping, and out of all page tables first.
-    pub(super) fn drop_page(&self, cpu: &Cpu, page: &LockedPage<'_, '_, F, M>) {
+    pub(crate) fn drop_page(&self, cpu: &Cpu, page: &LockedPage<'_, '_, F, M>) {
         let mut walk = Walk::default();
         // A fork that is under way may add an entry that this walk does not meet.
         while page.page.mapcount() > 0 {

@@ -215,7 +215,7 @@ impl Map {
         let file = &sim.files[self.file];
         match error {
             FaultError::OutOfMemory(_) => assert!(process.is_doomed(), "a program that waits gets memory"),
-            FaultError::NoHugePage { .. } => panic!("{error}"),
+            FaultError::NoHugePage { .. } | FaultError::Poisoned { .. } => panic!("{error}"),
             FaultError::Io { .. } => {
                 let is_private = self.sharing == Sharing::Private;
                 sim.io_error(sim.has_failed(file) || is_private && sim.swap_failed.get());

@@ -302,7 +302,10 @@ impl Program {
             FaultError::Protection { access, .. } => {
                 assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
             }
-            FaultError::NoArea { .. } | FaultError::BeyondEnd { .. } | FaultError::UnknownSpace(_) => {
+            FaultError::NoArea { .. }
+            | FaultError::BeyondEnd { .. }
+            | FaultError::Poisoned { .. }
+            | FaultError::UnknownSpace(_) => {
                 panic!("{error}")
             }
         }

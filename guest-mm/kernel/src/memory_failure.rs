@@ -1,0 +1,190 @@
+//! Frames that are taken out of use while the guest runs, because an operator says that they fail (`poison`). What becomes of their contents is told by
+//! [`guest_mm::memory_failure`]; here programs end that have lost something, and blocks with too many such frames go out of use.
+
+use crate::kernel::Kernel;
+use crate::log::log;
+use crate::machine::cpu::this_cpu;
+use crate::resize::orders::order;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU32, Ordering};
+use guest_kernel::control_tree::OnlinePolicy;
+use guest_mm::memory_failure::{Contents, MemoryFailureError};
+use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, Pfn, SpaceId};
+use guest_sync::Cpu;
+
+/// How often a frame is tried on which somebody is at work, and how long that one is given in between.
+const TRIES: u32 = 50;
+const PAUSE_NS: u64 = 10_000_000;
+/// Pages that are reclaimed when there is no frame for the contents of another.
+const RECLAIM_PAGES: u64 = 512;
+
+/// A block with more failed frames than this goes out of use, unless an operator says otherwise (`memory/poison_limit`).
+const LIMIT: u32 = 16;
+
+/// How much is known of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Severity {
+    /// It has its contents, and is not to be trusted with others.
+    Soft,
+    /// Its contents are gone.
+    Hard,
+}
+
+impl Severity {
+    /// The one with that word.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "soft" => Some(Self::Soft),
+            "hard" => Some(Self::Hard),
+            _ => None,
+        }
+    }
+}
+
+/// What has happened, and what an operator wants.
+pub(crate) struct MemoryFailures {
+    /// Failed frames that a block may have and stay in use.
+    limit: AtomicU32,
+    /// Programs that ended because they lost something.
+    kills: AtomicU32,
+}
+
+impl Default for MemoryFailures {
+    fn default() -> Self {
+        Self {
+            limit: AtomicU32::new(LIMIT),
+            kills: AtomicU32::new(0),
+        }
+    }
+}
+
+impl MemoryFailures {
+    /// Failed frames that a block may have and stay in use.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many those are, from the next failure on.
+    pub(crate) fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+}
+
+/// For `vmstat`: frames out of use, and programs that ended for it.
+pub(crate) fn vmstat(out: &mut String, kernel: &Kernel) -> core::fmt::Result {
+    writeln!(out, "nr_poisoned {}", kernel.phys.poisoned_frames().len())?;
+    writeln!(
+        out,
+        "poison_kill {}",
+        kernel.failures.kills.load(Ordering::Relaxed)
+    )
+}
+
+/// For `meminfo`: memory that is out of use.
+pub(crate) fn meminfo(out: &mut String, kernel: &Kernel) -> core::fmt::Result {
+    let kib = kernel.phys.poisoned_frames().len() as u64 * PAGE_SIZE / 1024;
+    writeln!(out, "{:<20}{kib:>4} kB", "HardwareCorrupted:")
+}
+
+/// Takes a frame out of use. What was done, a fact a line.
+///
+/// # Errors
+/// Why it is still in use.
+pub(crate) async fn poison(kernel: &'static Kernel, pfn: Pfn, severity: Severity) -> Result<String, String> {
+    let mut losers = Vec::new();
+    let contents = take(kernel, pfn, severity, &mut losers).await;
+    // Those have lost something even if the frame is still busy.
+    let mut text = end(kernel, pfn, &losers);
+    let contents = contents.map_err(|error| format!("{error}; {text}"))?;
+    log!(
+        Warning,
+        "memory failure: {pfn} is out of use, its contents: {}",
+        contents.name()
+    );
+    text.insert_str(0, &format!("{pfn} is out of use: {}\n", contents.name()));
+    if let Some(block) = kernel.phys.block_of(pfn) {
+        text += &contain(kernel, block).await;
+    }
+    kernel.memory_came.raise();
+    kernel.validate();
+    Ok(text)
+}
+
+async fn take(
+    kernel: &'static Kernel,
+    pfn: Pfn,
+    severity: Severity,
+    losers: &mut Vec<SpaceId>,
+) -> Result<Contents, MemoryFailureError> {
+    let mut tries = 0;
+    loop {
+        let outcome = match severity {
+            Severity::Soft => kernel.mm().soft_offline(this_cpu(), pfn),
+            Severity::Hard => kernel.mm().memory_failure(this_cpu(), pfn, losers),
+        };
+        tries += 1;
+        match outcome {
+            Err(MemoryFailureError::Busy(_)) if tries < TRIES => kernel.timers().sleep(PAUSE_NS).await,
+            Err(MemoryFailureError::NoMemory(_)) if tries < TRIES => {
+                let here = this_cpu as fn() -> &'static Cpu;
+                let reclaimed = kernel.reclaim.reclaim_pages(here, RECLAIM_PAGES).await;
+                if !reclaimed.has_progress {
+                    return outcome;
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Ends the programs that have lost a page, and says so.
+fn end(kernel: &Kernel, pfn: Pfn, losers: &[SpaceId]) -> String {
+    let mut text = String::new();
+    let programs = kernel.programs.lock();
+    for program in programs.iter().filter(|program| !program.has_ended()) {
+        let space = program.status.lock().space;
+        if space.is_some_and(|space| losers.contains(&space)) {
+            kernel.failures.kills.fetch_add(1, Ordering::Relaxed);
+            log!(
+                Error,
+                "memory failure: {} [{}] has lost a page in {pfn}, and is ended",
+                program.name(),
+                program.pid
+            );
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "program {} ({}) has lost a page, and is ended",
+                program.pid,
+                program.name()
+            );
+            program.doom();
+        }
+    }
+    text
+}
+
+/// Takes a block out of use that has too many failed frames. What came of that; nothing if there is no need.
+async fn contain(kernel: &'static Kernel, block: BlockIndex) -> String {
+    let (failed, limit) = (kernel.phys.poisoned_pages(block), kernel.failures.limit());
+    let is_online = kernel.phys.hotplug_region().state(block) == Some(BlockState::Online);
+    if failed <= limit || !is_online {
+        return String::new();
+    }
+    let number = block.0;
+    match order(kernel, block, OnlinePolicy::Offline).await {
+        Ok(()) => {
+            log!(
+                Warning,
+                "memory failure: block {number} has {failed} failed frames, and is out of use"
+            );
+            format!("block {number} has {failed} failed frames, more than {limit}, and is out of use\n")
+        }
+        Err(why) => format!(
+            "block {number} has {failed} failed frames, more than {limit}, and is still in use: {why}\n"
+        ),
+    }
+}

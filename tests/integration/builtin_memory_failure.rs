@@ -1,0 +1,150 @@
+//! Page frames that an operator takes out of use because their memory fails: nobody notices while the contents can be saved, and only those end
+//! who have lost something.
+
+use integration_tests::{Home, Running, eventually, views};
+
+/// The frames that a program has in the first pages of an area, as the guest says; those that are there.
+fn frames(vm: &Running, pid: u64, area: &str, pages: u32) -> Vec<String> {
+    let maps = vm.guest(&format!("maps {pid}"));
+    let line = maps.lines().find(|line| line.contains(area)).expect("the area");
+    let start = line.split('-').next().unwrap();
+    let listed = vm.guest(&format!("pagemap {pid} 0x{start} {pages}"));
+    let mut lines = listed.lines();
+    assert_eq!(
+        lines.next(),
+        Some("ADDRESS PFN STATE HEAD COUNT MAPCOUNT BLOCK FLAGS")
+    );
+    lines
+        .filter(|line| line.contains(" allocated "))
+        .filter_map(|line| Some(line.split(' ').nth(1)?.to_owned()))
+        .collect()
+}
+
+fn count(vm: &Running, name: &str) -> u64 {
+    views::vmstat(&vm.guest("vmstat"))[name]
+}
+
+fn poison(vm: &Running, pfn: &str, severity: &str) -> String {
+    vm.order("guest", &["poison", pfn, severity]).success()
+}
+
+#[test]
+fn suspect_frames_go_out_of_use_under_a_program_and_a_block_with_many_of_them_goes_whole() {
+    let home = Home::new();
+    let options = ["--memory", "48M", "--hotplug", "128M", "--cmdline", "validate"];
+    let mut vm = home.start("soft", &[&options[..], &["--program", "pager size=24M"]].concat());
+    vm.wait_for_driver();
+    vm.resize("112M");
+    vm.wait_for_checks(20);
+    let pid = vm.programs()[0].pid;
+    // The program's memory is the area that is larger than the others.
+    let suspects = frames(&vm, pid, &largest_area(&vm, pid), 64);
+    assert!(suspects.len() >= 20, "{suspects:?}");
+    for pfn in &suspects[..16] {
+        let said = poison(&vm, pfn, "soft");
+        assert!(said.contains("out of use: moved"), "{said}");
+    }
+    vm.order("guest", &["poison", &suspects[0]])
+        .assert_refusal(1, &["out of use already"]);
+    assert_eq!((count(&vm, "nr_poisoned"), count(&vm, "poison_kill")), (16, 0));
+    assert_eq!(views::meminfo(&vm.guest("meminfo"))["HardwareCorrupted"], 64);
+    let frame = vm.guest(&format!("frame {}", suspects[0]));
+    assert!(frame.contains(" poisoned "), "{frame}");
+    vm.wait_for_checks(20);
+
+    // More in one block than it may have.
+    vm.order("guest", &["sysfs", "memory/poison_limit", "3"])
+        .success();
+    let block = eventually("a block that is used", || {
+        let blocks = views::blocks(&vm.guest("blocks"));
+        blocks.iter().position(|block| block.used_pages > 100)
+    });
+    let address = vm.guest(&format!("sysfs memory/memory{block}/phys_addr"));
+    let first = u64::from_str_radix(address.trim(), 16).unwrap() >> 12;
+    let file = |name: &str| {
+        vm.guest(&format!("sysfs memory/memory{block}/{name}"))
+            .trim()
+            .to_owned()
+    };
+    let mut last = String::new();
+    for pfn in first.. {
+        if file("state") != "online" {
+            break;
+        }
+        last = poison(&vm, &pfn.to_string(), "soft");
+    }
+    assert!(last.contains("and is out of use"), "{last}");
+    assert_eq!(
+        (file("state").as_str(), file("poisoned_pages").as_str()),
+        ("offline", "4")
+    );
+    vm.wait_for_checks(20);
+    let poisoned = count(&vm, "nr_poisoned");
+    vm.resize("64M");
+    assert!(
+        count(&vm, "nr_poisoned") < poisoned,
+        "what is unplugged is not the guest's to mistrust"
+    );
+    for program in vm.programs() {
+        assert!(program.checks_failed == 0 && program.is_alive(), "{program:?}");
+    }
+}
+
+#[test]
+fn a_frame_that_fails_ends_the_programs_that_had_its_page_and_no_other() {
+    let home = Home::new();
+    let options = ["--memory", "96M", "--hotplug", "64M", "--cmdline", "validate"];
+    let programs = [
+        "--program",
+        "pager size=8M seed=1",
+        "--program",
+        "pager size=8M seed=2",
+    ];
+    let mut vm = home.start("hard", &[&options[..], &programs].concat());
+    vm.wait_for_driver();
+    vm.wait_for_checks(20);
+    let [victim, other] = std::array::from_fn(|index| vm.programs()[index].pid);
+    let failed = frames(&vm, victim, &largest_area(&vm, victim), 32)[5].clone();
+    let said = poison(&vm, &failed, "hard");
+    assert!(
+        said.contains("out of use: lost") && said.contains(&format!("program {victim} ")),
+        "{said}"
+    );
+    eventually("the end of the one who lost it", || {
+        let programs = vm.programs();
+        let of = |pid| programs.iter().find(|program| program.pid == pid);
+        of(victim).is_none_or(|program| !program.is_alive()).then_some(())
+    });
+    assert_eq!((count(&vm, "nr_poisoned"), count(&vm, "poison_kill")), (1, 1));
+    let left = || {
+        vm.programs()
+            .into_iter()
+            .find(|program| program.pid == other)
+            .unwrap()
+    };
+    let before = left().checks_ok;
+    eventually("the other one to go on", || {
+        let left = left();
+        assert!(left.checks_failed == 0 && left.is_alive(), "{left:?}");
+        (left.checks_ok > before + 10_000).then_some(())
+    });
+    // What the kernel cannot do without.
+    vm.order("guest", &["poison", "16", "hard"])
+        .assert_refusal(1, &["is the kernel's own"]);
+    vm.order("guest", &["poison", "0x40000000"])
+        .assert_refusal(1, &["no memory is online at"]);
+    vm.order("guest", &["poison", "x"])
+        .assert_refusal(1, &["x is not the number of a page frame"]);
+    vm.order("guest", &["poison", "1", "rather"])
+        .assert_refusal(1, &["rather is not soft or hard"]);
+}
+
+/// The first line of `maps` of what takes the most addresses.
+fn largest_area(vm: &Running, pid: u64) -> String {
+    let maps = vm.guest(&format!("maps {pid}"));
+    let bytes = |line: &&str| {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        u64::from_str_radix(end, 16).unwrap() - u64::from_str_radix(start, 16).unwrap()
+    };
+    maps.lines().max_by_key(bytes).expect("an area").to_owned()
+}
