@@ -149,3 +149,41 @@ fn what_cannot_be_is_refused_with_the_reason() {
     assert_eq!(vm.read("node/node0/distance"), "10");
     assert_eq!(vm.read("node/node0/cpulist"), "0");
 }
+
+#[test]
+fn packing_gathers_what_is_in_use_in_the_fewest_blocks_under_a_program_that_checks_it() {
+    let home = Home::new();
+    let options = ["--memory", "48M", "--hotplug", "128M", "--cmdline", "validate"];
+    let mut vm = home.start(
+        "pack",
+        &[&options[..], &["--program", "scatter fill=80% huge=1"]].concat(),
+    );
+    vm.wait_for_driver();
+    vm.resize("176M");
+    let used = |vm: &Running| {
+        let blocks = views::blocks(&vm.guest("blocks"));
+        blocks.iter().filter(|block| block.used_pages > 0).count()
+    };
+    vm.wait_for_checks(10);
+    let before = used(&vm);
+    let said = vm.ask(&["pack"]).success();
+    let after = used(&vm);
+    assert!(said.contains(&format!("{after} blocks in use")), "{said}");
+    assert!(
+        after < before && said.contains(&format!("{} blocks emptied", before - after)),
+        "{before}: {said}"
+    );
+    let pages: u64 = views::blocks(&vm.guest("blocks"))
+        .iter()
+        .map(|block| block.used_pages)
+        .sum();
+    let block_size = u64::from_str_radix(&vm.read("memory/block_size_bytes"), 16).unwrap();
+    let fewest = (pages * 4096).div_ceil(block_size);
+    assert!(after as u64 <= fewest + 2, "{after} blocks for {pages} pages");
+    vm.wait_for_checks(10);
+    for program in vm.programs() {
+        assert!(program.checks_failed == 0 && program.is_alive(), "{program:?}");
+    }
+    vm.ask(&["pack", "now"])
+        .assert_refusal(1, &["pack takes no arguments"]);
+}

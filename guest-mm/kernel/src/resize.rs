@@ -7,6 +7,7 @@
 mod evict;
 mod grow;
 pub(crate) mod orders;
+mod pack;
 mod shrink;
 
 use crate::devices::{Memory, restart};

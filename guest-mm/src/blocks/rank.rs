@@ -68,6 +68,18 @@ impl PhysicalMemory<'_> {
         ranking
     }
 
+    /// The block to empty next, so that what is in use gathers in as few blocks as it can: the emptiest of those that have pages, if the
+    /// others that have some have room for them. Blocks in `tried` are left out; `None` when there is nothing to gain.
+    pub fn next_to_pack(&self, tried: &[BlockIndex]) -> Option<BlockCost> {
+        let mut used = self.rank_blocks();
+        used.retain(|cost| cost.used_pages > 0);
+        let next = *used.iter().find(|cost| !tried.contains(&cost.block))?;
+        let others = used.iter().filter(|cost| cost.block != next.block);
+        let room = others.filter_map(|cost| self.block_usage(cost.block));
+        let room: u64 = room.map(|usage| u64::from(usage.free_pages)).sum();
+        (room >= u64::from(next.used_pages)).then_some(next)
+    }
+
     /// As [`PhysicalMemory::rank_blocks`], into a vector that is emptied first and can be kept.
     pub fn rank_blocks_into(&self, ranking: &mut Vec<BlockCost>) {
         ranking.clear();

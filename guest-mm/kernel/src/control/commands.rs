@@ -4,6 +4,7 @@ use crate::kcompactd;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::memory_failure::{self, Severity};
+use crate::resize::orders::pack;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -36,6 +37,8 @@ pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Op
         ("hugepages", []) => Ok(pool(kernel)),
         ("hugepages", &[wanted]) => resize_pool(kernel, wanted),
         ("hugepages", _) => Err("hugepages takes one number".into()),
+        ("pack", []) => pack(kernel).await,
+        ("pack", _) => Err("pack takes no arguments".into()),
         ("compact", []) => Ok(compact(kernel).await),
         ("compact", _) => Err("compact takes no arguments".into()),
         _ => return None,

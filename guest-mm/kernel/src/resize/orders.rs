@@ -28,13 +28,21 @@ pub(crate) struct Orders {
     pub(super) came: Signal,
 }
 
-/// A block that is to be something else.
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// A block is to be something else.
+    State(BlockIndex, OnlinePolicy),
+    /// What is in use is to be in as few blocks as possible.
+    Packed,
+}
+
+/// Somebody's wish.
 #[derive(Debug)]
 struct Order {
-    block: BlockIndex,
-    wanted: OnlinePolicy,
+    wanted: Wanted,
     /// Nobody waits for it any more.
-    outcome: SpinLock<Option<Result<(), String>>>,
+    outcome: SpinLock<Option<Result<String, String>>>,
     done: Signal,
 }
 
@@ -89,8 +97,19 @@ impl Orders {
 /// # Errors
 /// Why it is not done, or not yet.
 pub(crate) async fn order(kernel: &Kernel, block: BlockIndex, wanted: OnlinePolicy) -> Result<(), String> {
+    ask(kernel, Wanted::State(block, wanted)).await.map(drop)
+}
+
+/// Gathers what is in use on removable memory in as few blocks as possible. What was done, in a line.
+///
+/// # Errors
+/// Why it is not done, or not yet.
+pub(crate) async fn pack(kernel: &Kernel) -> Result<String, String> {
+    ask(kernel, Wanted::Packed).await
+}
+
+async fn ask(kernel: &Kernel, wanted: Wanted) -> Result<String, String> {
     let order = Arc::new(Order {
-        block,
         wanted,
         outcome: SpinLock::new(None),
         done: Signal::new(),
@@ -120,14 +139,29 @@ impl Worker {
             let Some(order) = next else { return Ok(()) };
             let mut interrupted = Ok(());
             let outcome = match order.wanted {
-                OnlinePolicy::Offline => self.take_offline(order.block, &mut interrupted).await,
-                OnlinePolicy::Movable => self.take_online(order.block, ZoneKind::Movable),
-                OnlinePolicy::Kernel => self.take_online(order.block, ZoneKind::Normal),
+                Wanted::State(block, wanted) => {
+                    let outcome = self.make(block, wanted, &mut interrupted).await;
+                    outcome.map(|()| String::new())
+                }
+                Wanted::Packed => self.pack(&mut interrupted).await,
             };
             *order.outcome.lock() = Some(outcome);
             order.done.raise();
             self.kernel.validate();
             interrupted?;
+        }
+    }
+
+    async fn make(
+        &mut self,
+        block: BlockIndex,
+        wanted: OnlinePolicy,
+        interrupted: &mut Result<(), Interruption>,
+    ) -> Result<(), String> {
+        match wanted {
+            OnlinePolicy::Offline => self.take_offline(block, interrupted).await,
+            OnlinePolicy::Movable => self.take_online(block, ZoneKind::Movable),
+            OnlinePolicy::Kernel => self.take_online(block, ZoneKind::Normal),
         }
     }
 

@@ -208,15 +208,20 @@ impl Worker {
         leaving.used.reverse();
     }
 
-    /// Moves everything off an isolated block and takes it offline.
+    /// Has everything leave an isolated block and takes it offline.
     pub(super) async fn empty(&mut self, mut block: IsolatedBlock) -> Emptied {
+        match self.evict(&mut block).await {
+            Ok(()) => self.move_off(block).await,
+            Err(why) => Emptied::Interrupted(block, why),
+        }
+    }
+
+    /// Moves everything off an isolated block and takes it offline.
+    pub(super) async fn move_off(&mut self, mut block: IsolatedBlock) -> Emptied {
         let mut reason = StuckReason::Busy;
         let (mut passes, started) = (0, self.kernel.clock.now());
         let mut starved = 0;
         self.refusal = None;
-        if let Err(why) = self.evict(&mut block).await {
-            return Emptied::Interrupted(block, why);
-        }
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
             let used_pages = self.kernel.phys.used_pages(&block);
