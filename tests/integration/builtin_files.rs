@@ -1,7 +1,6 @@
-//! The built-in guest's file system: programs loaded from it, files that are larger than memory, a VMM that is killed, and a disk that
-//! loses its end.
+//! The built-in guest's file system: programs loaded from it, files that are larger than memory, and a disk that loses its end. A VMM that is
+//! killed: `builtin_kills`.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use guest_programs::pattern::{Page, file_page};
 use integration_tests::{Home, Running, eventually, views};
 
 /// An image with the guest's programs in it.
-fn make_root(home: &Home, size: &str) -> PathBuf {
+pub(super) fn make_root(home: &Home, size: &str) -> PathBuf {
     let image = home.files().join("root.img");
     home.run([
         "disk",
@@ -35,7 +34,7 @@ fn start(home: &Home, image: &Path, memory: &str, programs: &[&str]) -> Running 
 }
 
 /// The pages of a file in an image.
-fn pages(home: &Home, image: &Path, path: &str) -> Vec<Page> {
+pub(super) fn pages(home: &Home, image: &Path, path: &str) -> Vec<Page> {
     let cat = home
         .command(["disk", "cat", image.to_str().unwrap(), path])
         .output();
@@ -56,7 +55,7 @@ fn pages(home: &Home, image: &Path, path: &str) -> Vec<Page> {
 }
 
 /// Which of the generations a page is of.
-fn generation_of(
+pub(super) fn generation_of(
     page: &Page,
     file: u64,
     index: usize,
@@ -65,7 +64,7 @@ fn generation_of(
     among.find(|generation| file_page(1, file, index as u64, *generation).check(page).is_ok())
 }
 
-fn assert_whole(home: &Home, image: &Path) {
+pub(super) fn assert_whole(home: &Home, image: &Path) {
     let checked = home.run(["disk", "check", image.to_str().unwrap()]).success();
     assert!(checked.contains("whole:"), "{checked}");
 }
@@ -107,53 +106,6 @@ fn files_larger_than_memory_are_read_back_after_a_reboot_and_from_the_host() {
     assert_whole(&home, &image);
 }
 
-/// The last generation of each file that the guest said was on the disk.
-fn synced(console: &str) -> BTreeMap<u64, u32> {
-    let lines = console.lines().filter_map(|line| line.split_once("synced "));
-    let pairs = lines.filter_map(|(_, rest)| {
-        let (file, generation) = rest.trim().split_once(' ')?;
-        Some((file.parse().ok()?, generation.parse().ok()?))
-    });
-    pairs.collect()
-}
-
-/// Kills the VMM after the guest has synced `after` files more; everything that it said was synced is there.
-fn kill_and_look(home: &Home, image: &Path, after: usize, generation: u32) -> u32 {
-    let program = format!("/bin/files files=3 pages=200 generation={generation}");
-    let mut vm = start(home, image, "48M", &[&program]);
-    eventually("files that are synced", || {
-        (vm.serial.text().matches("synced ").count() >= after).then_some(())
-    });
-    vm.kill_hard();
-    let synced = synced(&vm.serial.text());
-    assert_whole(home, image);
-    let mut last = generation;
-    for (file, generation) in synced {
-        let found = pages(home, image, &format!("/files/file{file}"));
-        assert_eq!(found.len(), 200);
-        for (index, page) in found.iter().enumerate() {
-            // What was written since may be there already; what it said may come after what it did.
-            let of = generation_of(page, file, index, generation..=generation + 2);
-            assert!(
-                of.is_some(),
-                "file {file}, page {index}: not of generation {generation} or later"
-            );
-        }
-        last = last.max(generation);
-    }
-    last + 3
-}
-
-#[test]
-fn what_was_synced_is_there_when_the_vmm_is_killed() {
-    let home = Home::new();
-    let image = make_root(&home, "16M");
-    let mut generation = 1;
-    for after in [1, 4, 8, 3] {
-        generation = kill_and_look(&home, &image, after, generation);
-    }
-}
-
 #[test]
 fn what_nobody_synced_is_on_the_disk_when_it_is_old() {
     let home = Home::new();
@@ -193,19 +145,6 @@ fn what_nobody_synced_is_on_the_disk_when_it_is_old() {
         for (index, page) in pages.iter().enumerate() {
             assert_eq!(generation_of(page, file, index, 1..=1), Some(1), "{file} {index}");
         }
-    }
-}
-
-/// `BALLAST_TEST_KILLS=100 cargo nextest run -p integration-tests --run-ignored only many_kills`
-#[test]
-#[ignore = "kills the VMM as often as the environment asks for"]
-fn many_kills_of_the_vmm_lose_nothing_that_was_synced() {
-    let home = Home::new();
-    let image = make_root(&home, "16M");
-    let kills = std::env::var("BALLAST_TEST_KILLS").map_or(30, |kills| kills.parse().unwrap());
-    let mut generation = 1;
-    for kill in 0..kills {
-        generation = kill_and_look(&home, &image, kill * 7 % 13, generation);
     }
 }
 

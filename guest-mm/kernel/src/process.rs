@@ -196,8 +196,7 @@ fn begin(kernel: &'static Kernel, program: &ProgramRef, space: SpaceId, context:
 async fn live(kernel: &'static Kernel, program: ProgramRef, space: SpaceId, mut context: CacheBox<Context>) {
     let end = serve(kernel, &program, space, &mut context).await;
     exercise::end(kernel, &program).await;
-    program.files.close_all(kernel.files.root()).await;
-    // A page under migration holds the address space until it has arrived.
+    // Its memory first: the end of a file may wait for a disk, and others wait for the memory. A page under migration holds the address space until it has arrived.
     loop {
         let destroyed = kernel.mm().destroy_space(this_cpu(), space);
         if destroyed.is_ok() {
@@ -205,11 +204,12 @@ async fn live(kernel: &'static Kernel, program: ProgramRef, space: SpaceId, mut 
         }
         kernel.until_settled(space).await;
     }
+    kernel.oom.has_ended(program.pid);
+    kernel.memory_came.raise();
+    program.files.close_all(kernel.files.root()).await;
     log!(Info, "{}[{}]: {end}", program.name(), program.pid);
     kernel.programs.end(&program, end);
-    kernel.oom.has_ended(program.pid);
     kernel.program_left();
-    kernel.memory_came.raise();
     kernel.program_ended.raise();
 }
 

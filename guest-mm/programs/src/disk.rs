@@ -89,6 +89,7 @@ type Failure = (&'static str, Error);
 
 fn run_files(options: &FilesOptions<'_>) -> Result<u64, Failure> {
     let mut checks = Checks::default();
+    call::adjust_oom_score(options.oom_score_adj).map_err(|error| ("oom", error))?;
     match file_call::make_directory(options.directory) {
         Ok(()) | Err(Error::Exists) => {}
         Err(error) => return Err(("directory", error)),
@@ -266,7 +267,7 @@ pub(crate) fn names<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         }
     };
     let mut checks = Checks::default();
-    let outcome = run_names(&options, &mut checks);
+    let outcome = (0..options.times).try_for_each(|_| run_names(&options, &mut checks));
     checks.report();
     match outcome {
         Ok(()) => say(format_args!(
@@ -281,9 +282,30 @@ pub(crate) fn names<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
     u64::from(checks.failed > 0)
 }
 
+/// Takes away what somebody has left in a directory whose end came before he had.
+fn empty(directory: &str) -> Result<(), Failure> {
+    let mut found = [0; MAX_NAME];
+    loop {
+        let len = file_call::nth_name(directory, 0, &mut found).map_err(|error| ("list", error))?;
+        let len = usize::try_from(len).unwrap_or(0);
+        let name = found.get(..len).and_then(|name| core::str::from_utf8(name).ok());
+        match name {
+            None | Some("") => return Ok(()),
+            Some(name) => {
+                let path = Path::new(format_args!("{directory}/{name}"));
+                file_call::remove(path.as_str()).map_err(|error| ("remove what was left", error))?;
+            }
+        }
+    }
+}
+
 fn run_names(options: &NamesOptions<'_>, checks: &mut Checks) -> Result<(), Failure> {
     let directory = options.directory;
-    file_call::make_directory(directory).map_err(|error| ("directory", error))?;
+    match file_call::make_directory(directory) {
+        Ok(()) => {}
+        Err(Error::Exists) => empty(directory)?,
+        Err(error) => return Err(("directory", error)),
+    }
     share_over_fork(directory, checks)?;
     let name = |number: u64| Path::new(format_args!("{directory}/n{number}"));
     for number in 0..options.count {

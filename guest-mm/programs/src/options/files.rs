@@ -34,6 +34,8 @@ pub struct FilesOptions<'a> {
     pub maps: bool,
     /// Not `noread`: files are read too.
     pub reads: bool,
+    /// `oom=N`: its `oom_score_adj`. Default 0.
+    pub oom_score_adj: i16,
 }
 
 impl<'a> FilesOptions<'a> {
@@ -53,6 +55,7 @@ impl<'a> FilesOptions<'a> {
             syncs: true,
             maps: true,
             reads: true,
+            oom_score_adj: 0,
         };
         set_each(options, arguments, Self::set)
     }
@@ -70,6 +73,7 @@ impl<'a> FilesOptions<'a> {
             "nosync" => self.syncs = false,
             "nomap" => self.maps = false,
             "noread" => self.reads = false,
+            "oom" => self.oom_score_adj = value.parse().ok()?,
             _ => return None,
         }
         Some(())
@@ -79,12 +83,14 @@ impl<'a> FilesOptions<'a> {
 /// What `names` is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NamesOptions<'a> {
-    /// `dir=PATH`: the directory that it makes. Default `/names`.
+    /// `dir=PATH`: the directory that it makes, or empties if it is there. Default `/names`.
     pub directory: &'a str,
     /// `count=N`: names in it. Default 500.
     pub count: u64,
     /// `rounds=N`: how often it looks all of them up. Default 2.
     pub rounds: u64,
+    /// `times=N`: how often it does all of that. Default 1.
+    pub times: u64,
 }
 
 impl<'a> NamesOptions<'a> {
@@ -97,6 +103,7 @@ impl<'a> NamesOptions<'a> {
             directory: "/names",
             count: 500,
             rounds: 2,
+            times: 1,
         };
         for argument in arguments {
             let set = argument.split_once('=').and_then(|(name, value)| {
@@ -104,6 +111,7 @@ impl<'a> NamesOptions<'a> {
                     "dir" => options.directory = value,
                     "count" => options.count = value.parse().ok()?,
                     "rounds" => options.rounds = value.parse().ok()?,
+                    "times" => options.times = value.parse().ok()?,
                     _ => return None,
                 }
                 Some(())

@@ -33,7 +33,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     }
 
     /// Where a file ends, or will when the write that is under way is done.
-    pub(super) fn end_of(&self, file: &File) -> u64 {
+    pub(in crate::fs) fn end_of(&self, file: &File) -> u64 {
         self.size(file).max(file.writer_end.load(Relaxed))
     }
 

@@ -2,8 +2,9 @@
 
 use std::boxed::Box;
 use std::cell::RefCell;
-use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::vec;
 use std::vec::Vec;
 
@@ -326,5 +327,34 @@ fn a_frame_whose_request_nobody_waits_for_any_more_comes_back_when_the_disk_is_d
         }
         assert_eq!(free(), before);
         assert_eq!(fs.list(b"/").await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_write_that_is_given_up_says_nothing_more_of_the_end_and_lets_the_next_one_write() {
+    let disk = Disk::new(200, 8);
+    Durable::format(&disk);
+    with_fs(&disk, async |fs, world| {
+        let file = fs.open(b"a", Missing::Create).await.unwrap();
+        assert_eq!(write(fs, &file, 0, &[1; 100]).await, Ok(100));
+        fs.fsync(&file).await.unwrap();
+        fs.close(&file).await;
+        assert_eq!(fs.inodes().give_up(world.cpu, 10, &fs), 1);
+        let file = fs.open(b"a", Missing::Fail).await.unwrap();
+        {
+            let from = |_: usize, part: &mut [u8]| {
+                part.fill(2);
+                Ok(())
+            };
+            // The first page has to be read from the disk.
+            let mut writing = pin!(fs.write(&file, (WriteAt::Offset(50), 5 * 4096), from));
+            let waits = poll_fn(|context| Poll::Ready(writing.as_mut().poll(context).is_pending())).await;
+            assert!(waits);
+            assert_eq!(fs.end_of(&file), 50 + 5 * 4096);
+        }
+        assert_eq!(fs.end_of(&file), 100);
+        assert_eq!(write(fs, &file, 100, b"more").await, Ok(4));
+        assert_eq!(fs.end_of(&file), 104);
+        fs.close(&file).await;
     });
 }
