@@ -82,7 +82,7 @@ impl Machine {
                 Ok(FaultOutcome::Locked(_)) => self.serve(),
                 Ok(FaultOutcome::NeedsBlock(_)) => panic!("files that are mapped here have all their blocks"),
                 Ok(_) => return true,
-                Err(FaultError::OutOfMemory) => return false,
+                Err(FaultError::OutOfMemory(_)) => return false,
                 Err(error) => panic!("{error}"),
             }
         }
