@@ -94,7 +94,7 @@ fn a_program_that_reaches_for_what_it_has_no_right_to_ends_and_nothing_else_does
     let mut vm = home.start("rights", &arguments);
     assert_eq!(vm.wait_for_end(), 0);
     let said = vm.serial.text();
-    assert_eq!(said.matches(": refused").count(), 18, "{said}");
+    assert_eq!(said.matches(": refused").count(), 19, "{said}");
     assert!(!said.contains("wrong"), "{said}");
     for ended in ["rights[1]: exited(0)", "hog[2]: exited(0)"] {
         assert!(said.contains(ended), "{said}");

@@ -9,8 +9,8 @@ use guest_programs::files::{map, open};
 
 /// A constant, and so in a segment without the right to store.
 static CONSTANT: [u64; 2] = [0x5eed; 2];
-/// What the memory that children reach for holds.
-const VALUE: u64 = 0x0123_4567_89ab_cdef;
+/// What the memory that children reach for holds: instructions that return at once (`ret`), so that who may run them goes on.
+const VALUE: u64 = 0xc3c3_c3c3_c3c3_c3c3;
 /// An address of the kernel's own.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 /// Bytes that a stack may grow to.
@@ -77,6 +77,16 @@ fn run() -> Result<u64, Failure> {
     failed += refused("a store to a page that can be read", || {
         call::write_word(read_only, 1);
     })?;
+    failed += refused(
+        "a store to a page of its own that can be read from now on",
+        || {
+            // Nobody shares it any more, so that its entry alone forbids the second store.
+            call::write_word(plain, 1);
+            if memory_call::protect_page(plain, prot::READ).is_ok() {
+                call::write_word(plain, 2);
+            }
+        },
+    )?;
     failed += refused("a load from a page without rights", || {
         call::read_word(nothing);
     })?;
