@@ -72,6 +72,8 @@ pub enum Watermark {
 }
 
 const NR_WATERMARKS: usize = 5;
+/// Most frames by which `High` is above `Low` where these are not larger for the zone's size alone: 1 MiB.
+const MOST_GAP: u64 = 256;
 
 /// Counters of one zone, in frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -289,7 +291,11 @@ impl Zone {
             ZoneKind::Dma | ZoneKind::Dma32 | ZoneKind::Normal => (managed * 4 * 16).isqrt() / 4,
         }
         .min(managed / 16);
-        let marks = [0, min / 2, min, min + min / 4, min + min / 2];
+        // Between the two there is room for some windows that are read ahead or mapped around faults: who takes those leaves
+        // `Low` behind, and the daemon brings back what is missing to `High` (Linux: `watermark_scale_factor`).
+        let low = min + min / 4;
+        let high = low + (min / 4).max((managed / 64).min(MOST_GAP));
+        let marks = [0, min / 2, min, low, high];
         for (floors, mark) in self.floors.iter().zip(marks) {
             for (highest, floor) in ZoneKind::ALL.into_iter().zip(floors) {
                 let reserve = self.reserve_of(managed, highest, above[highest.index()]);

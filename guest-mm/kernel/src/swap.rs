@@ -25,8 +25,11 @@ use guest_mm::swap::{AreaHeader, AreaNr, AreaUsage, HeaderError, SwapOnError};
 use guest_mm::{Gfp, Order};
 use guest_sync::SpinLock;
 
-/// Pages of one request, at most (Linux reads and writes up to `BLK_MAX_SEGMENTS` of 128; more brings nothing here).
-const MOST_PAGES: usize = 64;
+/// Pages that one request reads, at most: as many as are read ahead together, so that they come with one interrupt.
+const READ_PAGES: usize = 128;
+/// Pages that one request writes, at most: if each is a segment of its own, four such requests fit in a disk's queue of 256 entries,
+/// beside their headers.
+const WRITE_PAGES: usize = 62;
 /// Pages that are being written at a time, at most: reads, for which programs wait, should not stand behind more.
 const MOST_WRITES: usize = 512;
 
@@ -149,12 +152,12 @@ async fn first_block(kernel: &'static Kernel, drive: &Drive) -> Result<Box<[u8; 
 async fn serve(kernel: &'static Kernel) {
     loop {
         let written = kernel.swap.written.count();
-        let choice = match kernel.swap.writing.load(Ordering::Relaxed) {
-            ..MOST_WRITES => IoChoice::All,
-            _ => IoChoice::Reads,
+        let (choice, most) = match kernel.swap.writing.load(Ordering::Relaxed) {
+            ..MOST_WRITES => (IoChoice::All, WRITE_PAGES),
+            _ => (IoChoice::Reads, READ_PAGES),
         };
-        let next = kernel.mm().next_io(choice, MOST_PAGES);
-        match next {
+        let read = kernel.mm().next_io(IoChoice::Reads, READ_PAGES);
+        match read.or_else(|| kernel.mm().next_io(choice, most)) {
             Some((request, io)) => begin(kernel, request, io),
             None => {
                 let room = kernel.swap.written.after(written);

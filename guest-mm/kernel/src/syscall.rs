@@ -61,13 +61,7 @@ pub(crate) async fn serve(
             })
             .await
         }
-        Some(Call::Advise) => {
-            let advice = memory_advice(third);
-            change(kernel, program, |mm| {
-                mm.madvise(this_cpu(), space, first, second, advice?)
-            })
-            .await
-        }
+        Some(Call::Advise) => advise(kernel, program, space, (first, second), third).await,
         Some(Call::Lock) => lock(kernel, program, space, (first, second)).await,
         Some(Call::Unlock) => {
             change(kernel, program, |mm| mm.munlock(this_cpu(), space, first, second)).await
@@ -174,6 +168,48 @@ async fn change(
         }
     }
 }
+
+async fn advise(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    (va, len): (u64, u64),
+    number: u64,
+) -> Result<u64, Error> {
+    if number == advice::PAGE_OUT {
+        return page_out(kernel, program, space, (va, len)).await;
+    }
+    let advice = memory_advice(number);
+    change(kernel, program, |mm| {
+        mm.madvise(this_cpu(), space, va, len, advice?)
+    })
+    .await
+}
+
+/// Has memory leave in pieces, no faster than the disks take it. What has been written is free.
+async fn page_out(
+    kernel: &'static Kernel,
+    program: &Program,
+    space: SpaceId,
+    (va, len): (u64, u64),
+) -> Result<u64, Error> {
+    let end = va.checked_add(len).ok_or(Error::Invalid)?;
+    for start in (va..end).step_by(PAGE_OUT_BYTES) {
+        let bytes = (end - start).min(PAGE_OUT_BYTES as u64);
+        change(kernel, program, |mm| {
+            mm.madvise(this_cpu(), space, start, bytes, Advice::PageOut)
+        })
+        .await?;
+        while u64::from(kernel.phys.nr_being_written()) * PAGE_SIZE > 4 * PAGE_OUT_BYTES as u64 {
+            let fewer = program.interruptible(kernel.phys.throttle()).await;
+            fewer.map_err(|Doomed| Error::Interrupted)?;
+        }
+    }
+    Ok(0)
+}
+
+/// Bytes of memory that leave at a time when a program asks for that.
+const PAGE_OUT_BYTES: usize = 1 << 20;
 
 /// One program may keep this part of all memory.
 const LOCK_SHARE: u64 = 4;

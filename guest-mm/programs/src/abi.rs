@@ -87,6 +87,8 @@ pub mod advice {
     pub const HUGE: u64 = 14;
     /// Huge pages are not.
     pub const NO_HUGE: u64 = 15;
+    /// Not used for a while: pages that nobody else has leave memory now, with what is in them.
+    pub const PAGE_OUT: u64 = 21;
 }
 
 impl Call {

@@ -37,9 +37,11 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         Some(BenchWork::Faults) => faults::run(&options),
         Some(BenchWork::Files) => files(&options),
         Some(BenchWork::Swap) => paging::swap(&options),
+        Some(BenchWork::Fill) => paging::fill(&options),
         Some(BenchWork::Reading) => paging::reading(&options),
         Some(BenchWork::Paging) => paging::paging(&options),
         Some(BenchWork::Mixed) => paging::mixed(&options),
+        Some(BenchWork::MappedFile) => paging::mapped(&options),
         None => {
             say(format_args!("work=?"));
             return 2;

@@ -152,6 +152,14 @@ pub(crate) fn advise(chunk: &mut Chunk, advice: u64) -> Result<(), Error> {
     Error::check(call(Call::Advise, chunk.address, CHUNK, advice)).map(|_| ())
 }
 
+/// Has a range of memory leave, with what is in it, as far as nobody else has it.
+///
+/// # Errors
+/// If it is not there.
+pub(crate) fn page_out(address: u64, bytes: u64) -> Result<(), Error> {
+    Error::check(call(Call::Advise, address, bytes, advice::PAGE_OUT)).map(|_| ())
+}
+
 /// Gives some of a chunk's pages back, from number `first` on.
 ///
 /// # Errors

@@ -345,19 +345,18 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         va: u64,
         vma: &Vma,
     ) -> impl Iterator<Item = (Slot, u64)> + use<'_, 'm, F, M> {
-        let slots = self.slots_around(wanted, va, vma, u64::MAX);
+        let slots = self.slots_around(wanted, va, vma, self.fault_around.bytes());
         slots.filter(|(slot, _)| self.frames.read(slot.table, slot.index) == 0)
     }
 
-    /// All entries there, that one among them, in a window of at most so many bytes.
+    /// All entries there, that one among them, in an aligned window of so many bytes, a power of two from 4 KiB to 2 MiB.
     pub(crate) fn slots_around(
         &self,
         wanted: Slot,
         va: u64,
         vma: &Vma,
-        most: u64,
+        bytes: u64,
     ) -> impl Iterator<Item = (Slot, u64)> + use<F, M> {
-        let bytes = self.fault_around.bytes().min(most);
         let start = va / bytes * bytes;
         let window = vma
             .range

@@ -8,6 +8,7 @@ use guest_sync::Cpu;
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::mm::fault::{Step, Want};
+use crate::mm::fault_ahead::FaultAhead;
 use crate::mm::mapping::{Content, FileError, LockedPage, Mapping, PageLookup, Reach};
 use crate::mm::{
     AnonPlace, FaultError, FaultOutcome, FileArea, FilePlace, Layout, Locked, Mm, PageWait, Sharing, Vma,
@@ -15,9 +16,6 @@ use crate::mm::{
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Found, Level, Slot};
 use crate::pfn::{Order, Pfn};
-
-/// Pages that are read together when one of them is missing, aligned.
-const READ_AROUND: u32 = 8;
 
 /// An area of a mapping, and the page of it that is wanted.
 struct Wanted<'v> {
@@ -64,7 +62,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         if want == Want::Own && area.sharing == Sharing::Private {
             return self.fault_copy(cpu, space, slot, &wanted);
         }
-        let page = match self.page_for_fault(cpu, &wanted)? {
+        let page = match self.page_for_fault(cpu, &mut space.file_ahead, &wanted)? {
             Ok(page) => page,
             Err(wait) => return Ok(Step::Done(FaultOutcome::Locked(wait))),
         };
@@ -124,6 +122,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     fn page_for_fault<'a>(
         &'a self,
         cpu: &'a Cpu,
+        ahead: &mut FaultAhead,
         wanted: &Wanted<'_>,
     ) -> Result<Result<LockedPage<'a, 'm, F, M>, PageWait>, FaultError> {
         let (mapping, index, va) = (&wanted.mapping, wanted.index, wanted.va);
@@ -135,7 +134,8 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             state.tree.get(index)
         };
         if content.is_none() && mapping.kind.is_file() {
-            self.read_ahead_of(cpu, mapping, index / READ_AROUND * READ_AROUND, READ_AROUND);
+            let window = ahead.read(va);
+            self.read_ahead_of(cpu, mapping, index / window * window, window);
         }
         if content.is_none() && mapping.kind.is_file() || matches!(content, Some(Content::Slot(_))) {
             self.phys.counts.pgmajfault.add(1);

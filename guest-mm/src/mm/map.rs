@@ -88,6 +88,8 @@ pub enum Advice {
     DontNeed,
     /// `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`: what faults map from now on.
     Huge(HugeAdvice),
+    /// `MADV_PAGEOUT`: its pages leave memory now, with their contents, unless others map them too.
+    PageOut,
 }
 
 impl fmt::Display for MmapError {
@@ -232,6 +234,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Result<(), MmapError> {
         let found = self.spaces.find(id).ok_or(MmapError::UnknownSpace(id))?;
         let range = VaRange::new(va, len).ok_or(MmapError::BadRange { va, len })?;
+        if advice == Advice::PageOut {
+            return self.page_out(cpu, &found, range).map(drop);
+        }
         let mut space = self.begin_change(cpu, &found, range)?;
         let parts = space.cut(range);
         for part in &parts {

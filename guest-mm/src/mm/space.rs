@@ -8,8 +8,8 @@ use guest_sync::{SpinGuard, SpinLock};
 
 use crate::frames::{Frames, SpaceId};
 use crate::mm::anon::{AnonVmaId, AnonVmas};
+use crate::mm::fault_ahead::FaultAhead;
 use crate::mm::mapping::{MappingId, Mappings};
-use crate::mm::swap_in::SwapAhead;
 use crate::mm::{Backing, Vma};
 use crate::pagetable::{Entry, Level, PageTable, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, Pfn, WORDS_PER_PAGE};
@@ -42,7 +42,9 @@ pub(crate) struct SpaceState {
     /// Swap entries in the tables.
     pub(crate) swap_pages: u64,
     /// Where reading them has got to.
-    pub(crate) swap_ahead: SwapAhead,
+    pub(crate) swap_ahead: FaultAhead,
+    /// The same for pages of files.
+    pub(crate) file_ahead: FaultAhead,
     /// Migration entries in the tables.
     pub(crate) migrating: u32,
     /// The heap that `brk` moves the end of; empty at first.
@@ -77,7 +79,8 @@ impl AddressSpace {
                 fixed: Vec::new(),
                 rss_pages: 0,
                 swap_pages: 0,
-                swap_ahead: SwapAhead::default(),
+                swap_ahead: FaultAhead::default(),
+                file_ahead: FaultAhead::default(),
                 migrating: 0,
                 heap: 0..0,
                 file_pages: 0,

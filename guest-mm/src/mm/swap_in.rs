@@ -5,6 +5,7 @@ use guest_sync::Cpu;
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::mm::fault::{Step, Want};
+use crate::mm::fault_ahead::MOST_AHEAD;
 use crate::mm::swap::ReadIn;
 use crate::mm::{AnonPlace, FaultError, FaultOutcome, Locked, Mm, PageWait, Vma};
 use crate::page::{Page, PageFlags};
@@ -12,36 +13,8 @@ use crate::pagetable::{Entry, Found, Slot};
 use crate::pfn::{Order, PAGE_SIZE, Pfn};
 use crate::swap::SlotNr;
 
-/// Slots that are read together, aligned (Linux: `1 << page_cluster`).
-const READ_AHEAD: u32 = 8;
-/// The same for a program that goes on and on: as many as go into one request.
-const MOST_AHEAD: u32 = 64;
 /// Bytes around a page in which others are mapped with it that were read already, aligned.
 const MAP_AROUND: u64 = MOST_AHEAD as u64 * PAGE_SIZE;
-
-/// Where the faults of an address space on swapped pages have got to (Linux `swap_vma_readahead`, which knows this of each area).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SwapAhead {
-    /// The address that was read last.
-    last: u64,
-    /// Slots that were read with it.
-    window: u32,
-}
-
-impl SwapAhead {
-    /// A page at an address has to be read: how many slots are read together. One who goes on to behind those that were read last gets
-    /// twice as many, anybody else as few as there are.
-    fn read(&mut self, va: u64) -> u32 {
-        let reach = 2 * u64::from(self.window) * PAGE_SIZE;
-        let goes_on = va > self.last && va - self.last <= reach;
-        self.window = match goes_on {
-            true => (2 * self.window).min(MOST_AHEAD),
-            false => READ_AHEAD,
-        };
-        self.last = va;
-        self.window
-    }
-}
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Maps the page that a swap entry stands for, or begins to read it.
@@ -99,7 +72,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> u32 {
         let bits = bits & !Entry::ACCESSED;
         let mut mapped = 0;
-        for (place, near) in self.slots_around(wanted, va, vma, MAP_AROUND) {
+        // Where each fault is to map its own page alone, this one does so too.
+        let bytes = match self.fault_around {
+            Order::ZERO => PAGE_SIZE,
+            _ => MAP_AROUND,
+        };
+        for (place, near) in self.slots_around(wanted, va, vma, bytes) {
             let entry = Entry::from_bits(self.frames.read(place.table, place.index));
             let Some(slot) = entry.swap_slot() else {
                 continue;

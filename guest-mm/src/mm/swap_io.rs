@@ -18,7 +18,7 @@ use crate::swap::{AreaNr, SlotNr};
 use crate::wait::WaitQueue;
 
 /// How far into the queue neighbours are looked for.
-const LOOK_AT: usize = 64;
+const LOOK_AT: usize = 128;
 /// Requests for which there is room without allocating.
 const ROOM: usize = 256;
 
@@ -195,7 +195,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         queue.wanted.until(is_there).await;
     }
 
-    /// The next request for the disk of an area ([`PageIo::area`]), of up to `most_pages` pages (at least 1, at most 64), with the token
+    /// The next request for the disk of an area ([`PageIo::area`]), of up to `most_pages` pages (at least 1, at most 128), with the token
     /// that [`Self::end_io`] wants back.
     pub fn next_io(&self, choice: IoChoice, most_pages: usize) -> Option<(Request, PageIo)> {
         let io = self.swap.io.take(choice, most_pages)?;

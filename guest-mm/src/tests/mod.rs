@@ -21,6 +21,7 @@ mod memory_failure;
 mod migration;
 mod mm_threads;
 mod nodes;
+mod page_out;
 mod paging;
 pub(crate) mod phys_model;
 mod reclaim;

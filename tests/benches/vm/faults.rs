@@ -106,3 +106,40 @@ pub(crate) fn cached_file() -> Contestant {
         sample
     })
 }
+
+/// A load from a mapped file whose page is on the disk: one in eight, from the last to the first, with which the seven around it are read.
+pub(crate) fn file_from_disk() -> Contestant {
+    const TOGETHER: u64 = 8;
+    contestant(Machine::new(), |machine| {
+        let file = machine.file(PAGES);
+        let space = machine.program();
+        let backing = Backing::File(FileArea::new(file, 0, Sharing::Private));
+        let va = machine.map(space, PAGES, Prot::READ, backing);
+        let faults = PAGES / TOGETHER;
+        let watch = Stopwatch::start();
+        for fault in 1..=faults {
+            machine.touch(space, va + (PAGES - fault * TOGETHER) * PAGE, Access::Read);
+        }
+        let sample = watch.stop(faults);
+        assert_eq!(machine.mm.cached_pages(file), PAGES, "pages were read one by one");
+        machine.end(space);
+        machine.remove(file);
+        sample
+    })
+}
+
+/// A store to a page of a file that is mapped, shared, in memory, and clean.
+pub(crate) fn first_store() -> Contestant {
+    let machine = Machine::new();
+    let file = machine.file(PAGES);
+    contestant(machine, move |machine| {
+        let space = machine.program();
+        let backing = Backing::File(FileArea::new(file, 0, Sharing::Shared));
+        let va = machine.map(space, PAGES, RW, backing);
+        touch_all(machine, (space, va), (PAGES, PAGE), Access::Read);
+        let sample = touch_all(machine, (space, va), (PAGES, PAGE), Access::Write);
+        machine.end(space);
+        assert_eq!(machine.run(machine.mm.sync(&machine.cpu, file)), Ok(()));
+        sample
+    })
+}

@@ -27,8 +27,10 @@ pub(crate) enum Part {
     Faults,
     /// Files in memory enough.
     Files,
-    /// Memory that is filled, and read again.
+    /// Memory that leaves at its program's word, and is read again.
     Swap,
+    /// Memory that is filled, and read again, on a machine of that much.
+    Fill(&'static str),
     /// A workload, by the scheme of that name.
     Workload(&'static str, &'static str),
 }
@@ -101,7 +103,8 @@ impl Guests {
 
     /// Measures a part.
     pub(crate) fn measure(&self, part: Part, effort: Effort) -> Figures {
-        let boots = effort.rounds.div_ceil(4).min(BOOTS);
+        // An odd number, so that the median is not the slower one of two.
+        let boots = (effort.rounds.div_ceil(4) | 1).min(BOOTS);
         let mut figures = Figures::default();
         for _ in 0..boots {
             let mut vm = self.start(part);
@@ -132,9 +135,9 @@ impl Guests {
             ),
             Part::Faults => (
                 "128M",
-                vec![image],
-                "root=vda fault_around_kib=4".into(),
-                "bench work=faults pages=2048".into(),
+                vec![image, swap],
+                "root=vda swap=vdb fault_around_kib=4".into(),
+                "bench work=faults pages=2048 file=/long".into(),
             ),
             Part::Files => (
                 "192M",
@@ -143,19 +146,28 @@ impl Guests {
                 format!("bench work=files pages={FILE_PAGES}"),
             ),
             Part::Swap => (
-                "80M",
+                "128M",
                 vec![swap],
                 "swap=vda".into(),
-                "bench work=swap size=112M".into(),
+                "bench work=swap size=16M".into(),
+            ),
+            Part::Fill(memory) => (
+                memory,
+                vec![swap],
+                "swap=vda".into(),
+                "bench work=fill size=112M".into(),
             ),
             Part::Workload(work, scheme) => {
                 let rest = match work {
                     "reading" => format!("size=16M file=/long pages={LONG_FILE_PAGES}"),
                     "mixed" => format!("size=64M file=/data pages={FILE_PAGES}"),
+                    "mapped" => format!("file=/long pages={LONG_FILE_PAGES}"),
                     _ => "size=112M".into(),
                 };
+                // The file is twice as large as what of this memory the guest has left for it.
+                let memory = if work == "mapped" { "64M" } else { "80M" };
                 (
-                    "80M",
+                    memory,
                     vec![swap, image],
                     format!("swap=vda root=vdb reclaim={scheme}"),
                     format!("bench work={work} {rest}"),

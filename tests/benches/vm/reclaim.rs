@@ -1,11 +1,11 @@
-//! Reclaim at work: three workloads that use more memory than there is, each by both schemes. One run is one workload on a machine of
+//! Reclaim at work: four workloads that use more memory than there is, each by both schemes. One run is one workload on a machine of
 //! its own, whose disks are memory.
 
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-use guest_mm::mm::MappingId;
 use guest_mm::mm::mapping::{FileError, ReadAhead};
+use guest_mm::mm::{FileArea, MappingId, Sharing};
 use guest_mm::reclaim::{Reclaim, Scheme};
 use guest_mm::{Access, Backing, Frames, Gfp, HugeAdvice, NodeId, Order, Pfn, Prot, SpaceId};
 
@@ -28,6 +28,8 @@ pub(crate) enum Workload {
     Paging,
     /// A program does that with 64 MiB while a file of 32 MiB is read over and over.
     Mixed,
+    /// A program does that with a file of 117 MiB, mapped and shared, that is written in the end.
+    MappedFile,
 }
 
 /// What one run came to.
@@ -75,6 +77,7 @@ fn run(workload: Workload, scheme: Scheme) -> Run {
         Workload::OneReading => one_reading(&mut load),
         Workload::Paging => paging(&mut load),
         Workload::Mixed => mixed(&mut load),
+        Workload::MappedFile => mapped_file(&mut load),
     }
     let sample = watch.stop(1);
     let stats = machine.mm.phys.stats();
@@ -115,6 +118,15 @@ fn mixed(load: &mut Load<'_>) {
     }
 }
 
+fn mapped_file(load: &mut Load<'_>) {
+    const FILE: u64 = 30_000;
+    let file = load.machine.file(FILE);
+    let mut area = load.area_of(FILE, Backing::File(FileArea::new(file, 0, Sharing::Shared)));
+    (0..40_000).for_each(|_| load.use_some_page(&mut area));
+    let mm = &load.machine.mm;
+    assert_eq!(load.machine.run(mm.sync(&load.machine.cpu, file)), Ok(()));
+}
+
 /// Memory of a program.
 struct Area {
     space: SpaceId,
@@ -150,9 +162,12 @@ impl<'a> Load<'a> {
     }
 
     fn area(&self, pages: u64) -> Area {
+        self.area_of(pages, Backing::Anonymous(HugeAdvice::NoHuge))
+    }
+
+    fn area_of(&self, pages: u64, backing: Backing) -> Area {
         let space = self.machine.program();
         let prot = Prot::READ.with(Prot::WRITE);
-        let backing = Backing::Anonymous(HugeAdvice::NoHuge);
         Area {
             space,
             va: self.machine.map(space, pages, prot, backing),

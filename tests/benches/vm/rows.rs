@@ -143,6 +143,12 @@ fn faults() -> Vec<Plan> {
         time("fault, file page in memory", |effort| {
             race(vec![faults::cached_file()], effort)
         }),
+        time("fault, file page from the disk", |effort| {
+            against(faults::file_from_disk(), raw::memcpy(), effort)
+        }),
+        time("fault, first store to a file page", |effort| {
+            race(vec![faults::first_store()], effort)
+        }),
         time("fault, swap-in", |effort| {
             against(swap::ours(Way::In), raw::memcpy(), effort)
         }),
@@ -203,6 +209,15 @@ fn schemes() -> Vec<Plan> {
                 "mixed, swapped out",
             ],
         ),
+        (
+            Workload::MappedFile,
+            [
+                "mapped file, time",
+                "mapped file, scanned per freed",
+                "mapped file, read from disks",
+                "mapped file, swapped out",
+            ],
+        ),
     ];
     let figures: [(Unit, Value); 4] = [
         (Unit::Milliseconds, |run| run.ms),
@@ -234,12 +249,22 @@ fn in_the_guest() -> Vec<Plan> {
     };
     let fault = |name, figure| plan(name, Part::Faults, figure, SYSTEM_CALL);
     let (files, swap) = (Part::Files, Part::Swap);
+    let (short, enough) = (Part::Fill("80M"), Part::Fill("256M"));
     vec![
         fault("guest: fault, anonymous 4 KiB", "fault, anonymous 4 KiB"),
         fault("guest: fault, anonymous 2 MiB", "fault, anonymous 2 MiB"),
         fault("guest: fault, zero page", "fault, zero page"),
         fault("guest: fault, copy-on-write 4 KiB", "fault, copy-on-write 4 KiB"),
         fault("guest: fault, file page in memory", "fault, file page in memory"),
+        fault(
+            "guest: fault, file page from the disk",
+            "fault, file page from the disk",
+        ),
+        fault(
+            "guest: fault, first store to a file page",
+            "fault, first store to a file page",
+        ),
+        fault("guest: fault, swap-in", "fault, swap-in"),
         plan(
             "guest: read of a file, in memory",
             files,
@@ -260,6 +285,8 @@ fn in_the_guest() -> Vec<Plan> {
         ),
         plan("guest: swap-out", swap, "swap-out", RAW_WRITE),
         plan("guest: swap-in", swap, "swap-in", RAW_READ),
+        plan("guest: 112 MiB filled on 80", short, "filled", (enough, "filled")),
+        plan("guest: 112 MiB read again on 80", short, "read again", RAW_READ),
     ]
 }
 
@@ -319,6 +346,19 @@ fn schemes_in_the_guest() -> Vec<Plan> {
         ),
         plan(pages, "guest: mixed, read from disks", "mixed", "mixed, read"),
         plan(pages, "guest: mixed, swapped out", "mixed", "mixed, swapped out"),
+        plan(ms, "guest: mapped file, time", "mapped", "mapped"),
+        plan(
+            pages,
+            "guest: mapped file, scanned per freed",
+            "mapped",
+            "mapped, scanned",
+        ),
+        plan(
+            pages,
+            "guest: mapped file, read from disks",
+            "mapped",
+            "mapped, read",
+        ),
     ]
 }
 
@@ -345,10 +385,10 @@ impl Plan {
                     Ok(ours) => self.in_unit(ours),
                     Err(reason) => return Ok(Err(reason)),
                 };
-                let is_scheme = matches!(part, Part::Workload(..));
-                let (who, name) = match is_scheme {
-                    true => (TWO_LIST, LAUNDER),
-                    false => ("guest", peer.1),
+                let (who, name) = match part {
+                    Part::Workload(..) => (TWO_LIST, LAUNDER),
+                    Part::Fill(_) if peer.0 != Part::Raw => ("guest", "on 256 MiB"),
+                    _ => ("guest", peer.1),
                 };
                 let theirs = bench.guest(peer.0, peer.1)?.map_err(Box::<dyn Error>::from)?;
                 (who, ours, vec![(name.into(), self.in_unit(theirs))])

@@ -5,11 +5,14 @@ use crate::call;
 use crate::call::say;
 use crate::file_call::File;
 use guest_programs::abi::{SystemInfo, map_flags};
+use guest_programs::files::map;
 use guest_programs::options::BenchOptions;
 use guest_programs::pattern::{Random, WORDS};
 
 /// Accesses of `paging`.
 const ACCESSES: u64 = 200_000;
+/// Those of `mapped`.
+const FILE_ACCESSES: u64 = 40_000;
 /// Pages of the file that `mixed` reads, and accesses for each.
 const READ_PAGES: u64 = 16_384;
 const ACCESSES_PER_READ: u64 = 16;
@@ -21,6 +24,8 @@ struct Area {
     random: Random,
     /// What is in the first word of each page.
     words: u64,
+    /// Whether that is known of each page before it is used for the first time: until then it is 0 here.
+    is_known: bool,
     is_right: bool,
 }
 
@@ -28,24 +33,35 @@ impl Area {
     fn new(bytes: u64) -> Result<Self, Failure> {
         let pages = bytes.div_ceil(PAGE);
         let start = call::map(pages * PAGE, map_flags::NO_HUGE).map_err(failed("map"))?;
+        Self::of(start, pages)
+    }
+
+    /// Memory that is mapped already.
+    fn of(start: u64, pages: u64) -> Result<Self, Failure> {
         let words = call::map(pages * 8, map_flags::NO_HUGE).map_err(failed("map"))?;
         Ok(Self {
             start,
             pages,
             random: Random::new(0x5eed),
             words,
+            is_known: true,
             is_right: true,
         })
     }
 
     fn load(&mut self, page: u64) {
         let found = call::read_word(self.start + page * PAGE);
-        self.is_right &= found == call::read_word(self.words + page * 8);
+        let expected = call::read_word(self.words + page * 8);
+        if expected == 0 && !self.is_known {
+            call::write_word(self.words + page * 8, found);
+        } else {
+            self.is_right &= found == expected;
+        }
     }
 
     fn store(&mut self, page: u64) {
         self.load(page);
-        let word = call::read_word(self.words + page * 8) + page + 1;
+        let word = call::read_word(self.words + page * 8).wrapping_add(page + 1);
         call::write_word(self.words + page * 8, word);
         call::write_word(self.start + page * PAGE, word);
     }
@@ -76,9 +92,8 @@ impl Area {
     }
 }
 
-/// What the guest has done since `before`, and since when.
-fn report(name: &str, before: &SystemInfo, since: u64) {
-    figure(name, 1, since);
+/// What the guest has done since `before`.
+fn report(name: &str, before: &SystemInfo) {
     let now = call::system_info();
     let read = now.swapped_in - before.swapped_in + now.file_in - before.file_in;
     let (scanned, freed) = (now.scanned - before.scanned, now.freed - before.freed);
@@ -88,17 +103,52 @@ fn report(name: &str, before: &SystemInfo, since: u64) {
     ));
 }
 
-/// Memory is filled, which pushes out what was filled first, and read again.
+/// Milliseconds between two looks at what has arrived on the disk, and most of those looks.
+const LOOK_MS: u64 = 1;
+const MOST_LOOKS: u64 = 60_000;
+
+/// Has memory leave for the swap area, and waits until all of it has arrived there.
+pub(super) fn page_out(start: u64, bytes: u64) -> Result<(), Failure> {
+    let wanted = call::system_info().swapped_out + bytes / PAGE;
+    call::page_out(start, bytes).map_err(failed("page out"))?;
+    for _ in 0..MOST_LOOKS {
+        if call::system_info().swapped_out >= wanted {
+            return Ok(());
+        }
+        call::sleep_ms(LOOK_MS);
+    }
+    Err(Failure::Wrong("pages that leave"))
+}
+
+/// Memory leaves, and is read again from its beginning to its end. Nothing else is short of memory meanwhile.
 pub(super) fn swap(options: &BenchOptions<'_>) -> Result<(), Failure> {
+    let mut area = Area::new(options.size)?;
+    for _ in 0..options.rounds {
+        area.fill();
+        let start = call::clock();
+        page_out(area.start, area.pages * PAGE)?;
+        figure("swap-out", area.pages, start);
+        let (before, start) = (call::system_info().swapped_in, call::clock());
+        (0..area.pages).for_each(|page| area.load(page));
+        figure("swap-in", area.pages, start);
+        if call::system_info().swapped_in - before < area.pages {
+            return Err(Failure::Wrong("pages that come back"));
+        }
+    }
+    area.check()
+}
+
+/// Memory is filled, which pushes out what was filled first if there is less, and read again.
+pub(super) fn fill(options: &BenchOptions<'_>) -> Result<(), Failure> {
     let mut area = Area::new(options.size)?;
     let (before, start) = (call::system_info(), call::clock());
     area.fill();
-    let out = call::system_info().swapped_out - before.swapped_out;
-    figure("swap-out", out, start);
+    figure("filled", area.pages, start);
+    report("filled", &before);
     let (before, start) = (call::system_info(), call::clock());
     (0..area.pages).for_each(|page| area.load(page));
-    let back = call::system_info().swapped_in - before.swapped_in;
-    figure("swap-in", back, start);
+    figure("read again", area.pages, start);
+    report("read again", &before);
     area.check()
 }
 
@@ -114,7 +164,8 @@ pub(super) fn reading(options: &BenchOptions<'_>) -> Result<(), Failure> {
         }
         file.read_next()?;
     }
-    report("reading", &before, start);
+    figure("reading", 1, start);
+    report("reading", &before);
     hot.check()
 }
 
@@ -124,7 +175,8 @@ pub(super) fn paging(options: &BenchOptions<'_>) -> Result<(), Failure> {
     let (before, start) = (call::system_info(), call::clock());
     area.fill();
     (0..ACCESSES).for_each(|_| area.use_some_page());
-    report("paging", &before, start);
+    figure("paging", 1, start);
+    report("paging", &before);
     area.check()
 }
 
@@ -138,7 +190,23 @@ pub(super) fn mixed(options: &BenchOptions<'_>) -> Result<(), Failure> {
         (0..ACCESSES_PER_READ).for_each(|_| area.use_some_page());
         file.read_next()?;
     }
-    report("mixed", &before, start);
+    figure("mixed", 1, start);
+    report("mixed", &before);
+    area.check()
+}
+
+/// A file that is twice as large as memory, mapped and used as memory is in `paging`.
+pub(super) fn mapped(options: &BenchOptions<'_>) -> Result<(), Failure> {
+    let file = File::open(options.file, 0).map_err(failed("open"))?;
+    let mapping = file.map(options.pages, map::SHARED | map::WRITE);
+    let mapping = mapping.map_err(failed("map a file"))?;
+    let mut area = Area::of(mapping.address_of(0), options.pages)?;
+    area.is_known = false;
+    let (before, start) = (call::system_info(), call::clock());
+    (0..FILE_ACCESSES).for_each(|_| area.use_some_page());
+    mapping.sync().map_err(failed("sync"))?;
+    figure("mapped", 1, start);
+    report("mapped", &before);
     area.check()
 }
 

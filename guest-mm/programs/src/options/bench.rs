@@ -9,14 +9,18 @@ pub enum BenchWork {
     Faults,
     /// A file read from the disk and from memory, and written.
     Files,
-    /// Memory filled and read once, one page after the other.
+    /// Memory that leaves at the program's word, and is read again, one page after the other.
     Swap,
+    /// Memory filled and read once, one page after the other, whether there is as much or not.
+    Fill,
     /// A file read once while some memory is used again and again.
     Reading,
     /// Memory used, some of it more than the rest.
     Paging,
     /// The same while a file is read over and over.
     Mixed,
+    /// A mapped file used, some of it more than the rest.
+    MappedFile,
 }
 
 /// What `bench` is to do.
@@ -30,7 +34,7 @@ pub struct BenchOptions<'a> {
     pub pages: u64,
     /// `file=PATH`: the file that is read. Default `/data`.
     pub file: &'a str,
-    /// `rounds=N`: how often faults and files are measured. Default 5.
+    /// `rounds=N`: how often faults, files and swap are measured. Default 5.
     pub rounds: u64,
 }
 
@@ -40,9 +44,11 @@ impl BenchWork {
             "faults" => Self::Faults,
             "files" => Self::Files,
             "swap" => Self::Swap,
+            "fill" => Self::Fill,
             "reading" => Self::Reading,
             "paging" => Self::Paging,
             "mixed" => Self::Mixed,
+            "mapped" => Self::MappedFile,
             _ => return None,
         })
     }
@@ -94,7 +100,7 @@ mod tests {
         };
         let line = "work=mixed size=64M pages=100 file=/big rounds=2";
         assert_eq!(BenchOptions::parse(line.split(' ')), Ok(expected));
-        for name in ["faults", "files", "swap", "reading", "paging"] {
+        for name in ["faults", "files", "swap", "fill", "reading", "paging", "mapped"] {
             assert!(BenchWork::from_name(name).is_some(), "{name}");
         }
         for (line, bad) in [

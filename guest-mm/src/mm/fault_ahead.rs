@@ -1,0 +1,33 @@
+//! How much is read around a page that a fault wants, from the swap area or from a file.
+
+use crate::pfn::PAGE_SIZE;
+
+/// Pages that are read together, aligned (Linux for swap: `1 << page_cluster`).
+const AT_FIRST: u32 = 8;
+/// The same for a program that goes on and on: as many as a reader of a file is read ahead of.
+pub(crate) const MOST_AHEAD: u32 = 128;
+
+/// Where the faults of an address space on pages that are not in memory have got to (Linux `swap_vma_readahead`, which knows this of each
+/// area).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FaultAhead {
+    /// The address that was read last.
+    last: u64,
+    /// Pages that were read with it.
+    window: u32,
+}
+
+impl FaultAhead {
+    /// A page at an address has to be read: how many are read together. One who goes on to behind those that were read last gets
+    /// twice as many, anybody else as few as there are.
+    pub(crate) fn read(&mut self, va: u64) -> u32 {
+        let reach = 2 * u64::from(self.window) * PAGE_SIZE;
+        let goes_on = va > self.last && va - self.last <= reach;
+        self.window = match goes_on {
+            true => (2 * self.window).min(MOST_AHEAD),
+            false => AT_FIRST,
+        };
+        self.last = va;
+        self.window
+    }
+}
