@@ -1,5 +1,7 @@
 //! What every bench does around its rows: arguments, one table, `target/bench/NAME.json`, and how busy the machine was.
 
+#![allow(dead_code, reason = "each bench uses its part")]
+
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -74,6 +76,11 @@ impl Report {
             }
         }
         Ok(())
+    }
+
+    /// What was measured so far.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     fn close(self, name: &str) -> Result<(), Box<dyn Error>> {

@@ -42,7 +42,7 @@ fn ratio(value: f64) -> String {
 }
 
 /// Two digits or more.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value {
         value if value < 0.995 => format!("{value:.2}"),
         value if value < 99.95 => format!("{value:.1}"),
@@ -65,12 +65,19 @@ pub(crate) fn write_json(name: &str, rows: &[Row], missing: &[Missing]) -> std::
         .iter()
         .map(|row| json!({"name": row.name, "value": null, "not_measured": row.reason}));
     let entries: Vec<Value> = rows.iter().flat_map(entries).chain(unmeasured).collect();
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .unwrap_or(Path::new("."));
-    let path = target.join(format!("bench/{name}.json"));
-    std::fs::create_dir_all(target.join("bench"))?;
+    let path = directory()?.join(format!("{name}.json"));
     std::fs::write(&path, format!("{:#}\n", Value::from(entries)))?;
+    Ok(path)
+}
+
+/// The folder `bench` in cargo's target directory, which is there then.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn directory() -> std::io::Result<PathBuf> {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = tmp.parent().unwrap_or(Path::new(".")).join("bench");
+    std::fs::create_dir_all(&path)?;
     Ok(path)
 }
 

@@ -2,7 +2,7 @@
 //! the booted guest, against its disks; in one run.
 //!
 //! Prints one table: for each row guest-mm, then what it is measured by, with the median, least and greatest of the samples, and writes the
-//! same to `target/bench/vm.json`. `-- FILTER` runs the rows whose name contains the text; `--quick` takes a few short
+//! same to `target/bench/vm.json`, and the README's tables to `target/bench/vm.md`. `-- FILTER` runs the rows whose name contains the text; `--quick` takes a few short
 //! samples. `tests/benches/README.md` says how it measures.
 
 #[path = "../frame/args.rs"]
@@ -26,6 +26,7 @@ mod memory;
 #[path = "../phys/random.rs"]
 mod random;
 mod raw;
+mod readme;
 mod reclaim;
 #[path = "../frame/report.rs"]
 mod report;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         for plan in rows::all() {
             report.row(plan.name, || plan.measure(&mut bench))?;
         }
+        println!("written: {}", readme::write(report.rows())?.display());
         Ok(())
     })
 }

@@ -16,6 +16,9 @@ pub(crate) const ZERO: &str = "zeroing of random pages";
 /// A run of blocks copied off a disk of memory.
 pub(crate) const DEVICE: &str = "raw copy from the disk";
 
+/// The same, and each page on to who reads it: what a page cache cannot do without.
+pub(crate) const DEVICE_AND_READER: &str = "raw copy, and to the reader";
+
 fn shuffled(order: Order) -> Vec<u32> {
     let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let mut places: Vec<u32> = (0..FRAMES >> order.number())
@@ -54,6 +57,15 @@ pub(crate) fn memcpy() -> Contestant {
 pub(crate) fn zeroing(order: Order) -> Contestant {
     let frames = Flat::new(FRAMES);
     contestant(ZERO, shuffled(order), move |_, page| frames.zero(page, order))
+}
+
+/// The same, and each page to who reads it.
+pub(crate) fn device_and_reader() -> Contestant {
+    let (disk, frames, reader) = (Flat::new(FRAMES), Flat::new(FRAMES), Flat::new(1));
+    contestant(DEVICE_AND_READER, (0..2048).collect(), move |_, page| {
+        disk.copy_to(page, &frames, page);
+        frames.copy_to(page, &reader, Pfn::new(0));
+    })
 }
 
 pub(crate) fn device() -> Contestant {

@@ -17,7 +17,7 @@ use crate::swap::{self, Way};
 /// What guest-mm's figures are called.
 pub(crate) const OURS: &str = "guest-mm";
 /// What the schemes of reclaim are called.
-const TWO_LIST: &str = "reclaim=two-list";
+pub(crate) const TWO_LIST: &str = "reclaim=two-list";
 const LAUNDER: &str = "reclaim=launder";
 
 /// A row to be measured.
@@ -171,10 +171,19 @@ fn data() -> Vec<Plan> {
             against(files::ours(Work::ReadCached), raw::device(), effort)
         }),
         time("read of a file, from the disk", |effort| {
-            against(files::ours(Work::ReadCold), raw::device(), effort)
+            let peers = vec![
+                files::ours(Work::ReadCold),
+                raw::device(),
+                raw::device_and_reader(),
+            ];
+            race(peers, effort)
         }),
         time("write of a file, and fsync", |effort| {
-            against(files::ours(Work::WriteAndSync), raw::device(), effort)
+            let both_ways = raw::device_and_reader();
+            race(
+                vec![files::ours(Work::WriteAndSync), raw::device(), both_ways],
+                effort,
+            )
         }),
     ]
 }
