@@ -31,3 +31,24 @@ impl FaultAhead {
         self.window
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn windows_double_for_one_who_goes_on_and_begin_again_for_one_who_jumps() {
+        let mut ahead = FaultAhead::default();
+        let mut page = 1000;
+        let mut windows = Vec::new();
+        for _ in 0..7 {
+            windows.push(ahead.read(page * PAGE_SIZE));
+            // The first page behind those that were read.
+            page = (page / u64::from(ahead.window) + 1) * u64::from(ahead.window);
+        }
+        assert_eq!(windows, [8, 16, 32, 64, 128, 128, 128]);
+        assert_eq!(ahead.read(0), AT_FIRST, "backwards");
+        assert_eq!(ahead.read(900 * PAGE_SIZE), AT_FIRST, "far away");
+    }
+}

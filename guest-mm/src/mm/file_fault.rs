@@ -167,7 +167,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         let (va, vma) = (wanted.va, wanted.vma);
         let copy = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
         let copy = copy.map_err(|error| FaultError::OutOfMemory(error.gfp))?;
-        let page = match self.page_for_fault(cpu, wanted) {
+        let page = match self.page_for_fault(cpu, &mut space.file_ahead, wanted) {
             Ok(Ok(page)) => page,
             Ok(Err(wait)) => {
                 self.phys.put_page(cpu, copy);

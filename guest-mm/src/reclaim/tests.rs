@@ -12,7 +12,10 @@ use guest_sync::{Cpu, SpinLock};
 
 use super::{Balance, Reclaim, Shrinker};
 use crate::tests::phys_model::{descriptors, one_cpu, order, plug, small_memory};
-use crate::{AllocError, BlockIndex, Gfp, NodeId, Order, Pfn, PhysicalMemory, Watermark, ZoneKind};
+use crate::{
+    AllocError, BlockIndex, BootRegion, Gfp, MemMap, NodeId, Order, Page, Pfn, PfnRange, PhysicalMemory,
+    Topology, Watermark, ZoneKind,
+};
 
 /// A cache that fills itself with frames, and gives them back when asked.
 struct Hoard<'a> {
@@ -256,6 +259,30 @@ fn the_daemon_is_wanted_below_low_and_reclaims_until_above_high() {
     );
     assert_eq!(reclaim.stat().pgsteal_kswapd, freed_pages);
     assert_eq!(at_once(reclaim.balance(&cpu, NodeId::ZERO)).freed_pages, 0);
+}
+
+#[test]
+fn between_low_and_high_there_is_room_for_what_is_read_ahead() {
+    const FRAMES: u32 = 1 << 15;
+    let pages: Vec<Page> = (0..FRAMES).map(|_| Page::new()).collect();
+    let range = PfnRange::new(Pfn::new(0), FRAMES).unwrap();
+    let memory = PhysicalMemory::new(
+        MemMap::new(Pfn::new(0), &pages).unwrap(),
+        range,
+        Topology::one_node(1),
+    );
+    let region = BootRegion {
+        node: NodeId::ZERO,
+        span: range,
+        usable: &[range],
+        reserved: &[],
+    };
+    memory.add_boot_region(region).unwrap();
+    for zone in memory.populated_zones() {
+        let gap = zone.watermark(Watermark::High) - zone.watermark(Watermark::Low);
+        let managed = zone.counters().managed_pages;
+        assert!(gap >= (managed / 64).min(256), "{gap} of {managed}");
+    }
 }
 
 #[test]

@@ -100,6 +100,29 @@ fn a_mapped_file_is_read_in_once_for_all_and_what_is_in_memory_is_mapped_around(
 }
 
 #[test]
+fn a_program_that_goes_through_a_mapped_file_waits_for_the_disk_less_and_less_often() {
+    machine!(mm, cpu, 512, 2);
+    let fs = TestFs::new(&mm, &cpu, 256);
+    let id = file(&mm, 200);
+    fs.preset(id, &bytes(200));
+    let space = mm.create_space(&cpu, &[]).unwrap();
+    let va = map(
+        &mm,
+        space,
+        FileArea::new(id, 0, Sharing::Private),
+        200,
+        Prot::READ,
+    );
+    for page in 0..200 {
+        let expected = word(u8::try_from(page).unwrap() + 1);
+        assert_eq!(load(&fs, space, va + page * PAGE), Ok(expected));
+    }
+    let stats = mm.phys.stats();
+    assert_eq!(stats.pgpgin, 200);
+    assert_eq!(stats.pgmajfault, 6, "8 pages, then to 16, 32, 64, 128 and 200");
+}
+
+#[test]
 fn a_store_to_a_private_area_is_the_programs_own_and_the_file_never_sees_it() {
     machine!(mm, cpu, 512, 2);
     let fs = TestFs::new(&mm, &cpu, 256);
