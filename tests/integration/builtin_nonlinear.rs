@@ -70,7 +70,7 @@ fn pages_in_an_order_of_their_own_leave_memory_and_come_back_where_they_were() {
             "--program",
             "window file=/window pages=768 pause_ms=1000 seed=2",
             "--program",
-            "pager size=32M rounds=6 stay seed=3",
+            "pager size=28M seed=3",
         ],
     );
     // Both are mapped all the time.
