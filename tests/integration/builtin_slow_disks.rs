@@ -13,7 +13,7 @@ const UNLIMITED: &str =
 const BYSTANDER: &str = "pager size=2M lock=2M oom=-1000 seed=9";
 
 /// A guest on one CPU with these disks and programs.
-fn start(home: &Home, disks: &[&str], memory: &str, cmdline: &str, programs: &[&str]) -> Running {
+fn boot(home: &Home, disks: &[&str], memory: &str, cmdline: &str, programs: &[&str]) -> Running {
     let mut arguments = vec!["--cpus", "1", "--memory", memory, "--cmdline", cmdline];
     for disk in disks {
         arguments.extend(["--disk", disk]);
@@ -21,7 +21,12 @@ fn start(home: &Home, disks: &[&str], memory: &str, cmdline: &str, programs: &[&
     for program in programs {
         arguments.extend(["--program", program]);
     }
-    let mut vm = home.start("slow", &arguments);
+    home.start("slow", &arguments)
+}
+
+/// The same, once it answers questions.
+fn start(home: &Home, disks: &[&str], memory: &str, cmdline: &str, programs: &[&str]) -> Running {
+    let mut vm = boot(home, disks, memory, cmdline, programs);
     vm.wait_until("the guest's channel", |_| {
         home.run(["guest", "slow", "ps"]).status == 0
     });
@@ -33,7 +38,7 @@ fn make_root(home: &Home, files: u32, pages: u32) -> String {
     let image = home.files().join("root.img").display().to_string();
     home.run(["disk", "make", &image, "--size", "128M"]).success();
     let written = format!("files dir=/read files={files} pages={pages} rounds=1 nomap noread");
-    let mut vm = start(home, &[&image], "64M", "root=vda", &[&written]);
+    let mut vm = boot(home, &[&image], "64M", "root=vda", &[&written]);
     assert_eq!(vm.wait_for_end(), 0);
     image
 }
