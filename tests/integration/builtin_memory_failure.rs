@@ -12,7 +12,7 @@ fn frames(vm: &Running, pid: u64, area: &str, pages: u32) -> Vec<String> {
     let mut lines = listed.lines();
     assert_eq!(
         lines.next(),
-        Some("ADDRESS PFN STATE HEAD COUNT MAPCOUNT BLOCK FLAGS")
+        Some("ADDRESS PFN STATE HEAD COUNT MAPCOUNT NODE BLOCK FLAGS")
     );
     lines
         .filter(|line| line.contains(" allocated "))

@@ -41,6 +41,7 @@ frame         frame PFN: what is known of a page frame: its state, references, m
 poison        poison PFN [soft|hard]: takes a failing frame out of use; hard: its contents are lost already
 hugepages     the pool of reserved huge pages; hugepages N makes it N pages of 2 MiB
 compact       gathers scattered free memory into huge pages, zone by zone
+migratepages  migratepages PID FROM TO: moves a program's own memory from a node to another
 pack          gathers what is in use on removable memory in as few blocks as possible
 cpus          every CPU: programs, and counters of what it has done
 swaps         every swap area: size, use, priority and errors, as /proc/swaps

@@ -16,6 +16,7 @@
 mod batch;
 mod evict;
 mod file;
+mod node;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -27,6 +28,7 @@ use crate::pfn::{Order, Pfn};
 pub use batch::MigrationBatch;
 pub(crate) use batch::Route;
 pub use evict::{EvictReport, Eviction, Method};
+pub use node::NodeMove;
 
 /// What a batch did.
 #[must_use = "refused pages keep the block from going offline"]

@@ -9,7 +9,7 @@ use crate::pfn::{PAGE_SIZE, Pfn};
 use crate::phys::{FrameState, PhysicalMemory};
 
 /// The columns of [`frame`] and [`pagemap`].
-pub const FRAME_COLUMNS: &str = "PFN STATE HEAD COUNT MAPCOUNT BLOCK FLAGS";
+pub const FRAME_COLUMNS: &str = "PFN STATE HEAD COUNT MAPCOUNT NODE BLOCK FLAGS";
 
 /// What is known of a frame, in the columns of [`FRAME_COLUMNS`]: those behind HEAD are of the chunk that begins there.
 ///
@@ -36,6 +36,10 @@ pub fn frame(out: &mut impl fmt::Write, phys: &PhysicalMemory<'_>, pfn: Pfn) -> 
         pfn.number(),
         head.number()
     )?;
+    match phys.zone_of(pfn) {
+        Some(zone) => write!(out, "{} ", zone.node())?,
+        None => out.write_str("- ")?,
+    }
     match block {
         Some(block) => write!(out, "{} ", block.0)?,
         None => out.write_str("- ")?,

@@ -5,11 +5,15 @@ use std::vec::Vec;
 use guest_sync::{Cpu, CpuId, CpuSet};
 
 use crate::blocks::BlockIndex;
+use crate::host::{HostFrames, HostMmu};
+use crate::migrate::NodeMove;
+use crate::pagetable::translate;
 use crate::phys::AddError;
+use crate::tests::machine::{MIB, TestMm, anonymous, load, store};
 use crate::tests::phys_model::{order, plug, range};
 use crate::{
-    BootRegion, FreeError, Gfp, MemMap, NodeId, Order, Page, Pfn, PfnRange, PhysicalMemory, Topology,
-    Watermark, ZoneKind, ZoneLimits,
+    Access, BootRegion, FreeError, Gfp, HugeAdvice, MemMap, Mm, NodeId, Order, Page, Pfn, PfnRange,
+    PhysicalMemory, Topology, Watermark, ZoneKind, ZoneLimits,
 };
 
 fn node(number: u8) -> NodeId {
@@ -429,4 +433,65 @@ fn pages_with_an_owner_cannot_be_freed_behind_its_back() {
     page.clear();
     memory.free_pages(&cpu, pfn).unwrap();
     memory.validate().unwrap();
+}
+
+#[test]
+fn the_memory_of_a_program_moves_to_another_node_but_for_what_others_map() {
+    let pages = pages(3 * EACH);
+    let (memory, cpus) = three_nodes(&pages);
+    let mut frames = HostFrames::new();
+    frames.plug(range(0, 3 * EACH));
+    let mm: TestMm<'_> = Mm::new(&memory, frames, HostMmu::new());
+    let cpu = &cpus[0];
+    let id = mm.create_space(cpu, &[]).unwrap();
+    let small = mm.mmap(id, &anonymous(64 * 4096, HugeAdvice::NoHuge)).unwrap();
+    let huge = mm.mmap(id, &anonymous(2 * MIB, HugeAdvice::Huge)).unwrap();
+    for page in 0..64 {
+        store(&mm, cpu, id, small + page * 4096, page + 1).unwrap();
+    }
+    store(&mm, cpu, id, huge, 99).unwrap();
+    // What a child has too stays.
+    let child = mm.fork(cpu, id).unwrap();
+    for page in 0..60 {
+        store(&mm, cpu, child, small + page * 4096, 7).unwrap();
+    }
+    let nodes = |id| -> Vec<u8> {
+        let root = mm.space(id).unwrap().root();
+        let at = |page: u64| {
+            translate(&mm.frames, root, small + page * 4096, Access::Read)
+                .unwrap()
+                .gpa
+        };
+        (0..64)
+            .map(|page| node_of(&memory, Pfn::containing(at(page)).unwrap()))
+            .collect()
+    };
+    assert_eq!(nodes(id), [0; 64]);
+    let mut moving = NodeMove::new(id, node(0), node(2));
+    let mut moved = (0, 0);
+    while let Some(report) = mm.migrate_node_batch(cpu, &mut moving, 16) {
+        assert!(report.refused.is_empty(), "{report:?}");
+        moved = (moved.0 + report.moved_small, moved.1 + report.moved_huge);
+        mm.validate().unwrap();
+    }
+    assert_eq!(
+        moved,
+        (60, 0),
+        "the huge page and four small ones are the child's too"
+    );
+    assert_eq!(
+        (nodes(id)[..60].to_vec(), nodes(id)[60..].to_vec()),
+        (std::vec![2; 60], std::vec![0; 4])
+    );
+    mm.destroy_space(cpu, child).unwrap();
+    let mut moving = NodeMove::new(id, node(0), node(2));
+    let report = mm.migrate_node_batch(cpu, &mut moving, u32::MAX).unwrap();
+    assert_eq!((report.moved_small, report.moved_huge), (4, 1));
+    assert!(mm.migrate_node_batch(cpu, &mut moving, u32::MAX).is_none());
+    for page in 0..64 {
+        assert_eq!(load(&mm, cpu, id, small + page * 4096), Ok(page + 1));
+    }
+    assert_eq!((load(&mm, cpu, id, huge), nodes(id)), (Ok(99), std::vec![2; 64]));
+    mm.destroy_space(cpu, id).unwrap();
+    mm.validate().unwrap();
 }

@@ -80,3 +80,32 @@ fn the_guest_has_the_nodes_that_it_was_given() {
         }
     }
 }
+
+#[test]
+fn the_memory_of_a_program_moves_to_another_node_while_it_checks_it() {
+    let home = Home::new();
+    let options = Shape { cpus: 1, nodes: 2 }.options();
+    let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
+    words.extend(["--cmdline", "validate", "--program", "pager size=16M"]);
+    let mut vm = home.start("move", &words);
+    vm.wait_for_driver();
+    vm.wait_for_checks(10);
+    let pid = vm.programs()[0].pid.to_string();
+    let moved = |to: &str, from: &str| -> u64 {
+        let said = vm.order("guest", &["migratepages", &pid, from, to]).success();
+        said.split(' ').next().unwrap().parse().unwrap()
+    };
+    let there = moved("1", "0");
+    assert!(there >= 3500, "{there} of 4096 pages went");
+    assert_eq!(moved("1", "0"), 0, "they are there");
+    let back = moved("0", "1");
+    assert!(back >= 3500, "{back} of 4096 pages came back");
+    let order = |words: &[&str]| vm.order("guest", words);
+    order(&["migratepages", &pid, "0", "2"]).assert_refusal(1, &["there is no node 2: they are 0 to 1"]);
+    order(&["migratepages", "77", "0", "1"]).assert_refusal(1, &["no program 77"]);
+    order(&["migratepages", &pid]).assert_refusal(1, &["migratepages takes"]);
+    vm.wait_for_checks(10);
+    for program in vm.programs() {
+        assert!(program.checks_failed == 0 && program.is_alive(), "{program:?}");
+    }
+}

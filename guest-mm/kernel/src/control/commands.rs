@@ -10,8 +10,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write;
+use guest_kernel::sync::yield_now;
 use guest_mm::compact::Goal;
-use guest_mm::{Pfn, SpaceId, Zone, report};
+use guest_mm::migrate::{BatchEnd, NodeMove};
+use guest_mm::{NodeId, PAGEBLOCK_NR_PAGES, Pfn, SpaceId, Zone, report};
 use guest_virtio::control::{Command, Reply};
 
 /// The answer, if it is one of these commands.
@@ -37,6 +39,8 @@ pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Op
         ("hugepages", []) => Ok(pool(kernel)),
         ("hugepages", &[wanted]) => resize_pool(kernel, wanted),
         ("hugepages", _) => Err("hugepages takes one number".into()),
+        ("migratepages", &[pid, from, to]) => migrate_pages(kernel, pid, from, to).await,
+        ("migratepages", _) => Err("migratepages takes a program's number and two nodes' numbers".into()),
         ("pack", []) => pack(kernel).await,
         ("pack", _) => Err("pack takes no arguments".into()),
         ("compact", []) => Ok(compact(kernel).await),
@@ -52,6 +56,13 @@ fn of_program(
     pid: &str,
     write: impl FnOnce(&mut String, SpaceId) -> fmt::Result,
 ) -> Result<String, String> {
+    let space = space_of(kernel, pid)?;
+    let mut text = String::new();
+    write(&mut text, space).map_err(|fmt::Error| format!("program {pid} has ended meanwhile"))?;
+    Ok(text)
+}
+
+fn space_of(kernel: &Kernel, pid: &str) -> Result<SpaceId, String> {
     let number: u32 = pid
         .parse()
         .map_err(|_| format!("{pid} is not a program's number"))?;
@@ -62,10 +73,46 @@ fn of_program(
     };
     let status = status.ok_or_else(|| format!("no program {number}"))?;
     let ended = || format!("program {number} has ended: {}", status.state);
-    let space = status.space.ok_or_else(ended)?;
-    let mut text = String::new();
-    write(&mut text, space).map_err(|fmt::Error| format!("program {number} has ended meanwhile"))?;
-    Ok(text)
+    status.space.ok_or_else(ended)
+}
+
+/// Pages that are moved to another node at a time; the program waits for those meanwhile.
+const MOVE_PAGES: u32 = 128;
+
+/// Moves the memory of a program from a node to another, while it runs on.
+async fn migrate_pages(kernel: &'static Kernel, pid: &str, from: &str, to: &str) -> Result<String, String> {
+    let space = space_of(kernel, pid)?;
+    let start = NodeMove::new(space, node(kernel, from)?, node(kernel, to)?);
+    let (mut moving, mut moved, mut refused) = (start.clone(), 0, 0);
+    let mut passes = 1;
+    loop {
+        let report = kernel
+            .mm()
+            .migrate_node_batch(this_cpu(), &mut moving, MOVE_PAGES);
+        let Some(report) = report else {
+            // A huge page that was split in the first pass goes in the second, in pieces.
+            if passes == 2 {
+                break;
+            }
+            passes += 1;
+            (moving, refused) = (start.clone(), 0);
+            continue;
+        };
+        moved += report.moved_small + report.moved_huge * PAGEBLOCK_NR_PAGES;
+        refused += report.refused.len();
+        if report.end == BatchEnd::NoMemory {
+            return Err(format!("{moved} pages moved; node {to} has no room for more"));
+        }
+        yield_now().await;
+    }
+    Ok(format!("{moved} pages moved, {refused} stay\n"))
+}
+
+fn node(kernel: &Kernel, text: &str) -> Result<NodeId, String> {
+    let known = || kernel.phys.topology().nodes();
+    let number: Option<u8> = text.parse().ok();
+    let found = known().find(|node| Some(node.number()) == number);
+    found.ok_or_else(|| format!("there is no node {text}: they are 0 to {}", known().count() - 1))
 }
 
 /// Most lines of an answer about single pages.
