@@ -111,12 +111,15 @@ impl Futexes {
         })
     }
 
-    /// Calls those who have waited longest for a word, `most` at most; how many those were.
+    /// Calls those who have waited longest for a word, `most` at most; how many those were. Who comes after the call has begun, be it one
+    /// who was just called, is not meant.
     pub fn wake(&self, key: FutexKey, most: u32) -> u32 {
-        let mut called = 0;
+        let (mut called, mut end) = (0, None);
         while called < most {
             let mut list = self.list(key).lock();
-            let Some(first) = list.waiting.iter().position(|waiting| waiting.key == key) else {
+            let end = *end.get_or_insert(list.next);
+            let is_meant = |waiting: &Waiting| waiting.key == key && waiting.ticket < end;
+            let Some(first) = list.waiting.iter().position(is_meant) else {
                 break;
             };
             let waiting = list.waiting.remove(first);
@@ -297,6 +300,37 @@ mod tests {
         assert!(!is_called(&mut second));
         assert_eq!(futexes.wake(key(8), 5), 1);
         assert!(is_called(&mut second));
+    }
+
+    /// Comes back as soon as he is called.
+    struct ComesBack(&'static Futexes, AtomicU32);
+
+    impl Wake for ComesBack {
+        fn wake(self: Arc<Self>) {
+            assert!(
+                self.1.fetch_add(1, Ordering::SeqCst) < 10,
+                "called again and again"
+            );
+            let mut queued = std::boxed::Box::pin(self.0.enter(key(8)).unwrap());
+            let waker = Waker::from(self);
+            assert!(
+                queued
+                    .as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+            std::mem::forget(queued);
+        }
+    }
+
+    #[test]
+    fn one_who_comes_back_while_others_are_called_is_not_called_by_the_same_call() {
+        let futexes: &'static Futexes = std::boxed::Box::leak(std::boxed::Box::default());
+        for _ in 0..2 {
+            Arc::new(ComesBack(futexes, AtomicU32::new(0))).wake();
+        }
+        assert_eq!((futexes.wake(key(8), u32::MAX), futexes.nr_waiting()), (2, 2));
+        assert_eq!((futexes.wake(key(8), 3), futexes.nr_waiting()), (2, 2));
     }
 
     /// Wakes the thread that polls.

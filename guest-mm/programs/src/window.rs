@@ -44,6 +44,7 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
 fn open_window(options: &WindowOptions<'_>) -> Result<Mapping, (&'static str, Error)> {
     let flags = open::CREATE | open::TRUNCATE;
     let file = File::open(options.file, flags).map_err(|error| ("open", error))?;
+    read_into_hole(file, options.seed)?;
     let mut page = [[0; WORDS]];
     for index in 0..options.pages {
         pattern(options, index, 0).fill(&mut page[0]);
@@ -61,6 +62,25 @@ fn open_window(options: &WindowOptions<'_>) -> Result<Mapping, (&'static str, Er
     }
     file.close().map_err(|error| ("close", error))?;
     Ok(window)
+}
+
+/// Reads a page of a file that has no disk into a mapped page of the file that has no block yet: one is found for it.
+fn read_into_hole(file: File, seed: u64) -> Result<(), (&'static str, Error)> {
+    let source = File::open("/shm/source", open::CREATE).map_err(|error| ("open", error))?;
+    let mut page = [[0; WORDS]];
+    file_page(seed, 1, 0, 0).fill(&mut page[0]);
+    source.write_pages(&page, 0).map_err(|error| ("write", error))?;
+    file.set_size(4096).map_err(|error| ("size", error))?;
+    let hole = file
+        .map(1, map::SHARED | map::WRITE)
+        .map_err(|error| ("map", error))?;
+    let read = source.read_bytes_at((hole.address_of(0), 4096), 0);
+    let read = read.map_err(|error| ("read into a page without a block", error))?;
+    if read != 4096 || file_page(seed, 1, 0, 0).check(hole.page(0)).is_err() {
+        return Err(("read into a page without a block", Error::Io));
+    }
+    hole.unmap();
+    source.close().map_err(|error| ("close", error))
 }
 
 /// Finds what was stored in the rounds before, and stores anew; how many pages were wrong.

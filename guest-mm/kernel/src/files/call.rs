@@ -262,24 +262,8 @@ impl Caller<'_> {
         Ok(done)
     }
 
-    /// Does what a read or write cannot do itself, so that it can be tried again.
     async fn mend(&self, error: FileError) -> Result<(), Error> {
-        match error {
-            FileError::OutOfMemory => until_memory(self.kernel, self.program, Gfp::USER)
-                .await
-                .map_err(file_error),
-            FileError::Copy(CopyError::Fault {
-                error: FaultError::OutOfMemory(gfp),
-                ..
-            }) => until_memory(self.kernel, self.program, gfp)
-                .await
-                .map_err(file_error),
-            FileError::Copy(CopyError::NeedsBlock { place, .. }) => {
-                let found = find_block(self.kernel, self.program, place).await;
-                found.map_err(file_error)
-            }
-            error => Err(file_error(error)),
-        }
+        mend(self.kernel, self.program, error).await
     }
 
     fn seek(&self, descriptor: u64, position: u64) -> Result<u64, Error> {
@@ -431,4 +415,22 @@ pub(super) fn copy_error(error: CopyError) -> Error {
         } => Error::Io,
         CopyError::Fault { .. } | CopyError::Locked { .. } | CopyError::NeedsBlock { .. } => Error::Fault,
     }
+}
+
+/// Does what a read or write of a file cannot do itself, so that it can be tried again: waits for memory, or has a block found for the page of a file that
+/// is mapped where the bytes come from or go to.
+pub(super) async fn mend(kernel: &'static Kernel, program: &Program, error: FileError) -> Result<(), Error> {
+    let gfp = match error {
+        FileError::OutOfMemory => Gfp::USER,
+        FileError::Copy(CopyError::Fault {
+            error: FaultError::OutOfMemory(gfp),
+            ..
+        }) => gfp,
+        FileError::Copy(CopyError::NeedsBlock { place, .. }) => {
+            let found = find_block(kernel, program, place).await;
+            return found.map_err(file_error);
+        }
+        error => return Err(file_error(error)),
+    };
+    until_memory(kernel, program, gfp).await.map_err(file_error)
 }

@@ -1,8 +1,8 @@
 //! `/shm`: the directory of the file system without a disk. Its calls are the same as for files of the disk, and need none.
 
-use super::call::{copy_error, file_error};
+use super::call::{copy_error, mend};
 use super::descriptors::OpenShm;
-use super::{steps, until_memory};
+use super::steps;
 use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::activity::AllCpus;
@@ -19,8 +19,8 @@ use guest_kernel::physical::to_usize;
 use guest_mm::fs::mounted::{Missing, WriteAt};
 use guest_mm::fs::{NameError, TmpFile, Tmpfs};
 use guest_mm::mm::mapping::FileError;
-use guest_mm::mm::{CopyError, FaultError, FileArea, Sharing};
-use guest_mm::{Backing, Gfp, PAGE_SIZE, SpaceId};
+use guest_mm::mm::{FileArea, Sharing};
+use guest_mm::{Backing, PAGE_SIZE, SpaceId};
 use guest_programs::abi::Error;
 use guest_programs::files::{AT_POSITION, FileCall, MAX_PATH, Stat, open};
 use guest_sync::Cpu;
@@ -282,20 +282,8 @@ impl Caller<'_> {
         copied.await.map_err(copy_error)
     }
 
-    /// Waits for memory where that is what is missing.
     async fn mend(&self, error: FileError) -> Result<(), Error> {
-        match error {
-            FileError::OutOfMemory => until_memory(self.kernel, self.program, Gfp::USER)
-                .await
-                .map_err(file_error),
-            FileError::Copy(CopyError::Fault {
-                error: FaultError::OutOfMemory(gfp),
-                ..
-            }) => until_memory(self.kernel, self.program, gfp)
-                .await
-                .map_err(file_error),
-            error => Err(file_error(error)),
-        }
+        mend(self.kernel, self.program, error).await
     }
 }
 
