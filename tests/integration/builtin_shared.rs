@@ -81,6 +81,15 @@ fn one_who_waits_and_has_to_end_leaves_its_place_to_the_next() {
 }
 
 #[test]
+fn many_who_wait_for_one_word_on_many_cpus_are_called_once_each() {
+    let home = Home::new();
+    let program = "shared pages=16 children=7 rounds=60 seed=1";
+    let mut vm = home.start("many", &["--memory", "64M", "--cpus", "4", "--program", program]);
+    vm.serial.wait_for("shared: 0 checks failed");
+    assert_eq!(vm.wait_for_end(), 0, "{}", vm.serial.text());
+}
+
+#[test]
 fn a_program_that_reaches_for_what_it_has_no_right_to_ends_and_nothing_else_does() {
     let home = Home::new();
     let arguments = [

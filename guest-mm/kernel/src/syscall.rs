@@ -363,6 +363,10 @@ pub(crate) fn copy_error(error: CopyError) -> Error {
             error: FaultError::OutOfMemory(_),
             ..
         } => Error::NoMemory,
+        CopyError::Fault {
+            error: FaultError::Io { .. },
+            ..
+        } => Error::Io,
         CopyError::Fault { .. } | CopyError::Locked { .. } | CopyError::NeedsBlock { .. } => Error::Fault,
     }
 }

@@ -7,7 +7,7 @@
 //! - `io_uring`: the kernel works while the event loop does something else, and many requests are one system call;
 //! - one thread with `preadv` and `pwritev`, for kernels that refuse io_uring.
 //!
-//! An operation that a limit of the disk's rate does not allow yet stays in the guest's queue ([`throttle`]).
+//! An operation that a limit of the disk's rate does not allow yet stays in the guest's queue (`throttle`).
 //!
 //! Guest memory that an operation uses is pinned from its submission to its end ([`crate::memory::Pin`]), both on
 //! the event loop: its blocks cannot be unplugged in between. It is named to the kernel by address only; no reference to it

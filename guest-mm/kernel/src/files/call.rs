@@ -8,6 +8,7 @@ use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::machine::nucleus::Context;
 use crate::process::{Doomed, Program};
+use crate::syscall::copy_error;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 use guest_kernel::physical::to_usize;
@@ -400,20 +401,6 @@ pub(super) fn file_error(error: FileError) -> Error {
         FileError::Copy(error) => copy_error(error),
         FileError::Unknown(_) | FileError::InUse(_) => Error::NotFound,
         FileError::TooLarge => Error::Invalid,
-    }
-}
-
-pub(super) fn copy_error(error: CopyError) -> Error {
-    match error {
-        CopyError::Fault {
-            error: FaultError::OutOfMemory(_),
-            ..
-        } => Error::NoMemory,
-        CopyError::Fault {
-            error: FaultError::Io { .. },
-            ..
-        } => Error::Io,
-        CopyError::Fault { .. } | CopyError::Locked { .. } | CopyError::NeedsBlock { .. } => Error::Fault,
     }
 }
 

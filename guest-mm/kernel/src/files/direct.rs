@@ -1,12 +1,13 @@
 //! Reads and writes of files that were opened with `open::DIRECT`: the disk reaches the program's own pages, which are pinned for as long
 //! as that takes, so that neither reclaim nor a block that is emptied takes them away.
 
-use super::call::{copy_error, file_error};
+use super::call::file_error;
 use super::{RootFs, steps, until_memory};
 use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::process::Program;
+use crate::syscall::copy_error;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};

@@ -15,7 +15,7 @@ use guest_kernel::drive::Drive;
 use guest_mm::Mm;
 use guest_mm::disk::{IoError, Request};
 use guest_mm::fs::mounted::File;
-use guest_mm::fs::pagefs::FsError;
+use guest_mm::fs::pagefs::{FormatError, FsError};
 use guest_mm::fs::{Dentry, Keep, Machine, Mounted, Node};
 use guest_mm::mempool::ThisCpu;
 use guest_mm::reclaim::Shrinker;
@@ -90,7 +90,12 @@ impl fmt::Display for NoRoot {
             Self::Disk => f.write_str("there is no such disk"),
             Self::ReadOnly => f.write_str("it can be read only"),
             Self::Taken(owner) => write!(f, "it is in use already, as {owner}"),
-            Self::Fs(error @ FsError::Format(_)) => write!(f, "{error}: `ballast disk make` makes one"),
+            Self::Fs(error @ FsError::Format(FormatError::NotPageFs)) => {
+                write!(f, "{error}: `ballast disk make` makes one")
+            }
+            Self::Fs(error @ FsError::Format(_)) => {
+                write!(f, "{error}; `ballast disk check` says what else is damaged")
+            }
             Self::Fs(error) => error.fmt(f),
         }
     }

@@ -1,6 +1,6 @@
 //! `/shm`: the directory of the file system without a disk. Its calls are the same as for files of the disk, and need none.
 
-use super::call::{copy_error, mend};
+use super::call::mend;
 use super::descriptors::OpenShm;
 use super::steps;
 use crate::fault;
@@ -12,6 +12,7 @@ use crate::machine::nucleus::Context;
 use crate::machine::quiet;
 use crate::oom;
 use crate::process::{Doomed, Program};
+use crate::syscall::copy_error;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering::Relaxed;
