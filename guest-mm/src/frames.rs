@@ -43,6 +43,13 @@ impl SpaceId {
     pub const fn number(self) -> u32 {
         self.0.get()
     }
+
+    /// One for a model that has no address space.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub const fn of_model() -> Self {
+        Self(core::num::NonZeroU32::MIN)
+    }
 }
 
 /// Pages of one address space whose translations are to be forgotten.

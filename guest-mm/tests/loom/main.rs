@@ -12,6 +12,7 @@
 )]
 
 mod frames;
+mod futex;
 mod slab;
 
 use guest_sync::{Cpu, CpuId, CpuSet};

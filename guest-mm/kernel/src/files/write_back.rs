@@ -6,6 +6,7 @@ use crate::log::log;
 use crate::machine::cpu::this_cpu;
 use guest_kernel::sync::yield_now;
 use guest_mm::fs::mounted::Age;
+use guest_mm::mm::FilePlace;
 use guest_mm::mm::mapping::FileError;
 
 /// Most pages that a round begins with (Linux `MAX_WRITEBACK_PAGES`).
@@ -30,6 +31,7 @@ async fn by_age(kernel: &'static Kernel, root: &'static RootFs) {
             expire,
             nr_pages: MOST_PAGES,
         };
+        report_lost(root);
         if let Err(error) = steps(root.write_back_old(age)).await {
             failed += 1;
             if failed.is_power_of_two() {
@@ -38,6 +40,23 @@ async fn by_age(kernel: &'static Kernel, root: &'static RootFs) {
                     "file system: cannot commit: {error}; {failed} times since boot"
                 );
             }
+        }
+    }
+}
+
+/// Says which pages are lost, whose programs hear of it when they ask (`fsync`).
+fn report_lost(root: &RootFs) {
+    while let Some(FilePlace { mapping, index }) = root.take_lost_page() {
+        match root.name_of(mapping) {
+            Some(name) => log!(
+                Error,
+                "file system: page {index} of {} could not be written, and is lost",
+                name.path
+            ),
+            None => log!(
+                Error,
+                "file system: page {index} of a deleted file could not be written"
+            ),
         }
     }
 }

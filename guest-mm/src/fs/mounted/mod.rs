@@ -34,7 +34,7 @@ use super::store::Store;
 use crate::disk::{IoError, Request};
 use crate::frames::{Frames, Mmu};
 use crate::mempool::ThisCpu;
-use crate::mm::{MappingId, Mm};
+use crate::mm::{FilePlace, MappingId, Mm};
 use crate::report::FileName;
 
 pub use blocks::FrameBlocks;
@@ -98,7 +98,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             files: SpinLock::new(BTreeMap::new()),
             orphans: SpinLock::new(BTreeSet::new()),
             removals: AtomicU64::new(0),
-            ops: Arc::new(PageOps::default()),
+            ops: Arc::new(PageOps::new()),
         })
     }
 
@@ -125,6 +125,12 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     /// What became of private data on pages.
     pub fn page_ops(&self) -> PageOpsStat {
         self.ops.stat()
+    }
+
+    /// The next page that could not be written and is not tried again, of the first 64 since this was last asked: for whoever reports them
+    /// (Linux `lost async page write`). [`PageOpsStat::lost`] counts all.
+    pub fn take_lost_page(&self) -> Option<FilePlace> {
+        self.ops.take_loss()
     }
 
     fn mm(&self) -> &Mm<'m, X::Frames, X::Mmu> {

@@ -1,7 +1,11 @@
 //! What becomes of the block numbers on pages.
 
+use alloc::collections::VecDeque;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use guest_sync::SpinLock;
+
+use crate::mm::FilePlace;
 use crate::mm::mapping::{AddressSpaceOps, PrivatePage};
 use crate::pfn::Pfn;
 
@@ -13,7 +17,12 @@ pub struct PageOps {
     invalidated: AtomicU64,
     migrated: AtomicU64,
     lost: AtomicU64,
+    /// The latest of those, until somebody asks.
+    losses: SpinLock<VecDeque<FilePlace>>,
 }
+
+/// Lost pages that are remembered by name: a disk that takes nothing any more loses all of them.
+const MOST_LOSSES: usize = 64;
 
 /// How often what was done, since the file system was mounted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,6 +38,17 @@ pub struct PageOpsStat {
 }
 
 impl PageOps {
+    pub(super) fn new() -> Self {
+        Self {
+            losses: SpinLock::new(VecDeque::with_capacity(MOST_LOSSES)),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take_loss(&self) -> Option<FilePlace> {
+        self.losses.lock().pop_front()
+    }
+
     pub(super) fn stat(&self) -> PageOpsStat {
         PageOpsStat {
             released: self.released.load(Relaxed),
@@ -49,8 +69,16 @@ impl AddressSpaceOps for PageOps {
         self.invalidated.fetch_add(1, Relaxed);
     }
 
-    fn write_lost(&self, _: PrivatePage) {
+    fn write_lost(&self, page: PrivatePage) {
         self.lost.fetch_add(1, Relaxed);
+        let mut losses = self.losses.lock();
+        // There is room, and the heap is not used.
+        if losses.len() < MOST_LOSSES {
+            losses.push_back(FilePlace {
+                mapping: page.mapping,
+                index: page.index,
+            });
+        }
     }
 
     fn migrate_page(&self, page: PrivatePage, _: Pfn) -> u32 {

@@ -28,7 +28,7 @@ pub(super) enum Fs<'m> {
 /// A file that is open.
 pub(super) struct Open {
     pub(super) id: MappingId,
-    file: Option<Arc<File>>,
+    pub(super) file: Option<Arc<File>>,
 }
 
 type Copied = Result<(), FileError>;

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use guest_sync::SpinLock;
 
-use super::backing::Open;
+use super::backing::{Fs, Open};
 use super::executor::pause;
 use super::memory::{Doomed, Process};
 use super::model::{Model, Place, offset_of};
@@ -48,6 +48,8 @@ pub(super) struct SimFile {
     stamp: Cell<u64>,
     /// First pages that were cut off it, one time after the other, each twice: before it happened and after.
     cuts: RefCell<Vec<u32>>,
+    /// Pages from this one on may be cut off again at any time.
+    cut_soon: Cell<u64>,
 }
 
 impl SimFile {
@@ -68,6 +70,7 @@ impl SimFile {
             is_busy: Cell::new(false),
             stamp: Cell::new((nr as u64 + 1) << 56),
             cuts: RefCell::default(),
+            cut_soon: Cell::new(u64::MAX),
         };
         (0..=NAMES.len()).map(new).collect()
     }
@@ -83,10 +86,25 @@ impl SimFile {
         self.stamp.get()
     }
 
-    async fn lock(&self) {
+    pub(super) async fn lock(&self) {
         while self.is_busy.replace(true) {
             pause().await;
         }
+    }
+
+    pub(super) fn unlock(&self) {
+        self.is_busy.set(false);
+    }
+
+    /// What is beyond so many bytes may be cut off by a write that makes the file longer and then fails.
+    pub(super) fn may_be_cut(&self, size: u64) {
+        self.cut_soon.set(size.div_ceil(PAGE_SIZE));
+    }
+
+    /// That has happened.
+    pub(super) fn was_cut_to(&self, size: u64) {
+        let first = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
+        self.cuts.borrow_mut().push(first);
     }
 
     /// How often it was cut off.
@@ -97,7 +115,7 @@ impl SimFile {
     /// Whether a page was cut off it, or perhaps just is, since it had been so often.
     pub(super) fn was_cut(&self, page: u32, before: usize) -> bool {
         let cuts = self.cuts.borrow();
-        cuts[before..].iter().any(|first| *first <= page)
+        u64::from(page) >= self.cut_soon.get() || cuts[before..].iter().any(|first| *first <= page)
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -206,7 +224,7 @@ impl Sim<'_> {
             file.model.borrow_mut().end_write(&places, end);
             assert_eq!(size, file.model.borrow().size);
         }
-        file.is_busy.set(false);
+        file.unlock();
     }
 
     async fn truncate(&self, process: &Process, (file, open): (&SimFile, &Open)) {
@@ -217,15 +235,14 @@ impl Sim<'_> {
             _ => self.below(MOST_PAGES) * PAGE_SIZE + 8 * self.below(WORDS),
         };
         self.truncate_to(process, (file, open), size).await;
-        file.is_busy.set(false);
+        file.unlock();
     }
 
     /// Brings it to an end, whatever happens meanwhile: but if the program is to end, and there is no memory for the last page, the file ends
     /// before that page.
     async fn truncate_to(&self, process: &Process, (file, open): (&SimFile, &Open), mut size: u64) {
         loop {
-            let first = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
-            file.cuts.borrow_mut().push(first);
+            file.was_cut_to(size);
             file.model.borrow_mut().begin_truncate(size);
             match self.failing(self.truncate_open(open, size)).await {
                 Ok(()) => break,
@@ -243,8 +260,7 @@ impl Sim<'_> {
             }
             pause().await;
         }
-        let first = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
-        file.cuts.borrow_mut().push(first);
+        file.was_cut_to(size);
         file.model.borrow_mut().end_truncate(size);
         count(&self.seen.truncates, 1);
     }
@@ -268,6 +284,9 @@ impl Sim<'_> {
 
     /// Tells the models of pages that could not be written.
     pub(super) fn note_lost(&self) {
+        if let Fs::Page(fs) = &self.fs {
+            fs.note_lost(self);
+        }
         for (id, page) in core::mem::take(&mut *self.lost.0.lock()) {
             let file = self.files.iter().find(|file| file.mapping == Some(id));
             file.expect("all files are models'").model.borrow_mut().lost(page);
@@ -287,6 +306,9 @@ impl Sim<'_> {
             all.push((file, open));
         }
         self.compare_disk();
+        if let Fs::Page(fs) = &self.fs {
+            self.remove_names(fs).await;
+        }
         for (file, open) in all {
             self.mm.until_unmapped(open.id).await;
             self.truncate_to(process, (file, &open), 0).await;

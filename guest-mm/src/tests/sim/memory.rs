@@ -46,7 +46,7 @@ impl Clock {
     }
 
     pub(super) async fn sleep(&self, turns: u64) {
-        let until = self.now.get() + turns;
+        let until = self.now.get().saturating_add(turns);
         poll_fn(|context| {
             if self.now.get() >= until {
                 return Poll::Ready(());

@@ -16,6 +16,7 @@
 
 mod backing;
 mod compactor;
+mod direct;
 mod disk;
 mod executor;
 mod files;
@@ -24,9 +25,13 @@ mod maps;
 mod memory;
 mod model;
 mod mover;
+mod names;
 mod pagefs;
 mod program;
 mod random;
+mod reserved;
+mod seen;
+mod words;
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -46,7 +51,7 @@ use crate::gfp::Gfp;
 use crate::mm::PageIo;
 use crate::mm::mapping::DirtyRatios;
 use crate::pfn::{Order, Pfn};
-use crate::reclaim::{Reclaim, ReclaimStat, Scheme};
+use crate::reclaim::{Reclaim, Scheme};
 use crate::tests::inject::Then;
 use crate::tests::machine::{TestMm, machine_of};
 use crate::tests::phys_model::{descriptors, one_cpu, small_memory};
@@ -55,9 +60,12 @@ use backing::Fs;
 use executor::Executor;
 use files::{LostPages, SimFile};
 use memory::{Clock, Process};
+use names::Names;
 use pagefs::PageFs;
 use program::Program;
 use random::Random;
+use seen::{Seen, count};
+use words::Words;
 
 /// Frames of a block, and how many blocks.
 const BLOCK: u32 = 512;
@@ -69,7 +77,7 @@ const TAKEN_WITHOUT_SWAP: usize = 1750;
 /// Programs at a time.
 const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
-const SEEDS: u64 = 13;
+const SEEDS: u64 = 40;
 /// Turns of tasks for each seed, before everybody is told to end.
 const TURNS: u32 = 1100;
 /// A frame that is reserved on the test machine.
@@ -88,6 +96,8 @@ struct Sim<'m> {
     /// Programs that live.
     processes: RefCell<Vec<Rc<Process>>>,
     clock: Clock,
+    words: Words,
+    names: Names,
     reclaim: &'m Reclaim<'m>,
     /// Everybody checks what he has once more, and ends.
     is_ending: Cell<bool>,
@@ -97,43 +107,16 @@ struct Sim<'m> {
     seen: Seen,
 }
 
-/// How often something happened, so that a simulation that does nothing is noticed.
-#[derive(Default, Debug)]
-struct Seen {
-    forks: Cell<u32>,
-    words_checked: Cell<u32>,
-    waits: Cell<u32>,
-    no_memory: Cell<u32>,
-    moved_pages: Cell<u32>,
-    evicted_pages: Cell<u32>,
-    blocks_removed: Cell<u32>,
-    injected: Cell<u32>,
-    io_errors: Cell<u32>,
-    lost_pages: Cell<u32>,
-    inodes_given_up: Cell<u32>,
-    commits: Cell<u32>,
-    throttled_writers: Cell<u64>,
-    oom_kills: Cell<u32>,
-    kills: Cell<u32>,
-    locked: Cell<u32>,
-    reclaim: Cell<ReclaimStat>,
-    compacted: Cell<u32>,
-    file_words: Cell<u32>,
-    mapped_words: Cell<u32>,
-    truncates: Cell<u32>,
-    syncs: Cell<u32>,
-    rearranged: Cell<u32>,
-    beyond_end: Cell<u32>,
-    words_after_power: Cell<u32>,
-}
-
-fn count(cell: &Cell<u32>, more: u32) {
-    cell.set(cell.get() + more);
-}
-
 impl Sim<'_> {
     fn below(&self, limit: u64) -> u64 {
         self.random.borrow_mut().below(limit)
+    }
+
+    /// Everybody is told to end, and woken.
+    fn end(&self) {
+        if !self.is_ending.replace(true) {
+            self.words.end();
+        }
     }
 
     /// True once in so many times.
@@ -227,6 +210,8 @@ fn run(seed: u64) -> Seen {
         newborn: RefCell::default(),
         processes: RefCell::default(),
         clock: Clock::default(),
+        words: Words::new(&mm),
+        names: Names::default(),
         reclaim: &reclaim,
         is_ending: Cell::new(false),
         disk: SimulatedDisk::new(disk::BLOCKS.iter().copied().map(u64::from).sum(), 16),
@@ -238,8 +223,6 @@ fn run(seed: u64) -> Seen {
         sim.swap_on();
     }
     let mut executor = boot(&sim);
-    executor.spawn(mover::live(&sim));
-    executor.spawn(compactor::live(&sim));
     play(&sim, &mut executor);
     if kind.below(3) == 0 {
         sim.lose_power();
@@ -256,13 +239,16 @@ fn run(seed: u64) -> Seen {
     sim.seen
 }
 
-/// A machine with its daemons.
+/// A machine with its daemons, and those who take memory away and move it about.
 fn boot<'a>(sim: &'a Sim<'_>) -> Executor<'a> {
     let mut executor = Executor::default();
     executor.spawn_daemon(memory::kswapd(sim));
     if let Fs::Page(fs) = &sim.fs {
         fs.spawn(&mut executor, sim);
     }
+    executor.spawn(mover::live(sim));
+    executor.spawn(compactor::live(sim));
+    executor.spawn(reserved::live(sim));
     executor
 }
 
@@ -271,7 +257,7 @@ fn play<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) {
     let mut turns = 0;
     while executor.has_tasks() {
         if turns >= TURNS {
-            sim.is_ending.set(true);
+            sim.end();
         }
         if sim.nr_programs() == 0 && !sim.is_ending.get() {
             sim.newborn.borrow_mut().push(Program::new(sim));
@@ -300,10 +286,12 @@ fn turn<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) -> bool {
     let disk_worked = (task.is_none() || sim.one_in(2)) && (sim.disk_turn() | sim.files_turn());
     if let Some(task) = task {
         executor.poll(task);
+        sim.note_lost();
     }
     if let Err(error) = sim.mm.validate() {
         panic!("at {}: {error}", sim.clock.now());
     }
+    sim.words.check();
     task.is_some() || disk_worked
 }
 
@@ -319,6 +307,8 @@ fn give_all_back<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, all_free: u6
     finish(sim, executor, async {
         let nobody = sim.begin_process(sim.mm.create_space(sim.cpu, &[]).unwrap());
         sim.end_files(&nobody).await;
+        sim.words.remove(sim).await;
+        sim.mm.set_nr_huge_pages(sim.cpu, 0);
         sim.mm.destroy_space(sim.cpu, nobody.space).unwrap();
         sim.end_process(&nobody);
         // What was busy when its last user went is left to reclaim.
@@ -380,51 +370,7 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         return;
     }
     let all = run_all(number("SIM_SEEDS").unwrap_or(SEEDS));
-    let total = |what: fn(&Seen) -> &Cell<u32>| all.iter().map(|seen| what(seen).get()).sum::<u32>();
-    let reclaim = |what: fn(&ReclaimStat) -> u64| {
-        let sum: u64 = all.iter().map(|seen| what(&seen.reclaim.get())).sum();
-        u32::try_from(sum).unwrap_or(u32::MAX)
-    };
-    let throttled: u64 = all.iter().map(|seen| seen.throttled_writers.get()).sum();
-    let summary = [
-        ("writers slowed down", u32::try_from(throttled).unwrap()),
-        ("forks", total(|seen| &seen.forks)),
-        ("words checked", total(|seen| &seen.words_checked)),
-        ("waits for a page", total(|seen| &seen.waits)),
-        ("requests without memory", total(|seen| &seen.no_memory)),
-        ("pages moved", total(|seen| &seen.moved_pages)),
-        ("pages evicted from blocks", total(|seen| &seen.evicted_pages)),
-        ("blocks removed", total(|seen| &seen.blocks_removed)),
-        ("requests failed on purpose", total(|seen| &seen.injected)),
-        ("errors of the disk met", total(|seen| &seen.io_errors)),
-        ("pages that could not be written", total(|seen| &seen.lost_pages)),
-        ("programs ended for their memory", total(|seen| &seen.oom_kills)),
-        ("programs ended from outside", total(|seen| &seen.kills)),
-        ("pages reclaimed directly", reclaim(|stat| stat.pgsteal_direct)),
-        (
-            "pages reclaimed by the daemon",
-            reclaim(|stat| stat.pgsteal_kswapd),
-        ),
-        ("runs of the daemon", reclaim(|stat| stat.pageoutrun)),
-        (
-            "waits of reclaim for the disks",
-            reclaim(|stat| stat.reclaim_throttled),
-        ),
-        ("pages locked", total(|seen| &seen.locked)),
-        ("inodes given up", total(|seen| &seen.inodes_given_up)),
-        ("commits", total(|seen| &seen.commits)),
-        ("pages compacted", total(|seen| &seen.compacted)),
-        ("words of files read", total(|seen| &seen.file_words)),
-        ("words of mapped files", total(|seen| &seen.mapped_words)),
-        ("files cut off", total(|seen| &seen.truncates)),
-        ("files synced", total(|seen| &seen.syncs)),
-        ("areas rearranged", total(|seen| &seen.rearranged)),
-        ("touches beyond the end", total(|seen| &seen.beyond_end)),
-        (
-            "words after a loss of power",
-            total(|seen| &seen.words_after_power),
-        ),
-    ];
+    let summary = seen::summary(&all);
     for (what, times) in &summary {
         eprintln!("{what}: {times}");
     }

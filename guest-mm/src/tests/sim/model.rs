@@ -37,6 +37,8 @@ struct Word {
     is_lost: bool,
     /// The same since the `write` that is under way began.
     is_lost_in_write: bool,
+    /// What somebody may find on the disk who has begun to look there.
+    looked_for: Option<Vec<u64>>,
 }
 
 impl Default for Word {
@@ -48,6 +50,7 @@ impl Default for Word {
             since: vec![0],
             is_lost: false,
             is_lost_in_write: false,
+            looked_for: None,
         }
     }
 }
@@ -63,6 +66,9 @@ impl Word {
         add(&mut self.possible, value);
         add(&mut self.durable, value);
         add(&mut self.since, value);
+        if let Some(looked_for) = &mut self.looked_for {
+            add(looked_for, value);
+        }
     }
 }
 
@@ -152,6 +158,35 @@ impl Model {
             (word.is_lost, word.is_lost_in_write) = (true, true);
             for value in word.durable.clone() {
                 add(&mut word.possible, value);
+                if let Some(looked_for) = &mut word.looked_for {
+                    add(looked_for, value);
+                }
+            }
+        }
+    }
+
+    /// Somebody begins to read pages past the page cache, while nobody writes to the file or cuts it: he finds what is there now, or what is stored
+    /// meanwhile.
+    pub(super) fn begin_look(&mut self, pages: core::ops::Range<u32>) {
+        for place in pages.flat_map(Self::words_of) {
+            let word = self.words.entry(place).or_default();
+            word.looked_for = Some(word.possible.clone());
+        }
+    }
+
+    /// What he has found, of the words that are part of the file.
+    pub(super) fn end_look(&mut self, pages: core::ops::Range<u32>, found: &[(Place, u64)]) {
+        for (place, value) in found {
+            let allowed = self.words.get(place).and_then(|word| word.looked_for.as_ref());
+            let allowed = allowed.map_or(&[0][..], Vec::as_slice);
+            assert!(
+                allowed.contains(value),
+                "word {place:?} is {value:#x} on the disk, and should be {allowed:#x?}"
+            );
+        }
+        for place in pages.flat_map(Self::words_of) {
+            if let Some(word) = self.words.get_mut(&place) {
+                word.looked_for = None;
             }
         }
     }
@@ -162,12 +197,6 @@ impl Model {
             self.words.entry(*place).or_default().pending = None;
         }
         self.size = size;
-    }
-
-    /// The same for any of the pages.
-    pub(super) fn all_lost(&mut self) {
-        let pages: Vec<u32> = self.words.keys().map(|place| place.0).collect();
-        pages.into_iter().for_each(|page| self.lost(page));
     }
 
     /// The file is being made as long as this: what is beyond cannot be relied on any more.

@@ -2,7 +2,7 @@
 
 use super::executor::pause;
 use super::{BLOCK, BLOCKS, Sim, count};
-use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
+use crate::blocks::{BlockIndex, BlockState, IsolateError, IsolatedBlock};
 use crate::migrate::{BatchEnd, Eviction, RefusalReason};
 use crate::tests::phys_model::plug;
 use crate::{Frames, ZoneKind};
@@ -19,11 +19,14 @@ pub(super) async fn live(sim: &Sim<'_>) {
         let block = BlockIndex(u32::try_from(sim.below(BLOCKS.into())).unwrap());
         match sim.mm.phys.hotplug_region().state(block) {
             Some(BlockState::Unplugged) => plug(sim.mm.phys, block, ZoneKind::Movable),
-            Some(BlockState::Online) => {
-                if let Ok(isolated) = sim.mm.phys.isolate(block) {
-                    remove(sim, isolated).await;
+            Some(BlockState::Online) => match sim.mm.phys.isolate(block) {
+                Ok(isolated) => remove(sim, isolated).await,
+                Err(IsolateError::Pinned { holder, .. }) => {
+                    let is_direct = holder == super::direct::HOLDER;
+                    count(&sim.seen.direct_refusals, u32::from(is_direct));
                 }
-            }
+                Err(error) => panic!("{error}"),
+            },
             state => panic!("{block:?} is {state:?}"),
         }
     }
@@ -91,10 +94,15 @@ async fn move_some(sim: &Sim<'_>, block: &mut IsolatedBlock) -> BatchEnd {
         pause().await;
     }
     let report = sim.mm.finish_migration(sim.cpu, block, batch);
+    let direct = RefusalReason::Pinned {
+        holder: super::direct::HOLDER,
+    };
     for refusal in &report.refused {
         // A page may be on its way to the disk.
-        let known = [RefusalReason::Pinned { holder: "device" }, RefusalReason::Busy];
-        assert!(known.contains(&refusal.reason), "{refusal}");
+        let pinned = [RefusalReason::Pinned { holder: "device" }, direct];
+        let is_known = pinned.contains(&refusal.reason) || refusal.reason == RefusalReason::Busy;
+        assert!(is_known, "{refusal}");
+        count(&sim.seen.direct_refusals, u32::from(refusal.reason == direct));
     }
     count(
         &sim.seen.moved_pages,

@@ -18,7 +18,7 @@ use crate::fs::tests::world::Durable;
 use crate::fs::{Heap, Keep, pagefs::FsError};
 use crate::host::{HostFrames, HostMmu};
 use crate::mempool::ThisCpu;
-use crate::mm::Mm;
+use crate::mm::{FilePlace, MappingId, Mm};
 use crate::tests::machine::TestMm;
 
 /// Blocks of the disk.
@@ -146,15 +146,35 @@ impl<'m> PageFs<'m> {
             self.mounted.names().give_up(sim.below(4));
         }
         let choice = usize::try_from(sim.below(64)).unwrap();
-        let has_worked = step((self.disk, &self.has_failed), sim.mm, choice);
+        step((self.disk, &self.has_failed), sim.mm, choice)
+    }
+
+    /// Tells the models of pages that could not be written: right after that, while it is known whose they are.
+    pub(super) fn note_lost(&self, sim: &Sim<'_>) {
         let lost = self.mounted.page_ops().lost;
-        if self.lost.replace(lost) < lost {
-            // Which page of which file it was is not told.
-            let files = sim.files.iter().filter(|file| file.is_on_disk());
-            files.for_each(|file| file.model.borrow_mut().all_lost());
-            count(&sim.seen.lost_pages, 1);
+        let before = self.lost.replace(lost);
+        let mut named = 0;
+        while let Some(FilePlace { mapping, index }) = self.mounted.take_lost_page() {
+            named += 1;
+            self.note_one_lost(sim, mapping, index);
         }
-        has_worked
+        assert_eq!(named, lost - before, "each page that is lost is named");
+        count(&sim.seen.lost_pages, u32::try_from(named).unwrap());
+    }
+
+    /// Tells the model of the file whose page it was, if it is one of those: others have a word each that is looked at with what is known of errors.
+    fn note_one_lost(&self, sim: &Sim<'_>, mapping: MappingId, index: u32) {
+        let name = self.mounted.name_of(mapping);
+        let is_named = |known: &&[u8]| {
+            name.as_ref()
+                .is_some_and(|name| name.path.as_bytes().ends_with(known))
+        };
+        let nr = NAMES.iter().position(is_named);
+        if let Some(nr) = nr {
+            sim.files[nr].model.borrow_mut().lost(index);
+        } else {
+            sim.names.lost();
+        }
     }
 
     pub(super) fn mend(&self) {

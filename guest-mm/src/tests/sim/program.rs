@@ -7,6 +7,8 @@ use std::vec::Vec;
 use super::executor::pause;
 use super::maps::Maps;
 use super::memory::{Doomed, Process};
+use super::reserved::HugeAreas;
+use super::words::View;
 use super::{MOST_PROGRAMS, Sim, count};
 use crate::mm::{Advice, BrkError, CopyError, FaultError, FaultOutcome, ForkError, MmapError, SpaceError};
 use crate::phys::Pin;
@@ -28,11 +30,14 @@ pub(super) struct Program {
     /// Rights of every page that is mapped or that the stack may grow to, by number.
     pub(super) pages: BTreeMap<u64, Prot>,
     /// What was stored, by address; everything else is zero.
-    words: BTreeMap<u64, u64>,
+    pub(super) words: BTreeMap<u64, u64>,
     /// Pages that stay in memory.
     pub(super) locked: BTreeSet<u64>,
     pins: Vec<(Pin, u64)>,
     maps: Maps,
+    huge: HugeAreas,
+    /// Words that all programs share.
+    view: View,
     stamp: u64,
 }
 
@@ -50,13 +55,16 @@ impl Program {
         sim.mm.mmap(space, &stack).unwrap();
         sim.mm.set_heap(space, HEAP);
         let top = STACK_TOP / PAGE_SIZE;
+        let process = sim.begin_process(space);
         Self {
-            process: sim.begin_process(space),
+            view: View::new(sim, &process),
+            process,
             pages: (top - STACK_PAGES..top).map(|page| (page, RW)).collect(),
             words: BTreeMap::new(),
             locked: BTreeSet::new(),
             pins: Vec::new(),
             maps: Maps::default(),
+            huge: HugeAreas::default(),
             stamp: 0,
         }
     }
@@ -64,7 +72,7 @@ impl Program {
     pub(super) async fn live(mut self, sim: &Sim<'_>) {
         while !sim.is_ending.get() && !self.process.is_doomed() && !sim.one_in(150) {
             pause().await;
-            match sim.below(36) {
+            match sim.below(52) {
                 0 | 1 => self.map(sim),
                 2 => self.unmap(sim).await,
                 3 => self.protect(sim).await,
@@ -77,13 +85,23 @@ impl Program {
                 13 => self.unlock(sim).await,
                 9..12 => self.check(sim, 20).await,
                 24..30 => self.maps.turn(sim, &self.process).await,
+                36..39 => self.direct(sim).await,
+                39..42 => sim.use_names().await,
+                42..46 => self.view.turn(sim, &self.process).await,
+                46.. => self.turn_of_huge(sim).await,
                 30.. => sim.use_file(&self.process).await,
                 _ => self.store(sim).await,
             }
         }
         self.check(sim, usize::MAX).await;
         self.maps.check(sim, &self.process).await;
+        self.huge.check(sim, &self.process).await;
         self.end(sim).await;
+    }
+
+    async fn turn_of_huge(&mut self, sim: &Sim<'_>) {
+        self.stamp += 1;
+        self.huge.turn(sim, &self.process, self.stamp).await;
     }
 
     fn map(&mut self, sim: &Sim<'_>) {
@@ -109,7 +127,7 @@ impl Program {
         Some((page, pages.min(stack.start.saturating_sub(page)).max(1)))
     }
 
-    fn some_page(&self, sim: &Sim<'_>) -> Option<u64> {
+    pub(super) fn some_page(&self, sim: &Sim<'_>) -> Option<u64> {
         let nr_pages = self.pages.len().max(1) as u64;
         let at = usize::try_from(sim.below(nr_pages)).unwrap();
         self.pages.keys().nth(at).copied()
@@ -225,6 +243,8 @@ impl Program {
             locked: BTreeSet::new(),
             pins: Vec::new(),
             maps: self.maps.clone(),
+            huge: self.huge.fork(),
+            view: self.view.clone(),
             stamp: self.stamp << 8,
         };
         sim.newborn.borrow_mut().push(child);
@@ -292,7 +312,7 @@ impl Program {
         }
     }
 
-    fn check_refusal(&self, sim: &Sim<'_>, va: u64, error: FaultError) {
+    pub(super) fn check_refusal(&self, sim: &Sim<'_>, va: u64, error: FaultError) {
         match error {
             FaultError::OutOfMemory(_) => {
                 assert!(self.process.is_doomed(), "a program that waits gets memory");
