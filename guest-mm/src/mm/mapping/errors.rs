@@ -2,6 +2,9 @@
 //!
 //! A mapping counts its errors. Everybody who has the file open remembers how far that had come when he was last told, so that each is told once of what
 //! has failed since, whoever else asks. Who opens the file later is told too, if nobody was.
+//!
+//! One who stored through a mapping is told by `msync` or `fsync`, as in Linux, and by nothing else: a page that could not be written twice is clean
+//! from then on, and when it leaves memory what the disk has is read again.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
