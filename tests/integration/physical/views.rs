@@ -49,8 +49,18 @@ fn every_question_is_in_the_guests_help_and_answered() {
         .assert_refusal(1, &["compact takes no arguments"]);
     assert!(!vm.guest("hugepages").trim().is_empty() && !vm.guest("sysfs").trim().is_empty());
     // `reboot` is an order, and answered by obeying.
-    let other = ["maps", "smaps", "hugepages", "sysfs", "compact", "reboot"];
-    for question in questions.into_iter().filter(|question| !other.contains(question)) {
+    let with_arguments = ["pagemap", "frame", "poison", "migratepages"];
+    for question in with_arguments {
+        vm.order("guest", &[question])
+            .assert_refusal(1, &[question, "takes a"]);
+    }
+    vm.order("guest", &["pack", "more"])
+        .assert_refusal(1, &["pack takes no arguments"]);
+    let other = ["maps", "smaps", "hugepages", "sysfs", "compact", "pack", "reboot"];
+    for question in questions
+        .into_iter()
+        .filter(|question| !other.contains(question) && !with_arguments.contains(question))
+    {
         assert!(!vm.guest(question).trim().is_empty(), "no answer to {question}");
         vm.order("guest", &[question, "more"])
             .assert_refusal(1, &[question, "takes no arguments", "more"]);

@@ -27,6 +27,8 @@ struct State {
     before: Standing,
     /// Whether it has been said that the guest has what was last asked for.
     told: bool,
+    /// How many are just asking: what is reached meanwhile is told when it is known that it was asked for.
+    asking: u32,
     /// Expires when nothing has moved for [`QUIET`].
     timer: TimerFd,
     ended: bool,
@@ -134,6 +136,7 @@ impl ResizeProgress {
             last_move: Instant::now(),
             before: Standing::default(),
             told: false,
+            asking: 0,
             timer: TimerFd::new().map_err(io::Error::from)?,
             ended: false,
         };
@@ -146,6 +149,16 @@ impl ResizeProgress {
     /// Readable when [`Self::stalled`] is to be called.
     pub(super) fn timer(&self) -> RawFd {
         self.lock().timer.as_raw_fd()
+    }
+
+    /// A size is about to be asked for: until [`Self::asked`] nobody is told that it is there.
+    pub(super) fn asking(&self) {
+        self.lock().asking += 1;
+    }
+
+    /// It is known that a size was asked for.
+    pub(super) fn asked(&self) {
+        self.lock().asking -= 1;
     }
 
     /// A size has been asked for, and things stand so.
@@ -162,7 +175,7 @@ impl ResizeProgress {
         let mut state = self.lock();
         state.has_moved();
         self.moved.notify_all();
-        standing.is_there(boot_memory) && !std::mem::replace(&mut state.told, true)
+        standing.is_there(boot_memory) && state.asking == 0 && !std::mem::replace(&mut state.told, true)
     }
 
     /// Why the guest does not have what was asked for, if nothing has moved for a while.

@@ -12,9 +12,7 @@ impl Shared {
             (ResizePlace::Anywhere, None) => {
                 let hot_plugged = self.hot_plugged(total_bytes)?;
                 let wanted = self.anywhere(hot_plugged)?;
-                let before = self.standing();
-                self.request(&wanted);
-                self.resize_begins(&before);
+                self.resize_begins(|| self.request(&wanted));
                 Ok(())
             }
             (ResizePlace::Region(region), balloon) => {
@@ -27,9 +25,7 @@ impl Shared {
                 if let Some(balloon) = balloon {
                     return self.resize_with_balloon(balloon, total_bytes, Some(wanted));
                 }
-                let before = self.standing();
-                self.request(&wanted);
-                self.resize_begins(&before);
+                self.resize_begins(|| self.request(&wanted));
                 Ok(())
             }
         }

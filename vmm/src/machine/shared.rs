@@ -109,10 +109,14 @@ impl Shared {
         self.events.end();
     }
 
-    /// The guest is asked for something; `before` is how things stood before that.
-    pub(super) fn resize_begins(&self, before: &Standing) {
-        self.progress.requested(before);
+    /// Asks the guest for something. However fast it is, that it was asked is told before that it has followed.
+    pub(super) fn resize_begins(&self, ask: impl FnOnce()) {
+        let before = self.standing();
+        self.progress.asking();
+        ask();
+        self.progress.requested(&before);
         self.tell(ResizeStep::Requested, &self.standing(), None);
+        self.progress.asked();
         self.resize_moves();
     }
 

@@ -37,20 +37,19 @@ impl Shared {
                 unit: BALLOON_UNIT,
             });
         }
-        let before = self.standing();
         let now = self.built.elapsed();
         let above = total_bytes.saturating_sub(limits.boot_memory);
         let target = Target {
             total: total_bytes,
             blocks: blocks.unwrap_or_else(|| cover(above, &shares)),
         };
-        let mut sizing = self.sizing();
-        let asked = sizing.get_or_insert_with(|| Sizing::new(limits, target.clone(), now));
-        asked.ask(target, now);
-        // Drivers are told even of what is not new: one that had given up tries again.
-        self.carry_out(asked, balloon, Emphasis::Told);
-        drop(sizing);
-        self.resize_begins(&before);
+        self.resize_begins(|| {
+            let mut sizing = self.sizing();
+            let asked = sizing.get_or_insert_with(|| Sizing::new(limits, target.clone(), now));
+            asked.ask(target, now);
+            // Drivers are told even of what is not new: one that had given up tries again.
+            self.carry_out(asked, balloon, Emphasis::Told);
+        });
         Ok(())
     }
 

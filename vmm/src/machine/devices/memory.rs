@@ -139,7 +139,7 @@ impl MachineDevice for MemoryDevice {
         }
         self.shell.reset();
         on.machine.pursue_target();
-        on.machine.resize_begins(&on.machine.standing());
+        on.machine.resize_begins(|| {});
         Ok(())
     }
 

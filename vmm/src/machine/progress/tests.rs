@@ -29,6 +29,7 @@ fn quiet_since(seconds: u64, before: Standing) -> State {
         last_move: Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap(),
         before,
         told: false,
+        asking: 0,
         timer: TimerFd::new().unwrap(),
         ended: false,
     }
@@ -235,4 +236,19 @@ fn a_waiter_is_told_how_far_it_got() {
             ..
         }
     ));
+}
+
+#[test]
+fn what_is_reached_while_it_is_being_asked_for_is_told_when_that_is_known() {
+    let progress = ResizeProgress::new().unwrap();
+    let there = Standing::default();
+    progress.asking();
+    assert!(
+        !progress.moved(0, &there),
+        "nobody knows yet that it was asked for"
+    );
+    progress.requested(&there);
+    progress.asked();
+    assert!(progress.moved(0, &there));
+    assert!(!progress.moved(0, &there), "once");
 }
