@@ -49,6 +49,8 @@ impl Gfp {
     /// `GFP_HIGHUSER_MOVABLE`: a page of a process, found again through its descriptor and therefore movable.
     /// [`ZoneKind::Movable`] first; falls back to lower zones as long as those keep their reserve for the kernel.
     pub const USER: Self = Self(Self::WAIT.0 | Self::HIGHMEM.0 | Self::MOVABLE.0);
+    /// `GFP_HIGHUSER`: a page of a process that stays where it is, so that it never enters [`ZoneKind::Movable`].
+    pub const HIGHUSER: Self = Self(Self::WAIT.0 | Self::HIGHMEM.0);
     /// A page of a process that could be done without just now: a migration's destination, a huge page where small
     /// ones would do, a page mapped ahead of its use. As `USER`, but leaves `Low` behind in every zone, so that
     /// emptying a block cannot take the last frames from the programs that run meanwhile.

@@ -128,6 +128,10 @@ pub(crate) struct Counts {
     pub(crate) thp_migration_split: Count,
     pub(crate) block_pages_dropped: Count,
     pub(crate) block_pages_written: Count,
+    pub(crate) migrate_written_first: Count,
+    pub(crate) migrate_taken_over: Count,
+    pub(crate) longterm_pinned: Count,
+    pub(crate) longterm_moved: Count,
     pub(crate) blocks_plugged: Count,
     pub(crate) blocks_unplugged: Count,
     pub(crate) blocks_unplug_free: Count,
@@ -202,6 +206,15 @@ pub struct VmStat {
     pub block_pages_dropped: u64,
     /// Pages that were written for it, and left when they had arrived (no such counter in Linux).
     pub block_pages_written: u64,
+    /// Pages that were written first, because their file system has no way to move them as they are, and came up again (no such counter in
+    /// Linux).
+    pub migrate_written_first: u64,
+    /// Pages that their file system moved itself, contents and all (no such counter in Linux).
+    pub migrate_taken_over: u64,
+    /// Pages that were pinned for long (Linux counts all pins, `nr_foll_pin_acquired`).
+    pub longterm_pinned: u64,
+    /// Pages that moved out of removable memory for that first (no such counter in Linux).
+    pub longterm_moved: u64,
     /// Hot-plug blocks that went online.
     pub blocks_plugged: u64,
     /// Hot-plug blocks that went offline.
@@ -280,6 +293,10 @@ impl Counts {
             thp_migration_split: self.thp_migration_split.value(),
             block_pages_dropped: self.block_pages_dropped.value(),
             block_pages_written: self.block_pages_written.value(),
+            migrate_written_first: self.migrate_written_first.value(),
+            migrate_taken_over: self.migrate_taken_over.value(),
+            longterm_pinned: self.longterm_pinned.value(),
+            longterm_moved: self.longterm_moved.value(),
             blocks_plugged: self.blocks_plugged.value(),
             blocks_unplugged: self.blocks_unplugged.value(),
             blocks_unplug_free: self.blocks_unplug_free.value(),
@@ -419,16 +436,31 @@ impl VmStat {
                 self.compact_daemon_migrate_scanned,
             ),
             ("compact_daemon_free_scanned", self.compact_daemon_free_scanned),
+        ];
+        // The first two are listed by zone above.
+        let others = self.zones.entries().into_iter().skip(2);
+        gauges
+            .into_iter()
+            .chain(zones)
+            .chain(others)
+            .chain(events)
+            .chain(self.moves())
+    }
+
+    /// What became of pages that were to be elsewhere, and of blocks.
+    const fn moves(&self) -> [(&'static str, u64); 11] {
+        [
             ("thp_migration_success", self.thp_migration_success),
             ("thp_migration_split", self.thp_migration_split),
             ("block_pages_dropped", self.block_pages_dropped),
             ("block_pages_written", self.block_pages_written),
+            ("migrate_written_first", self.migrate_written_first),
+            ("migrate_taken_over", self.migrate_taken_over),
+            ("longterm_pinned", self.longterm_pinned),
+            ("longterm_moved", self.longterm_moved),
             ("blocks_plugged", self.blocks_plugged),
             ("blocks_unplugged", self.blocks_unplugged),
             ("blocks_unplug_free", self.blocks_unplug_free),
-        ];
-        // The first two are listed by zone above.
-        let others = self.zones.entries().into_iter().skip(2);
-        gauges.into_iter().chain(zones).chain(others).chain(events)
+        ]
     }
 }

@@ -146,8 +146,9 @@ impl PhysicalMemory<'_> {
                 .section(tag.section())
                 .is_some_and(|section| section.pinned_chunks > 0)
             {
-                let held = pins.held.iter().find(|(pfn, _)| range.contains(*pfn));
-                let &(pfn, holder) = held.expect("a section counts only chunks in the list of pins");
+                let held = pins.held.iter().find(|held| range.contains(held.head));
+                let held = held.expect("a section counts only chunks in the list of pins");
+                let (pfn, holder) = (held.head, held.holder);
                 return Err(IsolateError::Pinned { pfn, holder });
             }
             areas.admit(&self.table.tags, tag.section(), Admission::Isolated);

@@ -10,6 +10,7 @@ mod lru_table;
 pub mod mounted;
 mod names;
 pub mod pagefs;
+mod ram_pages;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;

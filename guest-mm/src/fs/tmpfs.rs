@@ -1,6 +1,8 @@
 //! A file system without a disk (Linux `mm/shmem.c`, `tmpfs`): one directory of files whose pages are shared memory, and go to the swap area
 //! when memory is short. Shared anonymous memory is a file of it that never had a name.
 //!
+//! The same with pages that have no place but memory ([`Tmpfs::in_ram`], Linux `ramfs`) is a file system of its own: no swap area takes them.
+//!
 //! A file exists as long as a name leads to it, somebody has it open, or an area maps it. Who gives up one of these does not wait for what
 //! that frees: [`Tmpfs::reap`] does, in a task of its own.
 
@@ -14,9 +16,10 @@ use guest_sync::SpinLock;
 
 use super::gate::Gate;
 use super::mounted::{Missing, WriteAt};
+use super::ram_pages::RamPages;
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mempool::ThisCpu;
-use crate::mm::mapping::{FileError, MappingKind, MemoryOnly, ReadAhead};
+use crate::mm::mapping::{AddressSpaceOps, FileError, MappingKind, MemoryOnly, ReadAhead};
 use crate::mm::{MappingId, Mm};
 
 /// Most bytes of a name.
@@ -26,6 +29,8 @@ const MAX_NAME: usize = 59;
 #[derive(Debug)]
 pub struct TmpFile {
     mapping: MappingId,
+    /// Its pages, if no swap area takes them.
+    ram: Option<Arc<RamPages>>,
     origin: Origin,
     /// Whoever writes, or changes the size, has this.
     writing: Gate<()>,
@@ -60,7 +65,17 @@ pub enum NameError {
 pub struct Tmpfs<'a, 'm, F: Frames, M: Mmu, C> {
     mm: &'a Mm<'m, F, M>,
     here: C,
+    pages: Pages,
     files: SpinLock<Files>,
+}
+
+/// Where pages can be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// In memory or in a swap area.
+    Swappable,
+    /// In memory.
+    Ram,
 }
 
 /// All files. The heap is used under its lock, and mappings are looked at.
@@ -85,16 +100,32 @@ impl<F: Frames, M: Mmu, C> fmt::Debug for Tmpfs<'_, '_, F, M, C> {
 impl<'a, 'm, F: Frames, M: Mmu, C: ThisCpu + Copy> Tmpfs<'a, 'm, F, M, C> {
     /// One without files.
     pub fn new(mm: &'a Mm<'m, F, M>, here: C) -> Self {
+        Self::of(Pages::Swappable, mm, here)
+    }
+
+    /// One without files, and whose pages never leave memory.
+    pub fn in_ram(mm: &'a Mm<'m, F, M>, here: C) -> Self {
+        Self::of(Pages::Ram, mm, here)
+    }
+
+    fn of(pages: Pages, mm: &'a Mm<'m, F, M>, here: C) -> Self {
         Self {
             mm,
             here,
+            pages,
             files: SpinLock::default(),
         }
     }
 
     fn create(&self, origin: Origin, size: u64) -> Arc<TmpFile> {
+        let ram = (self.pages == Pages::Ram).then(|| Arc::new(RamPages::default()));
+        let kind = match &ram {
+            Some(pages) => MappingKind::Ram(pages.clone()),
+            None => MappingKind::Shmem,
+        };
         Arc::new(TmpFile {
-            mapping: self.mm.create_mapping(MappingKind::Shmem, size),
+            mapping: self.mm.create_mapping(kind, size),
+            ram,
             origin,
             writing: Gate::new(()),
         })
@@ -132,6 +163,19 @@ impl<'a, 'm, F: Frames, M: Mmu, C: ThisCpu + Copy> Tmpfs<'a, 'm, F, M, C> {
     /// A file of so many bytes that never has a name: shared anonymous memory, once it is mapped.
     pub fn anonymous(&self, size: u64) -> Arc<TmpFile> {
         let file = self.create(Origin::Anonymous, size);
+        self.files.lock().nameless.push(file.clone());
+        file
+    }
+
+    /// A file of so many bytes that never has a name, and whose pages never leave memory: `ops` say what else holds for them. It is freed when
+    /// nobody has it any more.
+    pub fn kept(&self, ops: Arc<dyn AddressSpaceOps>, size: u64) -> Arc<TmpFile> {
+        let file = Arc::new(TmpFile {
+            mapping: self.mm.create_mapping(MappingKind::Ram(ops), size),
+            ram: None,
+            origin: Origin::Anonymous,
+            writing: Gate::new(()),
+        });
         self.files.lock().nameless.push(file.clone());
         file
     }
@@ -195,6 +239,15 @@ impl<'a, 'm, F: Frames, M: Mmu, C: ThisCpu + Copy> Tmpfs<'a, 'm, F, M, C> {
         range: (u64, usize),
         to: (SpaceId, u64),
     ) -> Result<usize, FileError> {
+        if let Some(pages) = &file.ram {
+            let here = self.here;
+            let to = |done: usize, bytes: &[u8]| {
+                let va = to.1.wrapping_add(done as u64);
+                let written = self.mm.write_user(here.this_cpu(), to.0, va, bytes);
+                written.map_err(FileError::from)
+            };
+            return pages.read((self.mm, here), file.mapping, range, to).await;
+        }
         let mut ahead = ReadAhead::default();
         self.mm
             .read_file_to_user(self.here, file.mapping, &mut ahead, range, to)
@@ -219,10 +272,24 @@ impl<'a, 'm, F: Frames, M: Mmu, C: ThisCpu + Copy> Tmpfs<'a, 'm, F, M, C> {
             WriteAt::End => self.size(file),
         };
         self.permit(file, offset.saturating_add(len as u64), limit)?;
-        let written = self
-            .mm
-            .write_file_from_user(self.here, file.mapping, &MemoryOnly, (offset, len), from)
-            .await;
+        let written = match &file.ram {
+            Some(pages) => {
+                let here = self.here;
+                let from = |done: usize, bytes: &mut [u8]| {
+                    let va = from.1.wrapping_add(done as u64);
+                    let read = self.mm.read_user(here.this_cpu(), from.0, va, bytes);
+                    read.map_err(FileError::from)
+                };
+                pages
+                    .write((self.mm, here), file.mapping, (offset, len), from)
+                    .await
+            }
+            None => {
+                self.mm
+                    .write_file_from_user(self.here, file.mapping, &MemoryOnly, (offset, len), from)
+                    .await
+            }
+        };
         written.map(|written| (offset + written as u64, written))
     }
 

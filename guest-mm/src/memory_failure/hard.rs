@@ -11,7 +11,7 @@ use crate::memory_failure::{Contents, MemoryFailureError};
 use crate::migrate::RefusalReason;
 use crate::mm::Mm;
 use crate::mm::huge::{SplitError, ToSplit};
-use crate::mm::mapping::{LockedPage, MappingKind};
+use crate::mm::mapping::LockedPage;
 use crate::mm::rmap::Walk;
 use crate::mm::zap::{flush_of, order_of};
 use crate::page::{Page, PageFlags};
@@ -143,7 +143,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             losers.push(space.id());
             Entry::poisoned(Order::ZERO)
         });
-        if let (MappingKind::File(ops), Some(private)) = (&locked.mapping.kind, locked.private_page()) {
+        if let (Some(ops), Some(private)) = (locked.mapping.kind.ops(), locked.private_page()) {
             ops.invalidatepage(private);
         }
         locked.lose();

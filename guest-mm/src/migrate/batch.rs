@@ -10,11 +10,12 @@ use crate::gfp::Gfp;
 use crate::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
 use crate::mm::Mm;
 use crate::mm::huge::{SplitError, ToSplit};
+use crate::mm::mapping::{Migration, WhyWrite};
+use crate::mm::reclaim_file::Writes;
 use crate::mm::rmap::{Unmapped, Walk};
 use crate::page::{Page, PageFlags};
 use crate::pfn::{Order, Pfn};
 use crate::phys::PhysicalMemory;
-use crate::swap::SlotNr;
 
 /// Pages unmapped and not yet copied. Ends with [`Mm::finish_migration`] or [`Mm::abort_migration`]; until then the
 /// programs that touch these pages wait.
@@ -27,14 +28,17 @@ pub struct MigrationBatch {
     /// How many moves, from the first on, were copied.
     copied: usize,
     refused: Vec<Refusal>,
+    /// Pages that have to be on their disk before they can move.
+    writes: Writes,
     end: BatchEnd,
 }
 
 impl MigrationBatch {
-    /// Copies the pages to where they go; what was copied before is not copied again. Nobody but the batch reaches either
-    /// page meanwhile.
+    /// Copies the pages to where they go; what was copied before is not copied again, and what a file system copies itself not at all.
+    /// Nobody but the batch reaches either page meanwhile.
     pub fn copy(&mut self, frames: &impl Frames) {
-        for moving in &self.moves[self.copied..] {
+        let moves = self.moves[self.copied..].iter();
+        for moving in moves.filter(|moving| moving.home != Home::TakenOver) {
             frames.copy(moving.page.pfn, moving.to, moving.page.order);
         }
         self.copied = self.moves.len();
@@ -53,17 +57,17 @@ impl MigrationBatch {
 
 /// A page under way. The page lock and a reference are the batch's.
 #[derive(Debug)]
-struct Move {
-    page: InUse,
-    to: Pfn,
+pub(super) struct Move {
+    pub(super) page: InUse,
+    pub(super) to: Pfn,
     /// How many entries it has.
-    nr_entries: usize,
-    home: Home,
+    pub(super) nr_entries: usize,
+    pub(super) home: Home,
 }
 
 /// Who has the page, besides entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
+pub(super) enum Home {
     /// Nobody.
     Entries,
     /// The swap cache.
@@ -73,12 +77,16 @@ enum Home {
         /// References of the file system's: 0 or 1.
         private: u8,
     },
+    /// A mapping, and a file system that moves its pages itself and has a reference for that.
+    TakenOver,
 }
 
 impl Home {
-    fn of(page: &Page) -> Self {
+    fn of(page: &Page, migration: Migration) -> Self {
         let flags = page.flags();
-        if flags.has(PageFlags::FILE) {
+        if flags.has(PageFlags::FILE.with(PageFlags::PRIVATE)) && migration == Migration::Whole {
+            Self::TakenOver
+        } else if flags.has(PageFlags::FILE) {
             let private = u8::from(flags.has(PageFlags::PRIVATE));
             Self::Mapping { private }
         } else if flags.has(PageFlags::SWAPCACHE) {
@@ -87,13 +95,18 @@ impl Home {
             Self::Entries
         }
     }
+
+    pub(super) const fn is_mapping(self) -> bool {
+        matches!(self, Self::Mapping { .. } | Self::TakenOver)
+    }
 }
 
 impl Move {
     /// References to the page that go with it.
-    fn nr_references(&self) -> usize {
+    pub(super) fn nr_references(&self) -> usize {
         let others = match self.home {
             Home::Entries => 0,
+            Home::TakenOver => 2,
             Home::SwapCache => 1,
             Home::Mapping { private } => 1 + usize::from(private),
         };
@@ -164,6 +177,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             unmapped: Vec::new(),
             copied: 0,
             refused: Vec::new(),
+            writes: Vec::new(),
             end: BatchEnd::Budget,
         };
         let (mut flush, mut walk) = (FlushBatch::new(), Walk::default());
@@ -174,13 +188,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 break;
             };
             let (pfn, order) = (page.pfn, page.order);
-            let unmapped = &mut batch.unmapped;
-            match self.unmap_for_migration(cpu, (page, route), &mut walk, &mut flush, unmapped) {
+            match self.unmap_for_migration(cpu, (page, route), &mut walk, &mut flush, &mut batch) {
                 Ok(moving) => {
                     taken += order.nr_pages();
                     batch.moves.push(moving);
                 }
-                Err(Setback::Refused(reason)) => self.refuse(&mut batch, pfn, order, reason),
+                Err(Setback::Refused(reason)) => self.refuse(&mut batch.refused, (pfn, order), reason),
                 Err(Setback::Split) => route.step_back(order),
                 Err(Setback::Replaced) => {}
                 Err(Setback::NoMemory) => {
@@ -193,6 +206,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if !flush.is_empty() {
             self.mmu.flush(&flush);
         }
+        self.submit_gathered(core::mem::take(&mut batch.writes), WhyWrite::Sync);
         self.refuse_held(cpu, &mut batch);
         batch
     }
@@ -233,8 +247,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         for moving in moves {
             let (own, others) = entries.split_at(moving.nr_entries);
             entries = others;
-            self.arrive(cpu, &moving, own);
-            let order = moving.page.order;
+            let (pfn, order) = (moving.page.pfn, moving.page.order);
+            let Ok(private) = self.move_private(&moving) else {
+                self.stay(cpu, moving, own);
+                self.refuse(&mut report.refused, (pfn, order), RefusalReason::Busy);
+                continue;
+            };
+            self.arrive(cpu, &moving, own, private);
             route.moved(order.nr_pages());
             let nr_pages = u64::from(order.nr_pages());
             self.phys.counts.pgmigrate_success.add(nr_pages);
@@ -258,9 +277,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    fn refuse(&self, batch: &mut MigrationBatch, pfn: Pfn, order: Order, reason: RefusalReason) {
+    fn refuse(&self, refused: &mut Vec<Refusal>, (pfn, order): (Pfn, Order), reason: RefusalReason) {
         self.phys.counts.pgmigrate_fail.add(u64::from(order.nr_pages()));
-        batch.refused.push(Refusal { pfn, order, reason });
+        refused.push(Refusal { pfn, order, reason });
     }
 
     /// Puts pages back to which there are references besides those that the batch knows: somebody is just using them.
@@ -278,7 +297,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let (pfn, order) = (moving.page.pfn, moving.page.order);
             let own: Vec<Unmapped> = batch.unmapped.drain(entries).collect();
             self.stay(cpu, moving, &own);
-            self.refuse(batch, pfn, order, RefusalReason::Busy);
+            self.refuse(&mut batch.refused, (pfn, order), RefusalReason::Busy);
         }
     }
 
@@ -289,7 +308,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         (page, route): (InUse, &mut impl Route),
         walk: &mut Walk,
         flush: &mut FlushBatch,
-        unmapped: &mut Vec<Unmapped>,
+        batch: &mut MigrationBatch,
     ) -> Result<Move, Setback> {
         let is_hugetlb = self.migrating_page(page.pfn).flags().has(PageFlags::HUGETLB);
         if is_hugetlb && !page.is_held && self.phys.replace_free_huge(cpu, page.pfn) {
@@ -302,6 +321,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 return Err(Setback::Refused(reason));
             }
         };
+        let at = (page.pfn, descriptor);
+        let Ok(migration) = self.prepare_to_move(cpu, at, walk, flush, &mut batch.writes) else {
+            self.unlock_page(page.pfn, descriptor);
+            self.phys.release(cpu, page);
+            return Err(Setback::Refused(RefusalReason::Busy));
+        };
         let Some(to) = route.destination(self.phys, cpu, page.order) else {
             self.unlock_page(page.pfn, descriptor);
             if is_hugetlb {
@@ -311,8 +336,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             }
             return Err(self.split_for_migration(cpu, page));
         };
-        let nr_entries = self.unmap_page(cpu, (page.pfn, descriptor), walk, flush, unmapped);
-        let home = Home::of(descriptor);
+        let nr_entries = self.unmap_page(cpu, at, walk, flush, &mut batch.unmapped);
+        let home = Home::of(descriptor, migration);
         if nr_entries == 0 && (home == Home::Entries || descriptor.mapcount() > 0) {
             // Gone meanwhile, or just being shared with a child.
             self.unlock_page(page.pfn, descriptor);
@@ -357,9 +382,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.unlock_page(page.pfn, descriptor);
             return Err(RefusalReason::Busy);
         }
-        if !self.may_move(page.pfn, descriptor) {
+        if let Err(reason) = self.may_move(page.pfn, descriptor) {
             self.unlock_page(page.pfn, descriptor);
-            return Err(RefusalReason::Busy);
+            return Err(reason);
         }
         Ok(descriptor)
     }
@@ -387,82 +412,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    /// Steps 5 and 6: the copy takes the place of the original, which is freed.
-    fn arrive(&self, cpu: &Cpu, moving: &Move, entries: &[Unmapped]) {
-        let (from, to) = (
-            self.migrating_page(moving.page.pfn),
-            self.migrating_page(moving.to),
-        );
-        let list = self.phys.lru_remove(moving.page.pfn);
-        // Who finds the new page in the swap cache waits until all is done.
-        let locked = to.try_lock();
-        debug_assert!(locked);
-        for _ in 1..moving.nr_references() {
-            // The first one's reference came with the frame.
-            to.try_reference();
-        }
-        if matches!(moving.home, Home::Mapping { .. }) {
-            to.set_mapcount(from.mapcount());
-            self.arrive_in_mapping(from, moving.page.pfn, to, moving.to);
-        } else {
-            to.add_flags(PageFlags::ANON);
-            self.arrive_anonymous(moving, from, to);
-        }
-        for entry in entries {
-            self.map_again(cpu, entry, entry.entry.with_pfn(moving.to));
-        }
-        if let Some(list) = list {
-            self.phys.lru_add(moving.to, list);
-        }
-        from.clear();
-        for _ in 0..moving.nr_references() {
-            from.drop_reference();
-        }
-        self.unlock_page(moving.to, to);
-        self.phys.put_page(cpu, moving.page.pfn);
-        self.wake_waiters(moving.page.pfn);
-    }
-
-    fn arrive_anonymous(&self, moving: &Move, from: &Page, to: &Page) {
-        if let Some(place) = from.anon_place() {
-            self.set_anon(moving.to, place);
-        }
-        (1..moving.nr_entries).for_each(|_| to.add_mapping());
-        for flag in [PageFlags::REFERENCED, PageFlags::MLOCKED, PageFlags::HUGETLB] {
-            if from.flags().has(flag) {
-                to.add_flags(flag);
-            }
-        }
-        to.set_age(from.age());
-        self.arrive_in_cache(moving, from, to);
-    }
-
-    /// The new page takes the old one's place in the swap cache.
-    fn arrive_in_cache(&self, moving: &Move, from: &Page, to: &Page) {
-        let Some(slot) = SlotNr::new(from.private()).filter(|_| moving.home == Home::SwapCache) else {
-            return;
-        };
-        to.set_private(slot.number());
-        to.add_flags(PageFlags::SWAPCACHE);
-        for flag in [PageFlags::DIRTY, PageFlags::UPTODATE, PageFlags::ERROR] {
-            if from.flags().has(flag) {
-                to.add_flags(flag);
-            }
-        }
-        self.swap.replace(slot, moving.to);
-    }
-
-    /// The page stays where it is, and is mapped again.
-    fn stay(&self, cpu: &Cpu, moving: Move, entries: &[Unmapped]) {
-        for entry in entries {
-            self.map_again(cpu, entry, entry.entry);
-        }
-        self.unlock_page(moving.page.pfn, self.migrating_page(moving.page.pfn));
-        self.phys.put_page(cpu, moving.to);
-        self.phys.release(cpu, moving.page);
-    }
-
-    fn migrating_page(&self, pfn: Pfn) -> &Page {
+    pub(super) fn migrating_page(&self, pfn: Pfn) -> &Page {
         self.phys.page(pfn).expect("a page in use stays online")
     }
 }

@@ -1,25 +1,105 @@
-//! Pages of mappings on the move: what is known of them and what the file system has on them goes along, and nothing is written for it.
+//! Pages of mappings on the move: what is known of them goes along, and what the file system has on them as it chooses ([`Migration`]).
 
-use crate::frames::{Frames, Mmu};
+use guest_sync::Cpu;
+
+use crate::frames::{FlushBatch, Frames, Mmu};
+use crate::migrate::RefusalReason;
+use crate::migrate::batch::{Home, Move};
 use crate::mm::Mm;
-use crate::mm::mapping::{Content, MappingKind, private_page};
+use crate::mm::mapping::{Content, LockedPage, Migration, private_page};
+use crate::mm::reclaim_file::Writes;
+use crate::mm::rmap::Walk;
 use crate::page::{Page, PageFlags};
-use crate::pfn::Pfn;
+use crate::pfn::{Order, Pfn};
+
+/// The page stays where it is, just now.
+pub(super) struct Stays;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Whether nobody objects to the move of a page whose lock the caller has.
-    pub(super) fn may_move(&self, pfn: Pfn, page: &Page) -> bool {
+    pub(super) fn may_move(&self, pfn: Pfn, page: &Page) -> Result<(), RefusalReason> {
         let Some(mapping) = self.mappings.of_page(page) else {
-            return true;
+            return Ok(());
         };
-        match (&mapping.kind, private_page(mapping.id, pfn, page)) {
-            (MappingKind::File(ops), Some(private)) => ops.is_movable(private),
-            _ => true,
+        let Some(ops) = mapping.kind.ops() else {
+            return Ok(());
+        };
+        if let Some(holder) = ops.kept_by() {
+            return Err(RefusalReason::Pinned { holder });
+        }
+        match private_page(mapping.id, pfn, page) {
+            Some(private) if !ops.is_movable(private) => Err(RefusalReason::Busy),
+            _ => Ok(()),
         }
     }
 
+    /// Has a page, whose lock and a reference the caller has, ready to move, in its file system's way. One that has to be written first is on
+    /// its way then, as soon as the caller has flushed and made the request.
+    pub(super) fn prepare_to_move(
+        &self,
+        cpu: &Cpu,
+        (pfn, page): (Pfn, &Page),
+        walk: &mut Walk,
+        flush: &mut FlushBatch,
+        writes: &mut Writes,
+    ) -> Result<Migration, Stays> {
+        let Some(mapping) = self.mappings.of_page(page) else {
+            return Ok(Migration::Default);
+        };
+        let (Some(ops), Some(private)) = (mapping.kind.ops(), private_page(mapping.id, pfn, page)) else {
+            return Ok(Migration::Default);
+        };
+        if ops.migration() != Migration::Default {
+            return Ok(ops.migration());
+        }
+        if page.flags().has(PageFlags::DIRTY) {
+            // Lock and reference of its own: the caller keeps his.
+            let held = page.try_reference();
+            debug_assert!(held);
+            let locked = LockedPage::new(self, cpu, mapping.clone(), pfn);
+            if self.begin_write(&locked, walk, flush) {
+                self.phys.counts.migrate_written_first.add(1);
+                writes.push((mapping.clone(), page.index(), pfn));
+            }
+            locked.leave_locked();
+            return Err(Stays);
+        }
+        if !ops.releasepage(private) {
+            return Err(Stays);
+        }
+        page.remove_flags(PageFlags::PRIVATE);
+        page.set_private(0);
+        // That of the private data; the caller has another one.
+        page.drop_reference();
+        Ok(Migration::Default)
+    }
+
+    /// Moves what the file system has on a page that is under way, and all of a page that it takes over: what is to be on the new one.
+    pub(super) fn move_private(&self, moving: &Move) -> Result<Option<u32>, Stays> {
+        let (pfn, to) = (moving.page.pfn, moving.to);
+        let page = self.migrating_page(pfn);
+        let Some(mapping) = self.mappings.of_page(page) else {
+            return Ok(None);
+        };
+        let (Some(ops), Some(private)) = (mapping.kind.ops(), private_page(mapping.id, pfn, page)) else {
+            return Ok(None);
+        };
+        if moving.home != Home::TakenOver {
+            return Ok(Some(ops.migrate_page(private, to)));
+        }
+        let mut copy = || self.frames.copy(pfn, to, Order::ZERO);
+        let taken = ops.take_over(private, to, &mut copy).ok_or(Stays)?;
+        self.phys.counts.migrate_taken_over.add(1);
+        Ok(Some(taken))
+    }
+
     /// The new page takes the old one's place in its mapping. Both are locked; who finds the new one waits until all is done.
-    pub(super) fn arrive_in_mapping(&self, from: &Page, from_pfn: Pfn, to: &Page, to_pfn: Pfn) {
+    pub(super) fn arrive_in_mapping(
+        &self,
+        (from_pfn, from): (Pfn, &Page),
+        (to_pfn, to): (Pfn, &Page),
+        private: Option<u32>,
+    ) {
         let mapping = self.mappings.of_page(from);
         let mapping =
             mapping.expect("a mapping with pages is not removed, and the page lock keeps this one in it");
@@ -38,10 +118,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 flags = flags.with(flag);
             }
         }
-        if let (MappingKind::File(ops), Some(private)) =
-            (&mapping.kind, private_page(mapping.id, from_pfn, from))
-        {
-            to.set_private(ops.migrate_page(private, to_pfn));
+        if let Some(private) = private {
+            to.set_private(private);
             flags = flags.with(PageFlags::PRIVATE);
         }
         to.add_flags(flags);

@@ -13,6 +13,7 @@
 //! ([`Mm::finish_migration`]). Between the two, and at any failure before, [`Mm::abort_migration`] puts everything
 //! back.
 
+mod arrive;
 mod batch;
 mod evict;
 mod file;

@@ -141,7 +141,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             self.phys.counts.pgmajfault.add(1);
         }
         let found = self.lock_or_create(cpu, mapping, index, Reach::File);
-        match found.map_err(|error| fault_error(error, va))? {
+        match found.map_err(|error| fault_error(error, va, mapping.kind.gfp()))? {
             PageLookup::Absent => Err(FaultError::BeyondEnd { va }),
             PageLookup::Wait(wait) => Ok(Err(wait)),
             PageLookup::Locked(page) if !page.is_up_to_date() => {
@@ -252,10 +252,10 @@ impl Wanted<'_> {
     }
 }
 
-fn fault_error(error: FileError, va: u64) -> FaultError {
+fn fault_error(error: FileError, va: u64, gfp: Gfp) -> FaultError {
     match error {
         FileError::Io => FaultError::Io { va },
         FileError::Unknown(_) => FaultError::NoArea { va },
-        _ => FaultError::OutOfMemory(Gfp::USER),
+        _ => FaultError::OutOfMemory(gfp),
     }
 }

@@ -82,8 +82,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         while va < range.end() {
             let found = space.table.find(&self.frames, va);
             let is_page = found.entry.is_present() && !found.entry.has(Entry::FIXED);
-            // Reserved huge pages never leave.
-            let may_leave = |pfn| !self.mapped_page(pfn).flags().has(PageFlags::HUGETLB);
+            // Reserved huge pages never leave, and pages without a place elsewhere do not either, locked or not.
+            let may_leave = |pfn| {
+                let page = self.mapped_page(pfn);
+                !page.flags().has(PageFlags::HUGETLB) && !self.is_ram(page)
+            };
             if is_page && may_leave(found.entry.pfn()) {
                 self.phys.lru_set_mlocked(found.entry.pfn(), is_locked);
             }
@@ -109,9 +112,15 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// An entry for a page is about to go. Should another area that has it be locked, reclaim will find that out.
     pub(crate) fn forget_mlock(&self, pfn: Pfn, page: &Page) {
-        if page.flags().has(PageFlags::MLOCKED) {
+        if page.flags().has(PageFlags::MLOCKED) && !self.is_ram(page) {
             self.phys.lru_set_mlocked(pfn, false);
         }
+    }
+
+    /// Whether the page has nowhere to go but to another frame.
+    pub(crate) fn is_ram(&self, page: &Page) -> bool {
+        let mapping = self.mappings.of_page(page);
+        mapping.is_some_and(|mapping| mapping.kind.is_ram())
     }
 }
 

@@ -9,6 +9,7 @@ use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::lru::LruList;
 use crate::mm::Mm;
 use crate::mm::huge::ToSplit;
+use crate::mm::mapping::WhyWrite;
 use crate::mm::reclaim_file::Writes;
 use crate::mm::rmap::Walk;
 use crate::mm::zap::flush_of;
@@ -98,7 +99,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 self.evict(cpu, pfn, shrunk);
             }
         }
-        self.submit_reclaimed(writes);
+        self.submit_gathered(writes, WhyWrite::Reclaim);
     }
 
     /// Moves pages that were not used lately from the active list to the inactive one (Linux 2.6, `refill_inactive_zone`).

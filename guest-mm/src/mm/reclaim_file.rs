@@ -31,7 +31,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         flush: &mut FlushBatch,
     ) -> Fate {
         let flags = page.flags();
-        if flags.has(PageFlags::MLOCKED) {
+        if flags.has(PageFlags::MLOCKED) || self.is_ram(page) {
             return Fate::Keep;
         }
         let was_referenced = self.take_referenced(page);
@@ -96,16 +96,21 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             }
             MappingKind::File(_) if self.free_clean(cpu, &mapping, (pfn, page), 2) => shrunk.freed += 1,
             MappingKind::File(_) => self.phys.lru_add(pfn, LruList::Inactive),
+            // It is not unmapped for that (`unmap_file`).
+            MappingKind::Ram(_) => {
+                shrunk.activated += 1;
+                self.phys.lru_add(pfn, LruList::Unevictable);
+            }
         }
     }
 
     /// Makes the requests of a pass, neighbours together.
-    pub(crate) fn submit_reclaimed(&self, mut writes: Writes) {
+    pub(crate) fn submit_gathered(&self, mut writes: Writes, why: WhyWrite) {
         writes.sort_by_key(|(mapping, index, _)| (mapping.id, *index));
         for of_one in writes.chunk_by(|one, next| one.0.id == next.0.id) {
             let pages: Vec<(u32, Pfn)> = of_one.iter().map(|&(_, index, pfn)| (index, pfn)).collect();
             if let Some((mapping, ..)) = of_one.first() {
-                self.submit_writes(mapping, &pages, WhyWrite::Reclaim);
+                self.submit_writes(mapping, &pages, why);
             }
         }
     }

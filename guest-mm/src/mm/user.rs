@@ -128,20 +128,47 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     pub fn pin_user(&self, cpu: &Cpu, id: SpaceId, va: u64, holder: &'static str) -> Result<Pin, CopyError> {
         let mut pin = None;
         self.with_page(cpu, id, va, Rights::Program(Access::Write), |_, pfn| {
-            pin = Some(self.phys.pin(pfn, holder));
+            pin = Some(self.phys.pin_for(pfn, holder, Some(id)));
         })?;
         match pin {
             Some(Ok(pin)) => Ok(pin),
-            Some(Err(PinError::Migrating(pfn))) => {
-                let head = self.phys.table.head_of(pfn).unwrap_or(pfn);
-                let page = PageWait::lock(head);
-                Err(CopyError::Locked { va, page })
-            }
-            Some(Err(PinError::NotAnonymous(_))) | None => {
+            Some(Err(error)) => Err(self.not_pinned(va, error)),
+            None => {
                 let error = FaultError::NoArea { va };
                 Err(CopyError::Fault { va, error })
             }
         }
+    }
+
+    /// Why the page at an address was not pinned, as a copy there would say it.
+    pub(crate) fn not_pinned(&self, va: u64, error: PinError) -> CopyError {
+        match error {
+            PinError::Migrating(pfn) => {
+                let head = self.phys.table.head_of(pfn).unwrap_or(pfn);
+                let page = PageWait::lock(head);
+                CopyError::Locked { va, page }
+            }
+            PinError::NotAnonymous(_) => {
+                let error = FaultError::NoArea { va };
+                CopyError::Fault { va, error }
+            }
+        }
+    }
+
+    /// Does something with the frame at an address, to which the program itself could store: it is its own then. The address space is locked
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// Where the program's own store would fail.
+    pub(crate) fn with_own_page(
+        &self,
+        cpu: &Cpu,
+        id: SpaceId,
+        va: u64,
+        mut work: impl FnMut(Pfn),
+    ) -> Result<(), CopyError> {
+        let rights = Rights::Program(Access::Write);
+        self.with_page(cpu, id, va, rights, |_, pfn| work(pfn))
     }
 
     fn write_with(

@@ -47,7 +47,7 @@ impl PageFlags {
     pub const PRIVATE: Self = Self(1 << 13);
     /// `PG_referenced`: used since somebody last asked; a second use makes the page an active one.
     pub const REFERENCED: Self = Self(1 << 14);
-    /// `PG_mlocked`: an area that is locked in memory maps it, so reclaim leaves it alone.
+    /// `PG_mlocked`: an area that is locked in memory maps it, or it has no place but memory (ramfs), so reclaim leaves it alone.
     pub const MLOCKED: Self = Self(1 << 15);
 
     /// `PG_hugetlb`: of the pool of reserved huge pages, whether a program has it or not.

@@ -5,6 +5,8 @@ use core::fmt;
 
 use guest_sync::Cpu;
 
+use crate::blocks::BlockIndex;
+use crate::frames::SpaceId;
 use crate::mem_map::Tag;
 use crate::page::{PageFlags, PageState};
 use crate::pfn::Pfn;
@@ -16,7 +18,7 @@ use crate::phys::PhysicalMemory;
 pub struct Pin {
     pfn: Pfn,
     head: Pfn,
-    holder: &'static str,
+    held: Held,
 }
 
 impl Pin {
@@ -46,19 +48,31 @@ impl fmt::Display for PinError {
 
 impl core::error::Error for PinError {}
 
-/// All pins, by the head of the pinned chunk. Pins are few, so a list is searched.
+/// One pin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    /// First frame of the pinned chunk.
+    pub(crate) head: Pfn,
+    /// Who is at it.
+    pub(crate) holder: &'static str,
+    /// For which program.
+    whose: Option<SpaceId>,
+}
+
+/// All pins. They are few, so a list is searched.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
-    pub(crate) held: Vec<(Pfn, &'static str)>,
+    pub(crate) held: Vec<Held>,
 }
 
 impl Pins {
     /// Somebody who holds the chunk.
     pub(crate) fn holder(&self, head: Pfn) -> Option<&'static str> {
-        self.held
-            .iter()
-            .find(|(held, _)| *held == head)
-            .map(|&(_, holder)| holder)
+        self.of(head).map(|held| held.holder)
+    }
+
+    fn of(&self, head: Pfn) -> Option<&Held> {
+        self.held.iter().find(|held| held.head == head)
     }
 }
 
@@ -68,6 +82,29 @@ impl PhysicalMemory<'_> {
     /// # Errors
     /// When the frame is not such a page, or is being moved.
     pub fn pin(&self, pfn: Pfn, holder: &'static str) -> Result<Pin, PinError> {
+        self.pin_for(pfn, holder, None)
+    }
+
+    /// The program for which a page is pinned that begins with a frame, if it is for one: whose name goes with the holder's.
+    pub fn pinned_for(&self, head: Pfn) -> Option<SpaceId> {
+        self.pins.lock().of(head)?.whose
+    }
+
+    /// A page of a block that is pinned, by its first frame, and who is at it.
+    pub fn pin_on(&self, block: BlockIndex) -> Option<(Pfn, &'static str)> {
+        let range = self.hotplug_region().block_range(block)?;
+        let pins = self.pins.lock();
+        let held = pins.held.iter().find(|held| range.contains(held.head))?;
+        Some((held.head, held.holder))
+    }
+
+    /// As [`PhysicalMemory::pin`], for a program.
+    pub(crate) fn pin_for(
+        &self,
+        pfn: Pfn,
+        holder: &'static str,
+        whose: Option<SpaceId>,
+    ) -> Result<Pin, PinError> {
         let not_anonymous = PinError::NotAnonymous(pfn);
         // The pins are locked first: whoever lets go of the last pin of a page and whoever sets a first one agree on
         // the flag.
@@ -93,17 +130,18 @@ impl PhysicalMemory<'_> {
             page.add_flags(PageFlags::PINNED);
             self.count_pinned(tag, |pinned_chunks| pinned_chunks + 1);
         }
-        pins.held.push((head, holder));
-        Ok(Pin { pfn, head, holder })
+        let held = Held { head, holder, whose };
+        pins.held.push(held);
+        Ok(Pin { pfn, head, held })
     }
 
     /// Lets the frame go; a page that was unmapped meanwhile is freed now.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub fn unpin(&self, cpu: &Cpu, pin: Pin) {
-        let Pin { head, holder, .. } = pin;
+        let Pin { head, held, .. } = pin;
         {
             let mut pins = self.pins.lock();
-            let place = pins.held.iter().position(|held| *held == (head, holder));
+            let place = pins.held.iter().position(|known| *known == held);
             pins.held
                 .swap_remove(place.expect("a Pin is only made together with its entry"));
             if pins.holder(head).is_none() {

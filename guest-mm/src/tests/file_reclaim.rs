@@ -5,7 +5,7 @@ use std::vec;
 
 use crate::LruList;
 use crate::disk::Fault;
-use crate::mm::mapping::{AddressSpaceOps, FileError, MappingKind, PrivatePage};
+use crate::mm::mapping::{AddressSpaceOps, FileError, MappingKind, Migration, PrivatePage};
 use crate::mm::{FaultError, FileArea, MappingId, Sharing};
 use crate::swap::AreaHeader;
 use crate::tests::file_maps::{load, map, store, word};
@@ -173,6 +173,10 @@ fn without_a_swap_area_shared_memory_stays() {
 struct Stubborn;
 
 impl AddressSpaceOps for Stubborn {
+    fn migration(&self) -> Migration {
+        Migration::Data
+    }
+
     fn releasepage(&self, _page: PrivatePage) -> bool {
         false
     }

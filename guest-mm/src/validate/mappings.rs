@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::frames::{Frames, Mmu};
-use crate::mm::mapping::{Content, Mapping, MappingKind};
+use crate::mm::mapping::{Content, Mapping};
 use crate::mm::{Layout, Mm, Prot, Sharing, Vma};
 use crate::page::{Page, PageFlags};
 use crate::pagetable::Entry;
@@ -93,10 +93,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             vma.prot
         );
         let mapping = self.mappings.of_page(page);
-        let is_shmem = mapping.is_some_and(|mapping| matches!(mapping.kind, MappingKind::Shmem));
+        let is_memory = mapping.as_ref().is_some_and(|mapping| !mapping.kind.is_file());
         let may_write = area.sharing == Sharing::Shared
             && vma.prot.has(Prot::WRITE)
-            && (is_shmem || flags.has(PageFlags::DIRTY));
+            && (is_memory || flags.has(PageFlags::DIRTY));
         ensure!(
             !entry.has(Entry::WRITABLE) || may_write,
             "{va:#x}: {entry:?} is writable, {vma:?}, {page:?}"
@@ -140,7 +140,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             flags.has(PageFlags::DIRTY) || !has_tag(Tag::ToWrite),
             "{pfn} is clean and to be written"
         );
-        let is_file = matches!(mapping.kind, MappingKind::File(_));
+        let is_file = mapping.kind.is_file();
+        ensure!(
+            !mapping.kind.is_ram() || flags.has(PageFlags::MLOCKED),
+            "{pfn} has no place but memory, and reclaim looks at it: {page:?}"
+        );
         let needs_block = flags.has(PageFlags::DIRTY) || flags.has(PageFlags::WRITEBACK);
         ensure!(
             !needs_block || is_file && flags.has(PageFlags::PRIVATE),

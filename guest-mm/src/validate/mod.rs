@@ -197,7 +197,7 @@ impl PhysicalMemory<'_> {
 
     fn validate_pins(&self) -> Result<(), Invalid> {
         let pins = self.pins.lock();
-        let mut heads: Vec<_> = pins.held.iter().map(|&(pfn, _)| pfn).collect();
+        let mut heads: Vec<_> = pins.held.iter().map(|held| held.head).collect();
         heads.sort_unstable();
         heads.dedup();
         let counted_in = |zone: &Zone| {
@@ -212,7 +212,7 @@ impl PhysicalMemory<'_> {
             heads.len()
         );
         for pfn in heads {
-            let held = pins.held.iter().filter(|(held, _)| *held == pfn).count();
+            let held = pins.held.iter().filter(|held| held.head == pfn).count();
             let page = self.page(pfn);
             let expected = page.map(|page| (page.mapcount() as usize) + held);
             ensure!(

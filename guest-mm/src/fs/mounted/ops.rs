@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_sync::SpinLock;
 
 use crate::mm::FilePlace;
-use crate::mm::mapping::{AddressSpaceOps, PrivatePage};
+use crate::mm::mapping::{AddressSpaceOps, Migration, PrivatePage};
 use crate::pfn::Pfn;
 
 /// The private data of a page is the number of its block: it goes with the page when that moves, without anything being written, and
@@ -60,6 +60,10 @@ impl PageOps {
 }
 
 impl AddressSpaceOps for PageOps {
+    fn migration(&self) -> Migration {
+        Migration::Data
+    }
+
     fn releasepage(&self, _: PrivatePage) -> bool {
         self.released.fetch_add(1, Relaxed);
         true

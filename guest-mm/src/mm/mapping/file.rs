@@ -35,11 +35,11 @@ enum Writing {
 }
 
 /// The part of a read or write that is in one page.
-struct Piece {
-    index: u32,
+pub(crate) struct Piece {
+    pub(crate) index: u32,
     /// In the page.
-    offset: usize,
-    len: usize,
+    pub(crate) offset: usize,
+    pub(crate) len: usize,
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -171,7 +171,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// Repeats a copy from or to the caller's memory until it needs no page that somebody else has locked.
-    async fn copied(&self, mut copy: impl FnMut() -> Result<(), FileError>) -> Result<(), FileError> {
+    pub(crate) async fn copied(
+        &self,
+        mut copy: impl FnMut() -> Result<(), FileError>,
+    ) -> Result<(), FileError> {
         loop {
             match copy() {
                 Err(FileError::Copy(CopyError::Locked { page, .. })) => self.until_unlocked(page).await,
@@ -289,7 +292,7 @@ fn is_all(mapping: &Mapping, piece: &Piece) -> bool {
 }
 
 /// The first part of `len` bytes at `offset` of a file. `None` beyond where files end.
-fn piece(offset: u64, len: usize) -> Option<Piece> {
+pub(crate) fn piece(offset: u64, len: usize) -> Option<Piece> {
     let index = index_of(offset)?;
     let within = usize::try_from(offset % PAGE_SIZE).ok()?;
     Some(Piece {
@@ -300,7 +303,7 @@ fn piece(offset: u64, len: usize) -> Option<Piece> {
 }
 
 /// Room for what is copied between a page and the caller's memory, neither of which is held while the other is touched.
-fn page_buffer() -> Result<Vec<u8>, FileError> {
+pub(crate) fn page_buffer() -> Result<Vec<u8>, FileError> {
     let mut buffer = Vec::new();
     buffer
         .try_reserve_exact(PAGE_BYTES)

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use guest_sync::Cpu;
 
-use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, WhyRead};
+use super::{Content, FileError, LockedPage, Mapping, MappingId, WhyRead};
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::lru::LruList;
@@ -61,7 +61,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
     }
 
     /// The same, with a new page if there is none (Linux `find_or_create_page`). A new page of a file is not up to date:
-    /// [`LockedPage::read`] asks for its contents. One of shared memory is zeroed.
+    /// [`LockedPage::read`] asks for its contents. One without a file is zeroed.
     ///
     /// # Errors
     /// When there is no such mapping or no memory, or the page cannot be read from the swap area.
@@ -137,7 +137,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
                     }
                 }
                 None => {
-                    let frame = self.phys.alloc_pages(cpu, Gfp::USER, Order::ZERO);
+                    let frame = self.phys.alloc_pages(cpu, mapping.kind.gfp(), Order::ZERO);
                     let frame = frame.map_err(|_| FileError::OutOfMemory)?;
                     match self.enter_page(cpu, mapping, index, (frame, reach)) {
                         Entered::Done => return Ok(PageLookup::Locked(self.created(cpu, mapping, frame))),
@@ -150,10 +150,10 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         }
     }
 
-    /// A page that was just put into a mapping. One of shared memory has its contents: zeroes.
+    /// A page that was just put into a mapping. One without a file has its contents: zeroes.
     fn created<'a>(&'a self, cpu: &'a Cpu, mapping: &Arc<Mapping>, frame: Pfn) -> LockedPage<'a, 'm, F, M> {
         let page = LockedPage::new(self, cpu, mapping.clone(), frame);
-        if matches!(mapping.kind, MappingKind::Shmem) {
+        if !mapping.kind.is_file() {
             self.frames.zero(frame, Order::ZERO);
             page.set_up_to_date();
         }
@@ -165,7 +165,11 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
         let page = self.mapped_page(frame);
         page.set_mapping(mapping.id.number());
         page.set_index(index);
-        page.add_flags(PageFlags::FILE);
+        page.add_flags(match mapping.kind.is_ram() {
+            // Reclaim has nothing to do with it.
+            true => PageFlags::FILE.with(PageFlags::MLOCKED),
+            false => PageFlags::FILE,
+        });
         let locked = page.try_lock();
         debug_assert!(locked);
         // The allocator's reference is the caller's, this one the tree's.

@@ -30,6 +30,7 @@ use core::num::NonZeroU32;
 use guest_sync::{SpinGuard, SpinLock};
 
 use crate::frames::SpaceId;
+use crate::gfp::Gfp;
 use crate::mm::CopyError;
 use crate::pfn::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 use crate::radix_tree::RadixTree;
@@ -40,11 +41,12 @@ pub(crate) use dirty::Dirty;
 pub use dirty::{DirtyLimits, DirtyRatios};
 pub use errors::ErrorCursor;
 pub(crate) use errors::WriteErrors;
+pub(crate) use file::{Piece, page_buffer, piece};
 pub use io::{FileIo, IoDirection};
 pub(crate) use io::{FileIoQueue, WhyRead, WhyWrite};
 pub use lookup::PageLookup;
 pub(crate) use lookup::Reach;
-pub use ops::{AddressSpaceOps, DefaultOps, FileSystem, MemoryOnly, PrivatePage};
+pub use ops::{AddressSpaceOps, DefaultOps, FileSystem, MemoryOnly, Migration, PrivatePage};
 pub use page::LockedPage;
 pub(crate) use page::private_page;
 pub use read_ahead::ReadAhead;
@@ -69,6 +71,9 @@ pub enum MappingKind {
     File(Arc<dyn AddressSpaceOps>),
     /// Memory only (Linux `shmem`, `tmpfs`): zeroes at first, and pages that memory has no room for go to the swap area.
     Shmem,
+    /// Memory only, and without a place anywhere else (Linux `ramfs`, `brd`): zeroes at first, and pages that never leave memory.
+    /// They move by remap alone (seed text 002, "pages without secondary storage").
+    Ram(Arc<dyn AddressSpaceOps>),
 }
 
 impl fmt::Debug for MappingKind {
@@ -76,6 +81,7 @@ impl fmt::Debug for MappingKind {
         f.write_str(match self {
             Self::File(_) => "File",
             Self::Shmem => "Shmem",
+            Self::Ram(_) => "Ram",
         })
     }
 }
@@ -84,6 +90,24 @@ impl MappingKind {
     /// Whether pages that were written to are written to a file in the end.
     pub(crate) const fn is_file(&self) -> bool {
         matches!(self, Self::File(_))
+    }
+
+    /// Whether its pages have nowhere to go but to other frames.
+    pub(crate) const fn is_ram(&self) -> bool {
+        matches!(self, Self::Ram(_))
+    }
+
+    /// Whoever has something of his own on the pages.
+    pub(crate) fn ops(&self) -> Option<&dyn AddressSpaceOps> {
+        match self {
+            Self::File(ops) | Self::Ram(ops) => Some(&**ops),
+            Self::Shmem => None,
+        }
+    }
+
+    /// What frames its pages are to be in.
+    pub(crate) fn gfp(&self) -> Gfp {
+        self.ops().map_or(Gfp::USER, AddressSpaceOps::gfp)
     }
 }
 

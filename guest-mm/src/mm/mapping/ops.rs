@@ -4,6 +4,7 @@
 //! of their work, with the page locked: its methods return at once. [`FileSystem`] is asked by tasks that can wait for a disk.
 
 use crate::disk::IoError;
+use crate::gfp::Gfp;
 use crate::mm::mapping::{FileError, FileIo, MappingId};
 use crate::pfn::Pfn;
 
@@ -20,9 +21,38 @@ pub struct PrivatePage {
     pub private: u32,
 }
 
+/// Who does what when a page moves that has something of the file system's on it: the three choices of seed text 002 (there: the method
+/// is not defined, it moves the data, it does all).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Migration {
+    /// The file system has no method of its own: a dirty page is written back first, the file system lets go of what it has on the page
+    /// ([`AddressSpaceOps::releasepage`]), and the page moves without.
+    Default,
+    /// The data move with the page, and nothing is written for it ([`AddressSpaceOps::migrate_page`]).
+    Data,
+    /// The file system moves its pages itself, contents and all ([`AddressSpaceOps::take_over`]): it reaches them by ways that the memory
+    /// manager does not know.
+    Whole,
+}
+
 /// What becomes of a file system's own data on a page. Nothing here may wait, ask for memory or call the memory manager. A mapping's lock
 /// may be held.
 pub trait AddressSpaceOps: Send + Sync {
+    /// What frames its pages are to be in (Linux `mapping_gfp_mask`).
+    fn gfp(&self) -> Gfp {
+        Gfp::USER
+    }
+
+    /// How its pages move.
+    fn migration(&self) -> Migration {
+        Migration::Default
+    }
+
+    /// Who keeps all pages of the mapping where they are, for as long as it is there: pages that nobody may find missing at any moment.
+    fn kept_by(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The page is clean and is to go: whether the file system lets go of what it has on it (Linux `releasepage`).
     fn releasepage(&self, page: PrivatePage) -> bool {
         let _ = page;
@@ -40,12 +70,19 @@ pub trait AddressSpaceOps: Send + Sync {
         let _ = page;
     }
 
-    /// The page's contents are in frame `to` now, which takes its place: what is to be on that one. As it is, the data go with
-    /// the page, and nothing is written for it (the default of seed text 002); a file system that refers to its pages from elsewhere
-    /// changes that here (Linux `migrate_page`).
+    /// With [`Migration::Data`]: the page's contents are in frame `to` now, which takes its place: what is to be on that one. As it is, the
+    /// data go with the page; a file system that refers to its pages from elsewhere changes that here (Linux `migrate_page`).
     fn migrate_page(&self, page: PrivatePage, to: Pfn) -> u32 {
         let _ = to;
         page.private
+    }
+
+    /// With [`Migration::Whole`]: nobody but the file system reaches the page any more, and frame `to` is to take its place. It calls `copy`
+    /// once, which copies the contents, while it keeps itself from changing them, and uses `to` from then on; returns what is to be on that
+    /// one. `None`, without having copied, leaves the page where it is.
+    fn take_over(&self, page: PrivatePage, to: Pfn, copy: &mut dyn FnMut()) -> Option<u32> {
+        let _ = (page, to, copy);
+        None
     }
 
     /// Whether the page may be moved at all, just now.
@@ -59,7 +96,11 @@ pub trait AddressSpaceOps: Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DefaultOps;
 
-impl AddressSpaceOps for DefaultOps {}
+impl AddressSpaceOps for DefaultOps {
+    fn migration(&self) -> Migration {
+        Migration::Data
+    }
+}
 
 /// Files whose pages are read and written. Its futures may wait for as long as a disk takes; they must not wait for
 /// a page of the same request.

@@ -143,6 +143,12 @@ impl<'a, 'm, F: Frames, M: Mmu> LockedPage<'a, 'm, F, M> {
         self.pfn
     }
 
+    /// Gives the reference back and leaves the lock to one who had it before, and has a reference too.
+    pub(crate) fn leave_locked(mut self) {
+        self.is_handed_over = true;
+        self.mm.phys.put_page(self.cpu, self.pfn);
+    }
+
     /// Takes it out of its mapping: nobody maps it, and it is not on its way to the disk.
     pub(crate) fn remove(&self) {
         debug_assert!(self.page.mapcount() == 0 && self.writeback().is_none());
@@ -162,7 +168,7 @@ impl<'a, 'm, F: Frames, M: Mmu> LockedPage<'a, 'm, F, M> {
                 state.tree.remove(self.index());
                 state.errors.note();
             }
-            MappingKind::Shmem => {
+            MappingKind::Shmem | MappingKind::Ram(_) => {
                 state.tree.replace(self.index(), Content::Lost);
             }
         }
@@ -266,7 +272,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let counts = &self.phys.counts;
         let kinds = match mapping.kind {
             MappingKind::File(_) => [Some(&counts.nr_file_pages), None],
-            MappingKind::Shmem => [Some(&counts.nr_file_pages), Some(&counts.nr_shmem)],
+            MappingKind::Shmem | MappingKind::Ram(_) => [Some(&counts.nr_file_pages), Some(&counts.nr_shmem)],
         };
         for count in kinds.into_iter().flatten() {
             if change > 0 {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use guest_sync::Cpu;
 
-use super::{Content, FileError, LockedPage, Mapping, MappingId, MappingKind, PageLookup, Reach, index_of};
+use super::{Content, FileError, LockedPage, Mapping, MappingId, PageLookup, Reach, index_of};
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mempool::ThisCpu;
 use crate::mm::rmap::Walk;
@@ -155,7 +155,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 self.mmu.flush(&flush);
             }
         }
-        if let (MappingKind::File(ops), Some(private)) = (&page.mapping.kind, page.private_page()) {
+        if let (Some(ops), Some(private)) = (page.mapping.kind.ops(), page.private_page()) {
             ops.invalidatepage(private);
         }
         page.remove();
@@ -182,9 +182,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let Some(index) = index_of(size).filter(|_| !size.is_multiple_of(PAGE_SIZE)) else {
             return Ok(());
         };
-        let is_shmem = matches!(mapping.kind, MappingKind::Shmem);
         loop {
-            if is_shmem && mapping.lock().tree.get(index).is_none() {
+            if !mapping.kind.is_file() && mapping.lock().tree.get(index).is_none() {
                 return Ok(());
             }
             let wait = match self.lock_or_create(cpu.this_cpu(), mapping, index, Reach::File)? {
