@@ -48,13 +48,13 @@ pub mod zone;
 #[cfg(test)]
 mod tests;
 
-pub use blocks::{BlockIndex, BlockState, IsolatedBlock};
+pub use blocks::{BlockIndex, BlockState, IsolatedBlock, Memmap};
 pub use frames::{FlushBatch, Frames, Mmu, SpaceId};
 pub use gfp::Gfp;
 pub use lru::LruList;
 pub use mem_map::MemMap;
 pub use mm::{Backing, FixedMapping, HugeAdvice, MapRequest, Mm, Place, Prot};
-pub use node::{NodeId, Topology, ZoneLimits};
+pub use node::{NodeId, NodeState, Topology, ZoneLimits};
 pub use page::{Page, PageFlags, PageState};
 pub use pageblock::MigrateType;
 pub use pagetable::{Access, Entry, VaRange};

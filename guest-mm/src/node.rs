@@ -54,6 +54,25 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// Whether a node has memory (Linux `N_MEMORY`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum NodeState {
+    /// None: it has CPUs at most.
+    Offline,
+    /// Some, found at boot or hot-added.
+    Online,
+}
+
+impl NodeState {
+    /// Its word in the control tree and in events.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Online => "online",
+        }
+    }
+}
+
 /// Where the zones of memory found at boot end. Memory from `normal` on is [`ZoneKind::HighMem`]. A zone whose limit
 /// is not above the one before it stays empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -312,6 +331,40 @@ impl ZoneIndex {
     #[inline]
     pub(crate) const fn index(self) -> usize {
         self.0 as usize
+    }
+}
+
+/// Some of the zones of all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ZoneSet(u64);
+
+impl ZoneSet {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// A bit for each zone, by its number.
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn has(self, zone: ZoneIndex) -> bool {
+        self.0 >> zone.0 & 1 != 0
+    }
+
+    /// A node is online if one of its zones is among them.
+    pub(crate) const fn node_state(self, node: NodeId) -> NodeState {
+        let zones = (1 << ZONES_PER_NODE) - 1;
+        match self.0 >> (node.0 * ZONES_PER_NODE) & zones {
+            0 => NodeState::Offline,
+            _ => NodeState::Online,
+        }
+    }
+}
+
+impl FromIterator<ZoneIndex> for ZoneSet {
+    fn from_iter<I: IntoIterator<Item = ZoneIndex>>(zones: I) -> Self {
+        Self(zones.into_iter().fold(0, |bits, zone| bits | 1 << zone.0))
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Section {
     pub(crate) present_pages: u32,
     /// Frames that the allocator gives out.
     pub(crate) managed_pages: u32,
+    /// The first frames of a block that hold its own descriptors: present, and not managed.
+    pub(crate) memmap_pages: u32,
     /// Chunks with at least one pin.
     pub(crate) pinned_chunks: u32,
     /// Pageblocks inside free chunks of order 9 and 10.
@@ -73,6 +75,7 @@ impl Section {
             free_pages: 0,
             present_pages: range.nr_pages(),
             managed_pages: range.nr_pages(),
+            memmap_pages: 0,
             pinned_chunks: 0,
             whole_pageblocks: 0,
             whole: [FillList::new(), FillList::new()],

@@ -135,6 +135,7 @@ pub(crate) struct Counts {
     pub(crate) blocks_plugged: Count,
     pub(crate) blocks_unplugged: Count,
     pub(crate) blocks_unplug_free: Count,
+    pub(crate) nr_memmap_pages: Count,
     pub(crate) nr_anon_pages: Count,
     pub(crate) nr_anon_transparent_hugepages: Count,
     pub(crate) nr_page_table_pages: Count,
@@ -221,6 +222,8 @@ pub struct VmStat {
     pub blocks_unplugged: u64,
     /// Hot-plug blocks that went offline without a page being moved.
     pub blocks_unplug_free: u64,
+    /// Frames of blocks that hold their own descriptors. (Linux counts those of boot memory too.)
+    pub nr_memmap_pages: u64,
     /// Anonymous frames in use, huge pages included.
     pub nr_anon_pages: u64,
     /// Anonymous huge pages in use.
@@ -300,6 +303,7 @@ impl Counts {
             blocks_plugged: self.blocks_plugged.value(),
             blocks_unplugged: self.blocks_unplugged.value(),
             blocks_unplug_free: self.blocks_unplug_free.value(),
+            nr_memmap_pages: self.nr_memmap_pages.value(),
             nr_anon_pages: self.nr_anon_pages.value(),
             nr_anon_transparent_hugepages: self.nr_anon_transparent_hugepages.value(),
             nr_page_table_pages: self.nr_page_table_pages.value(),
@@ -393,6 +397,7 @@ impl VmStat {
             ("nr_shmem", self.nr_shmem),
             ("nr_dirty", self.nr_dirty),
             ("nr_writeback", self.nr_writeback),
+            ("nr_memmap_pages", self.nr_memmap_pages),
         ];
         let zones = [
             ("pgalloc_dma", self.pgalloc[ZoneKind::Dma.index()]),

@@ -21,6 +21,7 @@ mod builtin_mappings;
 mod builtin_memory;
 mod builtin_memory_failure;
 mod builtin_methods;
+mod builtin_nodes;
 mod builtin_nonlinear;
 mod builtin_panic;
 mod builtin_processes;

@@ -10,6 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
+use guest_mm::Memmap;
 use guest_mm::compact::Defrag;
 use guest_mm::migrate::Method;
 use guest_mm::reclaim::Scheme;
@@ -150,6 +151,9 @@ pub struct Options {
     /// `memhp_default_state=`: what becomes of a block that is plugged, `online_movable` (the default), `online_kernel` or `offline`, as
     /// Linux' parameter. The control tree can change it.
     pub memhp_default_state: OnlinePolicy,
+    /// `memmap_on_memory=`: whether the descriptors of a block that is plugged are in its own first frames (`on`), or in memory that was
+    /// there before (`off`, the default). Linux' `memory_hotplug.memmap_on_memory`.
+    pub memmap_on_memory: Memmap,
     /// `migrate=`: how the pages of a block that is emptied get off it: `combined` (the default), `swapout` or `remap`. The control
     /// tree can change it.
     pub migrate: Method,
@@ -198,6 +202,7 @@ impl Options {
             root: None,
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
+            memmap_on_memory: Memmap::BootMemory,
             migrate: Method::Combined,
             hugepages: 0,
             reclaim: Scheme::TwoList,
@@ -282,6 +287,7 @@ impl Options {
             ),
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
+            "memmap_on_memory" => put(&mut self.memmap_on_memory, parse_memmap(value)),
             "migrate" => put(&mut self.migrate, Method::from_name(value)),
             "hugepages" => put(&mut self.hugepages, value.parse().ok()),
             "reclaim" => put(&mut self.reclaim, parse_scheme(value)),
@@ -325,6 +331,14 @@ fn parse_defrag(value: &str) -> Option<Defrag> {
         "always" => Some(Defrag::Always),
         "defer" => Some(Defrag::Defer),
         "never" => Some(Defrag::Never),
+        _ => None,
+    }
+}
+
+fn parse_memmap(value: &str) -> Option<Memmap> {
+    match value {
+        "on" => Some(Memmap::OnBlock),
+        "off" => Some(Memmap::BootMemory),
         _ => None,
     }
 }

@@ -6,10 +6,16 @@
 //! memory/auto_online_blocks      offline, online_movable or online_kernel: what becomes of a block that is plugged
 //! memory/migrate_rate_mib        MiB a second that blocks are emptied with; 0 is no limit
 //! memory/migrate_method          combined, swapout or remap: how the pages of blocks get off them
+//! memory/memmap_on_memory        on or off: whether the descriptors of a block that is plugged are on the block itself
 //! memory/poison_limit            failed frames with which a block stays in use (`poison`); one with more goes offline
-//! memory/events                  what has happened to blocks, newest last: NUMBER BLOCK FROM TO; with /N only what came after N
+//! memory/events                  what has happened to blocks and nodes, newest last: NUMBER NAME FROM TO; with /N only what came after N
 //! memory/memoryN/state           unplugged, plugging, offline, going-offline or online; takes what auto_online_blocks takes
-//! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages,poisoned_pages}
+//! memory/memoryN/memmap          where its descriptors are while it is in use: boot, or block, which is itself
+//! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages,memmap_pages,poisoned_pages}
+//! node/{possible,has_memory}     numbers of nodes: all there can be, and those with memory
+//! node/nodeN/state               offline (it has no memory) or online; takes what auto_online_blocks takes, for all its plugged blocks in one go
+//! node/nodeN/zonelist            the zones that a request near to the node tries, in that order: ZONE@NODE
+//! node/nodeN/tasks               its daemons that run
 //! node/nodeN/{cpulist,distance,blocks,total_pages,free_pages}
 //! ```
 
@@ -68,6 +74,10 @@ pub enum BlockFile {
     UsedPages,
     /// Free frames.
     FreePages,
+    /// Where its descriptors are.
+    Memmap,
+    /// Its own frames that hold them.
+    MemmapPages,
     /// Frames that have failed.
     PoisonedPages,
 }
@@ -75,6 +85,12 @@ pub enum BlockFile {
 /// A file of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeFile {
+    /// Whether it has memory; can be written.
+    State,
+    /// The zones that requests near to it try.
+    Zonelist,
+    /// Its daemons that run.
+    Tasks,
     /// Its CPUs.
     Cpulist,
     /// Distances to all nodes, by number.
@@ -98,10 +114,16 @@ pub enum File {
     MigrateRate,
     /// How the pages of blocks get off them.
     MigrateMethod,
+    /// Where the descriptors of blocks that are plugged are to be.
+    MemmapOnMemory,
     /// Failed frames with which a block stays in use.
     PoisonLimit,
     /// What has happened to blocks after the event with that number.
     Events(u64),
+    /// Nodes that there can be.
+    PossibleNodes,
+    /// Those with memory.
+    NodesWithMemory,
     /// Of a block.
     Block(u32, BlockFile),
     /// Of a node.
@@ -151,16 +173,17 @@ impl fmt::Display for NoEntry {
 
 impl core::error::Error for NoEntry {}
 
-const MEMORY_FILES: [(&str, File); 6] = [
+const MEMORY_FILES: [(&str, File); 7] = [
     ("block_size_bytes", File::BlockSize),
     ("auto_online_blocks", File::AutoOnline),
     ("migrate_rate_mib", File::MigrateRate),
     ("migrate_method", File::MigrateMethod),
+    ("memmap_on_memory", File::MemmapOnMemory),
     ("poison_limit", File::PoisonLimit),
     ("events", File::Events(0)),
 ];
 
-const BLOCK_FILES: [(&str, BlockFile); 8] = [
+const BLOCK_FILES: [(&str, BlockFile); 10] = [
     ("state", BlockFile::State),
     ("removable", BlockFile::Removable),
     ("zone", BlockFile::Zone),
@@ -168,10 +191,20 @@ const BLOCK_FILES: [(&str, BlockFile); 8] = [
     ("phys_addr", BlockFile::PhysAddr),
     ("used_pages", BlockFile::UsedPages),
     ("free_pages", BlockFile::FreePages),
+    ("memmap", BlockFile::Memmap),
+    ("memmap_pages", BlockFile::MemmapPages),
     ("poisoned_pages", BlockFile::PoisonedPages),
 ];
 
-const NODE_FILES: [(&str, NodeFile); 5] = [
+const NODES_FILES: [(&str, File); 2] = [
+    ("possible", File::PossibleNodes),
+    ("has_memory", File::NodesWithMemory),
+];
+
+const NODE_FILES: [(&str, NodeFile); 8] = [
+    ("state", NodeFile::State),
+    ("zonelist", NodeFile::Zonelist),
+    ("tasks", NodeFile::Tasks),
     ("cpulist", NodeFile::Cpulist),
     ("distance", NodeFile::Distance),
     ("blocks", NodeFile::Blocks),
@@ -183,7 +216,8 @@ impl Directory {
     /// Names of the files in it, in their order. Directories below are the caller's to add.
     pub fn files(self) -> Vec<&'static str> {
         match self {
-            Self::Root | Self::Nodes => Vec::new(),
+            Self::Root => Vec::new(),
+            Self::Nodes => NODES_FILES.map(|(name, _)| name).into(),
             Self::Memory => MEMORY_FILES.map(|(name, _)| name).into(),
             Self::Block(_) => BLOCK_FILES.map(|(name, _)| name).into(),
             Self::Node(_) => NODE_FILES.map(|(name, _)| name).into(),
@@ -214,7 +248,10 @@ fn lookup(names: &[&str]) -> Option<Entry> {
             let block = number(block.strip_prefix("memory")?)?;
             Entry::File(File::Block(block, named(&BLOCK_FILES, name)?))
         }
-        ["node", node] => Entry::Directory(Directory::Node(number(node.strip_prefix("node")?)?)),
+        ["node", name] => match named(&NODES_FILES, name) {
+            Some(file) => Entry::File(file),
+            None => Entry::Directory(Directory::Node(number(name.strip_prefix("node")?)?)),
+        },
         ["node", node, name] => {
             let node = number(node.strip_prefix("node")?)?;
             Entry::File(File::Node(node, named(&NODE_FILES, name)?))
@@ -244,6 +281,7 @@ mod tests {
         let directories = [
             ("memory", Directory::Memory),
             ("memory/memory7", Directory::Block(7)),
+            ("node", Directory::Nodes),
             ("node/node1", Directory::Node(1)),
         ];
         for (path, directory) in directories {

@@ -4,6 +4,7 @@
 use crate::kernel::Kernel;
 use crate::machine::activity;
 use crate::machine::cpu::this_cpu;
+use crate::nodes::{self, Daemon};
 use alloc::vec::Vec;
 use guest_kernel::sync::{Winner, race, yield_now};
 use guest_mm::compact::{CompactResult, Goal};
@@ -14,19 +15,14 @@ const LOOK_NS: u64 = 2_000_000_000;
 /// Looks that it leaves out after one that brought nothing (Linux: `COMPACT_MAX_DEFER_SHIFT`).
 const LEFT_OUT: u32 = 64;
 
-/// One daemon for each node, on a CPU of that node if it has one.
-pub(crate) fn start(kernel: &'static Kernel) {
-    for node in kernel.phys.topology().nodes() {
-        kernel.start_task(kernel.cpu_near(node), work(kernel, node));
-    }
-}
-
-async fn work(kernel: &'static Kernel, node: NodeId) {
+/// Looks after a node for as long as it has memory.
+pub(crate) async fn work(kernel: &'static Kernel, node: NodeId) {
     let mut left_out = 0;
     loop {
         let look = kernel.timers().sleep(LOOK_NS);
         let order = match race(kernel.phys.compaction_wanted(node), look).await {
-            Winner::First(order) => Some(order),
+            Winner::First(None) if nodes::may_end(kernel, node, Daemon::Kcompactd) => return,
+            Winner::First(order) => order,
             Winner::Second(()) if left_out > 0 => {
                 left_out -= 1;
                 continue;

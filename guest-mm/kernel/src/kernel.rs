@@ -25,6 +25,7 @@ use crate::machine::io_apic::IoApic;
 use crate::machine::nucleus::TimerCount;
 use crate::machine::{power, quiet};
 use crate::memory_failure::MemoryFailures;
+use crate::nodes::NodeTasks;
 use crate::oom::Oom;
 use crate::process::Programs;
 use crate::reclaim;
@@ -43,7 +44,7 @@ use guest_kernel::executor::{Executor, Remote};
 use guest_kernel::stress::Pantry;
 use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
-use guest_mm::compact::{CompactResult, Compaction, Goal};
+use guest_mm::compact::{CompactResult, Compaction, Defrag, Goal};
 use guest_mm::futex::Futexes;
 use guest_mm::kernel_map::{FrameSource, Vmemmap};
 use guest_mm::mm::{IoChoice, PageWait};
@@ -104,6 +105,8 @@ pub(crate) struct Kernel {
     pub(crate) resize: SpinLock<ResizeStatus>,
     /// What an operator wants of blocks.
     pub(crate) orders: Orders,
+    /// The daemons of nodes.
+    pub(crate) nodes: NodeTasks,
     pub(crate) balloon: SpinLock<BalloonStatus>,
     /// The file system.
     pub(crate) files: Files,
@@ -194,7 +197,12 @@ impl Kernel {
             program_ended: Signal::new(),
             programs: Programs::new(),
             resize: SpinLock::default(),
-            orders: Orders::new(machine.options.memhp_default_state, machine.options.migrate),
+            orders: Orders::new(
+                machine.options.memhp_default_state,
+                machine.options.migrate,
+                machine.options.memmap_on_memory,
+            ),
+            nodes: NodeTasks::new(machine.options.thp_defrag != Defrag::Never),
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
             files: Files::default(),
@@ -305,13 +313,13 @@ impl Kernel {
             .unwrap_or(CpuId::ZERO)
     }
 
-    /// Adds a task of the manager's to a CPU, on which it stays.
-    pub(crate) fn start_task(&self, cpu: CpuId, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(work) = self.work.of(cpu)
-            && let Err(error) = work.tasks.spawn(task)
-        {
+    /// Adds a task of the manager's to a CPU, on which it stays. False if it cannot have another one.
+    pub(crate) fn start_task(&self, cpu: CpuId, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let spawned = self.work.of(cpu).map(|work| work.tasks.spawn(task));
+        if let Some(Err(error)) = &spawned {
             log!(Error, "cannot start a task: {error}");
         }
+        matches!(spawned, Some(Ok(_)))
     }
 
     /// A program on this CPU has ended.

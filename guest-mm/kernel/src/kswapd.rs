@@ -2,7 +2,8 @@
 
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
-use guest_mm::NodeId;
+use crate::nodes::{self, Daemon};
+use guest_mm::{NodeId, NodeState};
 use guest_sync::Cpu;
 
 /// How often it looks again while somebody waits for memory: an interval in which other CPUs' lists fill again.
@@ -12,18 +13,17 @@ const LOOK_AGAIN_NS: u64 = 100_000_000;
 /// is then not to be had back, and every request that finds it empty calls for the daemon.
 const HOPELESS: u32 = 16;
 
-/// One daemon for each node, on a CPU of that node if it has one.
-pub(crate) fn start(kernel: &'static Kernel) {
-    for node in kernel.phys.topology().nodes() {
-        kernel.start_task(kernel.cpu_near(node), work(kernel, node));
-    }
-}
-
-async fn work(kernel: &'static Kernel, node: NodeId) {
+/// Looks after a node for as long as it has memory.
+pub(crate) async fn work(kernel: &'static Kernel, node: NodeId) {
     let here = this_cpu as fn() -> &'static Cpu;
     let mut failures = 0;
     loop {
-        kernel.phys.daemon_wanted(node).await;
+        if kernel.phys.daemon_wanted(node).await.is_none() {
+            if nodes::may_end(kernel, node, Daemon::Kswapd) {
+                return;
+            }
+            continue;
+        }
         let run = kernel.reclaim.balance(here, node).await;
         failures = match run.is_balanced || run.freed_pages > 0 {
             true => 0,
@@ -32,7 +32,7 @@ async fn work(kernel: &'static Kernel, node: NodeId) {
         if failures >= HOPELESS {
             kernel.timers().sleep(LOOK_AGAIN_NS).await;
         }
-        while kernel.phys.nr_waiting() > 0 {
+        while kernel.phys.nr_waiting() > 0 && kernel.phys.node_state(node) == NodeState::Online {
             kernel.timers().sleep(LOOK_AGAIN_NS).await;
             kernel.reclaim.balance(here, node).await;
         }

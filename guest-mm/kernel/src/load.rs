@@ -91,9 +91,13 @@ pub(crate) fn start(kernel: &'static Kernel, load: Load) {
     for cpu in cpus {
         let seed = u64::from(cpu.number()) << 32;
         match load {
-            Load::Vmalloc => kernel.start_task(cpu, load_vmalloc(kernel, seed | 1)),
+            Load::Vmalloc => {
+                kernel.start_task(cpu, load_vmalloc(kernel, seed | 1));
+            }
             Load::Kmap => {
-                (1..=KMAP_TASKS).for_each(|task| kernel.start_task(cpu, load_kmap(kernel, seed | task)));
+                for task in 1..=KMAP_TASKS {
+                    kernel.start_task(cpu, load_kmap(kernel, seed | task));
+                }
             }
         }
     }

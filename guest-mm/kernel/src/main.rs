@@ -23,6 +23,7 @@ mod load;
 mod log;
 mod machine;
 mod memory_failure;
+mod nodes;
 mod oom;
 mod panic;
 mod process;
@@ -39,7 +40,6 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use guest_kernel::cmdline::SwapDisk;
 use guest_kernel::plant;
-use guest_mm::compact::Defrag;
 use guest_sync::CpuId;
 
 /// Where the nucleus enters the manager, on each CPU; CPU 0 has the physical address of the PVH `hvm_start_info`.
@@ -75,10 +75,7 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     }
     kernel::spawn(&executor, kernel.reap());
     kernel::spawn(&executor, files::reap_shm(kernel));
-    kswapd::start(kernel);
-    if options.thp_defrag != Defrag::Never {
-        kcompactd::start(kernel);
-    }
+    nodes::settle(kernel);
     match options.panic_test {
         Some((test, 0)) => panic::provoke(test),
         Some((test, cpu)) => {

@@ -6,6 +6,7 @@
 
 mod evict;
 mod grow;
+mod node;
 pub(crate) mod orders;
 mod pack;
 mod shrink;
@@ -13,6 +14,7 @@ mod shrink;
 use crate::devices::{Memory, restart};
 use crate::kernel::Kernel;
 use crate::log::log;
+use crate::nodes;
 use core::ops::Range;
 use guest_kernel::sync::{Winner, race};
 use guest_mm::migrate::Refusal;
@@ -35,7 +37,7 @@ struct OfflineBlock {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Descriptors {
     There,
-    /// There was no memory for them.
+    /// There was no memory for them, or they are to be on the block itself, where they come and go with its use.
     Missing,
 }
 
@@ -147,6 +149,7 @@ impl Worker {
             };
             let stall = self.kernel.resize.lock().stall;
             self.publish(stall);
+            nodes::settle(self.kernel);
             self.kernel.validate();
             result?;
             self.interrupted().await?;

@@ -201,9 +201,12 @@ impl PhysicalMemory<'_> {
             drop(region);
             return Err(NotEmpty { block, used_pages });
         }
+        let own = section.map(Section::memmap).unwrap_or_default();
         for pfn in poisoned.iter().filter(|pfn| block.range.contains(**pfn)) {
             self.table.page(*pfn).set_head(Head::BLANK);
         }
+        own.iter()
+            .for_each(|pfn| self.table.page(pfn).set_head(Head::BLANK));
         let section = areas.remove(&self.table.tags, block.section.section());
         if let Some(section) = &section {
             zone.shrink(&areas, section);
@@ -214,10 +217,12 @@ impl PhysicalMemory<'_> {
         region.set(block.block, Slot::Offline);
         if !zone.is_populated() {
             // Before another block can go online.
-            self.rebuild_first_zones();
+            self.rebuild_zonelists();
+            self.leave_node(&mut region, zone.node());
         }
         drop(region);
         drop(section);
+        self.counts.nr_memmap_pages.sub(own.nr_pages().into());
         self.counts.blocks_unplugged.add(1);
         self.counts
             .blocks_unplug_free

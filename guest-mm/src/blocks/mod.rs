@@ -6,6 +6,7 @@
 
 mod events;
 mod isolate;
+mod memmap;
 mod plug;
 mod rank;
 
@@ -14,13 +15,16 @@ use alloc::vec::Vec;
 use guest_sync::SpinLock;
 
 use crate::mem_map::Tag;
-use crate::node::NodeId;
-use crate::pfn::{Pfn, PfnRange};
+use crate::node::{NodeId, NodeState};
+use crate::pageblock::Pageblock;
+use crate::pfn::{PAGEBLOCK_NR_PAGES, Pfn, PfnRange};
+use crate::section::Section;
 
-use events::BlockEvents;
+use events::MemoryEvents;
 
-pub use events::BlockEvent;
+pub use events::{Change, MemoryEvent};
 pub use isolate::{InUse, IsolateError, IsolatedBlock, NotEmpty};
+pub use memmap::Memmap;
 pub use rank::{BlockCost, BlockUsage};
 
 /// Number of a block in the hot-plug region, counted in blocks of the device's size from the region's start.
@@ -91,7 +95,7 @@ pub(crate) struct HotplugRegion {
     range: PfnRange,
     block_nr_pages: u32,
     slots: Vec<Slot>,
-    events: BlockEvents,
+    events: MemoryEvents,
 }
 
 impl HotplugRegion {
@@ -103,7 +107,7 @@ impl HotplugRegion {
             range,
             block_nr_pages,
             slots: alloc::vec![Slot::Unplugged; nr_blocks as usize],
-            events: BlockEvents::with_room(),
+            events: MemoryEvents::with_room(),
         }
     }
 
@@ -123,7 +127,13 @@ impl HotplugRegion {
     pub(crate) fn set(&mut self, block: BlockIndex, slot: Slot) {
         let known = &mut self.slots[block.0 as usize];
         let from = core::mem::replace(known, slot).state();
-        self.events.add(block, from, slot.state());
+        let to = slot.state();
+        self.events.add(Change::Block { block, from, to });
+    }
+
+    /// A node has got its first memory, or lost its last.
+    pub(crate) fn node_is(&mut self, node: NodeId, state: NodeState) {
+        self.events.add(Change::Node { node, to: state });
     }
 
     /// All blocks with what is known of them.
@@ -168,6 +178,14 @@ impl<'a> Hotplug<'a> {
         self.region.lock().block_nr_pages
     }
 
+    /// Bytes of the kernel's own that a block takes while it is online, besides its descriptors: at most.
+    pub fn bookkeeping_bytes(&self) -> u64 {
+        let nr_pageblocks = u64::from(self.block_nr_pages() / PAGEBLOCK_NR_PAGES);
+        let pageblocks = nr_pageblocks * size_of::<Pageblock>() as u64;
+        // General caches have sizes that are powers of two.
+        (size_of::<Section>() as u64).next_power_of_two() + pageblocks.next_power_of_two()
+    }
+
     /// Number of blocks, plugged or not.
     pub fn nr_blocks(&self) -> u32 {
         let region = self.region.lock();
@@ -193,8 +211,8 @@ impl<'a> Hotplug<'a> {
             .filter_map(move |block| Some((block, view.state(block)?)))
     }
 
-    /// What has happened to blocks after the event with that number, oldest first, as far as it is kept: the newest 256 steps.
-    pub fn events_after(&self, number: u64) -> Vec<BlockEvent> {
+    /// What has happened to blocks and nodes after the event with that number, oldest first, as far as it is kept: the newest 256 steps.
+    pub fn events_after(&self, number: u64) -> Vec<MemoryEvent> {
         self.region.lock().events.after(number)
     }
 

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use crate::blocks::{BlockIndex, Slot};
-use crate::pfn::Order;
+use crate::blocks::{BlockIndex, Memmap, Slot, memmap};
+use crate::node::NodeState;
 use crate::phys::{AddError, PhysicalMemory};
 use crate::section::{Section, SectionHome};
 use crate::zone::ZoneKind;
@@ -44,14 +44,23 @@ impl PhysicalMemory<'_> {
         Ok(())
     }
 
-    /// Hot add: offline -> online. The block's frames become free frames of the zone, on the region's node.
+    /// Hot add, with descriptors that are elsewhere: see [`PhysicalMemory::online_with`].
+    ///
+    /// # Errors
+    /// When there is no such block, it is not offline, or the zone is another one.
+    pub fn online(&self, block: BlockIndex, kind: ZoneKind) -> Result<(), AddError> {
+        self.online_with(block, kind, Memmap::BootMemory)
+    }
+
+    /// Hot add: offline -> online. The block's frames become free frames of the zone, on the region's node, but for those that hold its own
+    /// descriptors. With its first block a node comes online.
     ///
     /// Its descriptors must be there and blank. [`ZoneKind::Movable`] keeps the block removable; in
     /// [`ZoneKind::Normal`] unmovable pages may settle on it for good.
     ///
     /// # Errors
-    /// When there is no such block, it is not offline, or the zone is another one.
-    pub fn online(&self, block: BlockIndex, kind: ZoneKind) -> Result<(), AddError> {
+    /// When there is no such block, it is not offline, the zone is another one, or a frame that is to hold descriptors has failed.
+    pub fn online_with(&self, block: BlockIndex, kind: ZoneKind, memmap: Memmap) -> Result<(), AddError> {
         if !matches!(kind, ZoneKind::Normal | ZoneKind::Movable) {
             return Err(AddError::Zone(kind));
         }
@@ -64,18 +73,28 @@ impl PhysicalMemory<'_> {
             }
         }
         let range = region.range_of(block);
-        let section = Box::new(Section::new(range, SectionHome::Block(block)));
-        let zone = self.zone(region.node(), kind);
+        let own = memmap.frames_of(range);
+        let mut section = Box::new(Section::new(range, SectionHome::Block(block)));
+        section.memmap_pages = own.nr_pages();
+        section.managed_pages -= own.nr_pages();
+        let node = region.node();
+        let zone = self.zone(node, kind);
         let poisoned = self.poisoned.lock();
+        if let Some(&pfn) = poisoned.iter().find(|pfn| own.contains(**pfn)) {
+            return Err(AddError::Poisoned(pfn));
+        }
+        let before = self.node_state(node);
         let tag = self.add_section(zone, section, |areas, tag| {
-            for pageblock in range.iter().step_by(Order::PAGEBLOCK.nr_pages() as usize) {
-                areas.give(&self.table.tags, tag, pageblock, Order::PAGEBLOCK);
-            }
+            memmap::fill(areas, &self.table, tag, (range, own));
             self.retire_known(areas, (tag, range), &poisoned);
         })?;
         drop(poisoned);
         region.set(block, Slot::Online(tag));
+        if before == NodeState::Offline {
+            region.node_is(node, NodeState::Online);
+        }
         drop(region);
+        self.counts.nr_memmap_pages.add(own.nr_pages().into());
         self.counts.blocks_plugged.add(1);
         self.shortage.memory_came();
         Ok(())

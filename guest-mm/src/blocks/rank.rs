@@ -25,6 +25,8 @@ pub struct BlockUsage {
     pub free_pages: u32,
     /// Frames in use.
     pub used_pages: u32,
+    /// Frames that hold the block's own descriptors; 0 if those are in boot memory.
+    pub memmap_pages: u32,
 }
 
 impl PhysicalMemory<'_> {
@@ -44,6 +46,7 @@ impl PhysicalMemory<'_> {
             zone: zone.kind(),
             free_pages: section.free_pages + cached_pages,
             used_pages: section.used_pages().saturating_sub(cached_pages),
+            memmap_pages: section.memmap_pages,
         })
     }
 

@@ -33,6 +33,10 @@ pub(crate) struct Source<'a> {
 impl Source<'_> {
     /// Whether nothing is on it that is known not to move: a look, before the first page is.
     pub(super) fn all_movable(&self) -> bool {
+        // Descriptors of a block, which stay where they are, come first on it.
+        if self.phys.table.page(self.range.start()).state() == PageState::Reserved {
+            return false;
+        }
         let mut cursor = 0;
         while let Some((head, _)) = self.phys.next_head(self.range, self.home, &mut cursor) {
             let page = self.phys.table.page(head);

@@ -4,6 +4,8 @@
 //! through page tables that refer to one another's only entry. Zeroes are valid descriptors (tails of nothing). Before a
 //! block goes online its part is backed with memory of its own, and after it went offline that memory is given back.
 //! So a reference to the whole array is sound for ever, and a store to a descriptor that is not there faults.
+//!
+//! That memory is the kernel's, or the first frames of the block itself: [`Vmemmap::back_on_block`].
 
 use crate::frames::Frames;
 use crate::kernel_map::{FrameSource, KernelRange, KernelTables, OutOfFrames, table_entry};
@@ -98,7 +100,7 @@ impl Vmemmap {
         addresses.expect("128 descriptors are a page, and the array ends far below the kernel's last address")
     }
 
-    /// Gives the descriptors of `range`, aligned to pageblocks and without any so far, memory of their own, filled
+    /// Gives the descriptors of `range`, aligned to pageblocks and without any so far, memory of their own from elsewhere, filled
     /// with zeroes: chunks of 2 MiB where they fit and can be had, single frames elsewhere. Returns the addresses that
     /// the caches of all CPUs must forget before a descriptor is written to.
     ///
@@ -129,7 +131,7 @@ impl Vmemmap {
         Ok(addresses)
     }
 
-    /// Backs `range` with the memory from `first` on at boot, and fills that with zeroes. It is never taken out again.
+    /// Backs `range` with the memory from `first` on, and fills that with zeroes. At boot, it is never taken out again.
     ///
     /// # Errors
     /// If there is no frame for a table.
@@ -143,9 +145,7 @@ impl Vmemmap {
         let addresses = self.addresses(range);
         let (mut va, mut pfn) = (addresses.start(), first);
         while va < addresses.end() {
-            let fits = self.takes_huge(frames, va) && addresses.end() - va >= PAGEBLOCK_SIZE;
-            let is_huge = fits && pfn.is_aligned(Order::PAGEBLOCK);
-            let order = if is_huge { Order::PAGEBLOCK } else { Order::ZERO };
+            let order = self.order_at(frames, va, (addresses, first));
             frames.zero(pfn, order);
             self.hook_in(frames, source, va, (pfn, order))?;
             va += order.bytes();
@@ -154,8 +154,47 @@ impl Vmemmap {
         Ok(())
     }
 
+    /// Makes sure that [`back_on_block`](Self::back_on_block) needs no frame for `range`, aligned to pageblocks and without descriptors so far.
+    ///
+    /// # Errors
+    /// If there is no frame for a table; those hooked in before stay.
+    pub fn prepare(
+        &self,
+        frames: &impl Frames,
+        source: &impl FrameSource,
+        range: PfnRange,
+    ) -> Result<(), OutOfFrames> {
+        let addresses = self.addresses(range);
+        let mut va = addresses.start();
+        while va < addresses.end() {
+            let order = self.order_at(frames, va, (addresses, range.start()));
+            self.tables.ensure(frames, source, va, level_of(order))?;
+            va += order.bytes();
+        }
+        Ok(())
+    }
+
+    /// Gives the descriptors of `range`, aligned to pageblocks and without any so far, its own first frames, filled with zeroes: they can be
+    /// accessed already (Linux `vmem_altmap`). Returns the addresses that the caches of all CPUs must forget before a
+    /// descriptor is written to. [`unback`](Self::unback) takes them out again, before the frames go.
+    ///
+    /// # Errors
+    /// If a table is missing, because it was not [prepared](Self::prepare): then the array is as it was but for descriptors that are still blank, which
+    /// [`unback`](Self::unback) takes out.
+    pub fn back_on_block(&self, frames: &impl Frames, range: PfnRange) -> Result<KernelRange, OutOfFrames> {
+        self.back_with(frames, &NoFrames, range, range.start())?;
+        Ok(self.addresses(range))
+    }
+
+    /// Whether the descriptors of `range` are in its own first frames.
+    pub fn is_on_block(&self, frames: &impl Frames, range: PfnRange) -> bool {
+        let (entry, _) = self.tables.lookup(frames, self.addresses(range).start());
+        entry.has(Entry::WRITABLE) && range.contains(entry.pfn())
+    }
+
     /// Takes the memory of the descriptors of `range` out again, as far as there is any; it came from
-    /// [`back`](Self::back). Nobody uses these descriptors any more.
+    /// [`back`](Self::back) or [`back_on_block`](Self::back_on_block). Nobody uses these descriptors any more. Frames of `range` itself are
+    /// not touched, and are nobody's once they were flushed.
     pub fn unback(&self, frames: &impl Frames, range: PfnRange) -> Unbacked {
         let addresses = self.addresses(range);
         let zeroes = Entry::new(self.zeroes, ZEROES);
@@ -180,14 +219,26 @@ impl Vmemmap {
                     Some(entry.pfn()),
                     "the entry just looked up at {va:#x}"
                 );
-                frames.write(entry.pfn(), 0, chain);
-                chain = entry.pfn().gpa() | u64::from(order.number());
+                if !range.contains(entry.pfn()) {
+                    frames.write(entry.pfn(), 0, chain);
+                    chain = entry.pfn().gpa() | u64::from(order.number());
+                }
             }
             va += order.bytes();
         }
         Unbacked {
             range: addresses,
             chain,
+        }
+    }
+
+    /// The size of the chunk that backs the array at `va`, when all of `addresses` is backed with the memory from `first` on.
+    fn order_at(&self, frames: &impl Frames, va: u64, (addresses, first): (KernelRange, Pfn)) -> Order {
+        let fits = self.takes_huge(frames, va) && addresses.end() - va >= PAGEBLOCK_SIZE;
+        let gpa = first.gpa() + (va - addresses.start());
+        match fits && gpa.is_multiple_of(PAGEBLOCK_SIZE) {
+            true => Order::PAGEBLOCK,
+            false => Order::ZERO,
         }
     }
 
@@ -204,11 +255,7 @@ impl Vmemmap {
         va: u64,
         (pfn, order): (Pfn, Order),
     ) -> Result<(), OutOfFrames> {
-        let level = if order == Order::ZERO {
-            Level::PAGE
-        } else {
-            Level::HUGE
-        };
+        let level = level_of(order);
         let slot = self.tables.ensure(frames, source, va, level)?;
         let huge = if level == Level::HUGE { Entry::HUGE } else { 0 };
         let old =
@@ -220,6 +267,26 @@ impl Vmemmap {
         );
         Ok(())
     }
+}
+
+/// The level whose entries lead to chunks of that order: single frames, or pageblocks.
+fn level_of(order: Order) -> Level {
+    match order {
+        Order::ZERO => Level::PAGE,
+        _ => Level::HUGE,
+    }
+}
+
+/// For what needs no frame, as it was prepared.
+struct NoFrames;
+
+impl FrameSource for NoFrames {
+    fn take(&self, _: Order) -> Option<Pfn> {
+        None
+    }
+
+    /// Nothing was taken.
+    fn give(&self, _: Pfn, _: Order) {}
 }
 
 /// End of a chain of frames: not a multiple of 4096 plus an order.

@@ -163,12 +163,22 @@ impl PhysicalMemory<'_> {
         zones.any(|zone| zone.kind() <= gfp.highest_zone() && has_enough(zone))
     }
 
+    /// Frames that such requests can still have, whatever their node, before daemons have to bring memory back: what is free above `Low`.
+    pub fn spare_pages(&self, gfp: Gfp) -> u64 {
+        let zones = self.populated_zones();
+        let allowed = zones.filter(|zone| zone.kind() <= gfp.highest_zone());
+        let spare = allowed.map(|zone| {
+            zone.free_pages()
+                .saturating_sub(zone.floor_at(Watermark::Low, gfp))
+        });
+        spare.sum()
+    }
+
     /// The zones that the request may use, in the order in which they are tried.
     pub(crate) fn candidates(&self, node: NodeId, gfp: Gfp) -> impl Iterator<Item = &Zone> {
         let this_node = gfp.has(Gfp::THIS_NODE);
-        self.zonelist(node).filter(move |zone| {
-            zone.kind() <= gfp.highest_zone() && zone.is_populated() && (!this_node || zone.node() == node)
-        })
+        self.zonelist(node)
+            .filter(move |zone| zone.kind() <= gfp.highest_zone() && (!this_node || zone.node() == node))
     }
 
     fn alloc_from_list(&self, cpu: &Cpu, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {

@@ -49,6 +49,8 @@ pub enum AddError {
     Zone(ZoneKind),
     /// More sections than a zone can have.
     TooManySections,
+    /// A frame that is to hold the block's own descriptors has failed.
+    Poisoned(Pfn),
     /// The region has no such block.
     UnknownBlock(BlockIndex),
     /// The block is in a state from which the step is not possible.
@@ -76,6 +78,7 @@ impl fmt::Display for AddError {
             Self::UnknownNode(node) => write!(f, "no node {node}"),
             Self::Zone(kind) => write!(f, "no memory can be plugged into zone {}", kind.name()),
             Self::TooManySections => write!(f, "more sections than a zone can have"),
+            Self::Poisoned(pfn) => write!(f, "{pfn} is to hold descriptors, and has failed"),
             Self::UnknownBlock(block) => write!(f, "no block {}", block.0),
             Self::State { block, state } => write!(f, "block {} is {}", block.0, state.name()),
         }
@@ -198,7 +201,7 @@ impl PhysicalMemory<'_> {
         };
         self.derive_floors(zone.node());
         if was_empty {
-            self.rebuild_first_zones();
+            self.rebuild_zonelists();
         }
         Ok(tag)
     }

@@ -14,11 +14,11 @@ use ::alloc::boxed::Box;
 use ::alloc::vec::Vec;
 
 use guest_sync::SpinLock;
-use guest_sync::atomic::{AtomicU8, Ordering::Relaxed};
+use guest_sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::blocks::{BlockIndex, Hotplug, HotplugRegion};
 use crate::mem_map::{FrameTable, MemMap};
-use crate::node::{NodeId, Topology, ZoneIndex};
+use crate::node::{NodeId, Topology, ZoneIndex, ZoneSet};
 use crate::page::{Page, PageState};
 use crate::pageblock::MigrateType;
 use crate::pfn::{NR_PAGE_ORDERS, Order, Pfn, PfnRange};
@@ -45,8 +45,10 @@ pub struct PhysicalMemory<'m> {
     topology: Topology,
     /// All zones of all nodes, by [`ZoneIndex`].
     zones: Box<[Zone]>,
-    /// For each node the order in which a request near to it tries zones.
+    /// For each node the order in which a request near to it tries zones, whether they have memory or not.
     zonelists: Box<[Box<[ZoneIndex]>]>,
+    /// The zones with memory, a [`ZoneSet`]: one store changes the zonelists of all nodes.
+    populated: AtomicU64,
     /// For each node and highest zone the first one of the zonelist that has memory: where requests look first.
     first_zones: Box<[[AtomicU8; NR_ZONES]]>,
     pub(crate) region: SpinLock<HotplugRegion>,
@@ -94,6 +96,7 @@ impl<'m> PhysicalMemory<'m> {
                 .map(|(node, kind)| Zone::new(&topology, node, kind))
                 .collect(),
             zonelists: topology.nodes().map(|node| topology.zonelist(node)).collect(),
+            populated: AtomicU64::new(0),
             first_zones: topology
                 .nodes()
                 .map(|node| ZoneKind::ALL.map(|kind| AtomicU8::new(ZoneIndex::of(node, kind).number())))
@@ -232,11 +235,17 @@ impl<'m> PhysicalMemory<'m> {
         &self.zones[zone.index()]
     }
 
-    /// The zones that a request near to `node` tries, in that order.
+    /// The zones that a request near to `node` tries, in that order: those that have memory at the moment of the call.
     pub(crate) fn zonelist(&self, node: NodeId) -> impl Iterator<Item = &Zone> {
-        self.zonelists[node.index()]
-            .iter()
+        let populated = self.zones_with_memory();
+        let list = self.zonelists[node.index()].iter();
+        list.filter(move |zone| populated.has(**zone))
             .map(|&zone| self.zone_at(zone))
+    }
+
+    /// The zones with memory.
+    pub(crate) fn zones_with_memory(&self) -> ZoneSet {
+        ZoneSet::from_bits(self.populated.load(SeqCst))
     }
 
     /// The zone that a request looks at first.
@@ -246,15 +255,19 @@ impl<'m> PhysicalMemory<'m> {
         self.zone_at(ZoneIndex::from_number(zone))
     }
 
-    /// Derives `first_zones` after a zone has got its first memory or lost its last.
-    pub(crate) fn rebuild_first_zones(&self) {
+    /// Derives the zonelists, and where each begins, after a zone has got its first memory or lost its last (Linux
+    /// `build_all_zonelists`). Whoever goes through one meanwhile finds the zones of before.
+    pub(crate) fn rebuild_zonelists(&self) {
+        let zones = self.populated_zones();
+        let populated: ZoneSet = zones
+            .map(|zone| ZoneIndex::of(zone.node(), zone.kind()))
+            .collect();
+        self.populated.store(populated.bits(), SeqCst);
         for (node, firsts) in self.topology.nodes().zip(&self.first_zones) {
             for (highest, first) in ZoneKind::ALL.into_iter().zip(firsts) {
-                let allowed = |zone: &&ZoneIndex| self.zone_at(**zone).kind() <= highest;
-                let mut list = self.zonelists[node.index()].iter().filter(allowed);
-                let populated = list.find(|&&zone| self.zone_at(zone).is_populated());
-                if let Some(zone) = populated {
-                    first.store(zone.number(), Relaxed);
+                let mut list = self.zonelist(node).filter(|zone| zone.kind() <= highest);
+                if let Some(zone) = list.next() {
+                    first.store(ZoneIndex::of(zone.node(), zone.kind()).number(), Relaxed);
                 }
             }
         }

@@ -1,7 +1,9 @@
 //! The node descriptor (Linux `pg_data_t`; table 8-3 of the seed text).
 
-use crate::node::NodeId;
+use crate::blocks::HotplugRegion;
+use crate::node::{NodeId, NodeState};
 use crate::phys::PhysicalMemory;
+use crate::section::{Section, SectionHome};
 use crate::zone::{NR_ZONES, Zone, ZoneKind};
 
 /// A node as it is now: its zones, its zonelist, and how much memory it has.
@@ -51,6 +53,34 @@ impl<'m> PhysicalMemory<'m> {
     pub fn node(&self, id: NodeId) -> Option<Node<'_>> {
         self.topology().check(id).ok()?;
         Some(Node { memory: self, id })
+    }
+
+    /// Whether a node has memory. With its first block it has, and with its last it has not any more: then it is in no
+    /// zonelist, and its daemons are told to end.
+    pub fn node_state(&self, id: NodeId) -> NodeState {
+        self.zones_with_memory().node_state(id)
+    }
+
+    /// Frames of boot memory near to a node: they never go away.
+    pub fn boot_pages(&self, id: NodeId) -> u64 {
+        let zones = ZoneKind::ALL.map(|kind| self.zone(id, kind));
+        let in_zone = |zone: &Zone| {
+            let areas = zone.areas.lock();
+            let sections = areas.iter().map(|(_, section)| section);
+            let boot = sections.filter(|section| section.home == SectionHome::Boot);
+            boot.map(|section: &Section| u64::from(section.present_pages))
+                .sum::<u64>()
+        };
+        zones.into_iter().map(in_zone).sum()
+    }
+
+    /// A zone of the node has lost its last memory. If the node has no other, its tasks are to end, and everybody who follows the events
+    /// hears of it.
+    pub(crate) fn leave_node(&self, region: &mut HotplugRegion, id: NodeId) {
+        if self.node_state(id) == NodeState::Offline {
+            region.node_is(id, NodeState::Offline);
+            self.shortage.dismiss(id);
+        }
     }
 
     /// Derives what requests must leave behind in each zone of a node, after one of them has changed its size.

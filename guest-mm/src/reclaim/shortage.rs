@@ -10,7 +10,7 @@ use core::array;
 use guest_sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::gfp::Gfp;
-use crate::node::NodeId;
+use crate::node::{NodeId, NodeState};
 use crate::pfn::Order;
 use crate::phys::PhysicalMemory;
 use crate::reclaim::COSTLY_ORDER;
@@ -93,6 +93,12 @@ impl Shortage {
     pub(crate) fn wake_compactor(&self, node: NodeId, order: Order) {
         self.compactors[node.index()].wake(order);
     }
+
+    /// The node has lost its last memory: its daemons look, and end.
+    pub(crate) fn dismiss(&self, node: NodeId) {
+        self.daemons[node.index()].wait.wake_all();
+        self.compactors[node.index()].wait.wake_all();
+    }
 }
 
 impl Daemon {
@@ -105,11 +111,12 @@ impl Daemon {
         self.wait.wake_one();
     }
 
-    /// Sleeps until it is woken; the largest order that was asked for since.
-    async fn until_wanted(&self) -> Order {
+    /// Sleeps until it is woken; the largest order that was asked for since, or `None` once its node has no memory.
+    async fn until_wanted(&self, has_memory: impl Fn() -> bool) -> Option<Order> {
         let look = || match self.wanted.swap(NOTHING_WANTED, Ordering::AcqRel) {
+            _ if !has_memory() => Some(None),
             NOTHING_WANTED => None,
-            order => Order::new(order),
+            order => Some(Order::new(order)),
         };
         self.wait.until(look).await
     }
@@ -152,16 +159,20 @@ impl PhysicalMemory<'_> {
     }
 
     /// Sleeps until memory of the node has fallen below a `Low` watermark for some request; returns the largest order
-    /// that was wanted. For one daemon a node.
-    pub async fn daemon_wanted(&self, node: NodeId) -> Order {
-        self.shortage.daemons[node.index()].until_wanted().await
+    /// that was wanted, or `None` once the node has no memory. For one daemon a node.
+    pub async fn daemon_wanted(&self, node: NodeId) -> Option<Order> {
+        let has_memory = || self.node_state(node) == NodeState::Online;
+        self.shortage.daemons[node.index()].until_wanted(has_memory).await
     }
 
     /// Sleeps until a request for more than one frame has failed that the node could have served; returns the largest order that was
-    /// wanted. For one daemon a node (Linux `kcompactd`).
-    pub async fn compaction_wanted(&self, node: NodeId) -> Order {
-        let order = self.shortage.compactors[node.index()].until_wanted().await;
-        self.counts.compact_daemon_wake.add(1);
+    /// wanted, or `None` once the node has no memory. For one daemon a node (Linux `kcompactd`).
+    pub async fn compaction_wanted(&self, node: NodeId) -> Option<Order> {
+        let has_memory = || self.node_state(node) == NodeState::Online;
+        let order = self.shortage.compactors[node.index()]
+            .until_wanted(has_memory)
+            .await;
+        self.counts.compact_daemon_wake.add(u64::from(order.is_some()));
         order
     }
 

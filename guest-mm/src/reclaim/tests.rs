@@ -227,7 +227,7 @@ fn is_wanted(memory: &PhysicalMemory<'_>, task: &Arc<Task>) -> Option<Order> {
     let waker = task.clone().into();
     let mut wanted = core::pin::pin!(memory.daemon_wanted(NodeId::ZERO));
     match wanted.as_mut().poll(&mut Context::from_waker(&waker)) {
-        Poll::Ready(order) => Some(order),
+        Poll::Ready(order) => order,
         Poll::Pending => None,
     }
 }

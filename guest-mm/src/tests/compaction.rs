@@ -278,7 +278,10 @@ fn the_daemon_is_woken_by_a_request_for_a_chunk_that_there_is_not() {
         wanted.set(mm.phys.compaction_wanted(NodeId::ZERO));
     }
     huge_fault(&mm, &cpu);
-    assert_eq!(wanted.as_mut().poll(&mut context), Poll::Ready(Order::PAGEBLOCK));
+    assert_eq!(
+        wanted.as_mut().poll(&mut context),
+        Poll::Ready(Some(Order::PAGEBLOCK))
+    );
     assert!(mm.phys.stats().compact_daemon_wake > 0);
     for (zone, goal) in mm.phys.compaction_goals(NodeId::ZERO, Some(Order::PAGEBLOCK)) {
         let Ok(mut run) = mm.begin_compaction(zone, goal) else {

@@ -10,8 +10,8 @@ use guest_sync::{Cpu, CpuId, CpuSet};
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
 use crate::phys::FreeError;
 use crate::{
-    BootRegion, FrameState, Gfp, MemMap, MigrateType, NodeId, Order, Page, Pfn, PfnRange, PhysicalMemory,
-    Topology, Watermark, ZoneKind,
+    BootRegion, FrameState, Gfp, MemMap, Memmap, MigrateType, NodeId, Order, Page, Pfn, PfnRange,
+    PhysicalMemory, Topology, Watermark, ZoneKind,
 };
 
 /// Frames of boot memory: 8 MiB.
@@ -73,9 +73,13 @@ pub(crate) fn small_memory_for(
 }
 
 pub(crate) fn plug(memory: &PhysicalMemory<'_>, block: BlockIndex, zone: ZoneKind) {
+    plug_with(memory, block, zone, Memmap::BootMemory);
+}
+
+pub(crate) fn plug_with(memory: &PhysicalMemory<'_>, block: BlockIndex, zone: ZoneKind, memmap: Memmap) {
     memory.begin_plug(block).unwrap();
     memory.plugged(block).unwrap();
-    memory.online(block, zone).unwrap();
+    memory.online_with(block, zone, memmap).unwrap();
 }
 
 /// Frames of a zone that nobody uses, at hand or not.
@@ -89,7 +93,7 @@ enum Op {
     Alloc(Gfp, u8),
     Free(prop::sample::Index),
     FreeAgain(prop::sample::Index),
-    Plug(u32),
+    Plug(u32, Memmap),
     Isolate(u32),
     Undo(u32),
     Offline(u32),
@@ -97,12 +101,13 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Op> {
     let gfp = prop::sample::select(vec![Gfp::KERNEL, Gfp::ATOMIC, Gfp::USER, Gfp::SPARE]);
+    let memmap = prop::sample::select(vec![Memmap::BootMemory, Memmap::OnBlock]);
     let size = prop_oneof![6 => 0u8..4, 2 => 4u8..9, 3 => Just(9u8), 1 => Just(10u8)];
     prop_oneof![
         10 => (gfp, size).prop_map(|(gfp, order)| Op::Alloc(gfp, order)),
         6 => any::<prop::sample::Index>().prop_map(Op::Free),
         1 => any::<prop::sample::Index>().prop_map(Op::FreeAgain),
-        3 => (0u32..3).prop_map(Op::Plug),
+        3 => (0u32..3, memmap).prop_map(|(block, memmap)| Op::Plug(block, memmap)),
         1 => (0u32..3).prop_map(Op::Isolate),
         1 => (0u32..3).prop_map(Op::Undo),
         1 => (0u32..3).prop_map(Op::Offline),
@@ -148,9 +153,9 @@ impl<'m> World<'m> {
                     );
                 }
             }
-            Op::Plug(block) => {
+            Op::Plug(block, memmap) => {
                 if self.memory.hotplug_region().state(BlockIndex(*block)) == Some(BlockState::Unplugged) {
-                    plug(&self.memory, BlockIndex(*block), ZoneKind::Movable);
+                    plug_with(&self.memory, BlockIndex(*block), ZoneKind::Movable, *memmap);
                 }
             }
             Op::Isolate(block) => {
@@ -275,7 +280,7 @@ fn every_sequence_of_five_steps_in_a_small_world_keeps_the_invariants() {
         Op::Alloc(Gfp::USER, 9),
         Op::Alloc(Gfp::USER, 0),
         Op::Alloc(Gfp::KERNEL, 8),
-        Op::Plug(0),
+        Op::Plug(0, Memmap::BootMemory),
         Op::Isolate(0),
         Op::Undo(0),
         Op::Offline(0),

@@ -12,6 +12,7 @@ use core::fmt;
 
 use crate::blocks::Slot;
 use crate::fill::{FillLinks, FillList};
+use crate::node::ZoneIndex;
 use crate::page::{Head, PageFlags};
 use crate::pfn::{Order, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
@@ -178,10 +179,22 @@ impl PhysicalMemory<'_> {
     }
 
     fn validate_first_zones(&self) -> Result<(), Invalid> {
+        for zone in self.zones() {
+            let is_listed = self
+                .zones_with_memory()
+                .has(ZoneIndex::of(zone.node(), zone.kind()));
+            ensure!(
+                is_listed == zone.is_populated(),
+                "node {} zone {} has {} pages, and its place in zonelists is {is_listed}",
+                zone.node(),
+                zone.kind().name(),
+                zone.counters().present_pages
+            );
+        }
         for node in self.topology().nodes() {
             for highest in ZoneKind::ALL {
                 let mut list = self.zonelist(node);
-                let first = list.find(|zone| zone.kind() <= highest && zone.is_populated());
+                let first = list.find(|zone| zone.kind() <= highest);
                 let known = self.first_zone(node, highest);
                 ensure!(
                     first.is_none_or(|first| first.is_same(known)),
@@ -251,6 +264,17 @@ impl PhysicalMemory<'_> {
                 .filter(|(_, section)| section.home != SectionHome::Boot)
                 .count()
         };
+        let own = |zone: &Zone| {
+            let areas = zone.areas.lock();
+            let sections = areas.iter().map(|(_, section)| u64::from(section.memmap_pages));
+            sections.sum::<u64>()
+        };
+        let memmap_pages: u64 = self.zones().map(own).sum();
+        let counted = self.counts.nr_memmap_pages.value();
+        ensure!(
+            memmap_pages == counted,
+            "{memmap_pages} frames of blocks hold descriptors, {counted} counted"
+        );
         let sections: usize = self.zones().map(away).sum();
         ensure!(
             sections == blocks,

@@ -8,7 +8,7 @@ use crate::node::ZoneIndex;
 use crate::page::{Page, PageFlags, PageState};
 use crate::pageblock::{NR_MOBILITIES, PageblockLinks, Whole};
 use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
-use crate::section::{Admission, Section};
+use crate::section::{Admission, Section, SectionHome};
 use crate::validate::{Invalid, ensure, members, same};
 use crate::zone::Zone;
 
@@ -56,6 +56,13 @@ impl Section {
                 continue;
             }
             let nr_pages = page.order().nr_pages();
+            if self.home != SectionHome::Boot {
+                let is_own = self.memmap().contains(pfn);
+                ensure!(
+                    is_own == (page.state() == PageState::Reserved),
+                    "{pfn} holds descriptors of its block: {is_own}, and {page:?}"
+                );
+            }
             match page.state() {
                 PageState::Blank => ensure!(false, "{pfn} belongs to nobody"),
                 PageState::Hole => {}

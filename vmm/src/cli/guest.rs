@@ -19,6 +19,7 @@ Examples:
   ballast guest a blocks
   ballast guest a smaps 1
   ballast guest a sysfs memory/memory3/state offline
+  ballast guest a sysfs node/node1/state offline
   ballast guest a poison 0x1234 hard
   ballast guest a help
 

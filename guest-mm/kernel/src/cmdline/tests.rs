@@ -79,6 +79,7 @@ fn an_illegal_value_is_reported_and_the_default_kept() {
         "thp_defrag=sometimes",
         "reclaim=never",
         "migrate=away",
+        "memmap_on_memory=auto",
         "hugepages=some",
     ] {
         let options = Options::parse(bad);

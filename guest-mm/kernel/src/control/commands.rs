@@ -13,7 +13,7 @@ use core::fmt::Write;
 use guest_kernel::sync::yield_now;
 use guest_mm::compact::Goal;
 use guest_mm::migrate::{BatchEnd, NodeMove};
-use guest_mm::{NodeId, PAGEBLOCK_NR_PAGES, Pfn, SpaceId, Zone, report};
+use guest_mm::{NodeId, NodeState, PAGEBLOCK_NR_PAGES, Pfn, SpaceId, Zone, report};
 use guest_virtio::control::{Command, Reply};
 
 /// The answer, if it is one of these commands.
@@ -83,6 +83,9 @@ const MOVE_PAGES: u32 = 128;
 async fn migrate_pages(kernel: &'static Kernel, pid: &str, from: &str, to: &str) -> Result<String, String> {
     let space = space_of(kernel, pid)?;
     let start = NodeMove::new(space, node(kernel, from)?, node(kernel, to)?);
+    if kernel.phys.node_state(node(kernel, to)?) == NodeState::Offline {
+        return Err(format!("node {to} is offline: it has no memory"));
+    }
     let (mut moving, mut moved, mut refused) = (start.clone(), 0, 0);
     let mut passes = 1;
     loop {

@@ -1,12 +1,14 @@
 //! The control tree: what its files say, and what becomes of what is written to them.
 
 use crate::kernel::Kernel;
-use crate::resize::orders::order;
+use crate::resize::orders::{order, order_node};
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
+use guest_mm::blocks::{Change, MemoryEvent};
 use guest_mm::migrate::Method;
-use guest_mm::{BlockIndex, BlockState, NodeId, PAGE_SIZE};
+use guest_mm::{BlockIndex, BlockState, Memmap, NodeId, NodeState, PAGE_SIZE};
 use guest_virtio::control::Reply;
 
 /// Most MiB a second that can be asked for: 1 TiB.
@@ -69,21 +71,42 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
         File::AutoOnline => kernel.orders.policy().name().into(),
         File::MigrateRate => kernel.orders.rate().to_string(),
         File::MigrateMethod => kernel.orders.method().name().into(),
+        File::MemmapOnMemory => match kernel.orders.memmap() {
+            Memmap::OnBlock => "on".into(),
+            Memmap::BootMemory => "off".into(),
+        },
         File::PoisonLimit => kernel.failures.limit().to_string(),
-        File::Events(after) => {
-            let lines = region.events_after(after).into_iter().map(|event| {
-                let (number, block) = (event.number, event.block.0);
-                alloc::format!(
-                    "{number} memory{block} {} {}\n",
-                    event.from.name(),
-                    event.to.name()
-                )
-            });
-            lines.collect()
+        File::PossibleNodes => numbers(kernel.phys.topology().nodes()),
+        File::NodesWithMemory => {
+            let nodes = kernel.phys.topology().nodes();
+            numbers(nodes.filter(|&node| kernel.phys.node_state(node) == NodeState::Online))
         }
+        File::Events(after) => region.events_after(after).into_iter().map(event_line).collect(),
         File::Block(block, file) => read_block(kernel, block, file, path)?,
         File::Node(node, file) => read_node(kernel, node_of(kernel, node, path)?, file),
     })
+}
+
+fn event_line(event: MemoryEvent) -> String {
+    let number = event.number;
+    match event.change {
+        Change::Block { block, from, to } => {
+            alloc::format!("{number} memory{} {} {}\n", block.0, from.name(), to.name())
+        }
+        Change::Node { node, to } => {
+            let from = match to {
+                NodeState::Online => NodeState::Offline,
+                NodeState::Offline => NodeState::Online,
+            };
+            alloc::format!("{number} node{node} {} {}\n", from.name(), to.name())
+        }
+    }
+}
+
+/// Numbers of nodes, as in `0,2`.
+fn numbers(nodes: impl Iterator<Item = NodeId>) -> String {
+    let numbers: Vec<String> = nodes.map(|node| node.to_string()).collect();
+    numbers.join(",")
 }
 
 fn read_block(kernel: &Kernel, block: u32, file: BlockFile, path: &str) -> Result<String, String> {
@@ -103,6 +126,8 @@ fn read_block(kernel: &Kernel, block: u32, file: BlockFile, path: &str) -> Resul
             alloc::format!("{start:x}")
         }
         BlockFile::UsedPages => usage.map_or(0, |usage| usage.used_pages).to_string(),
+        BlockFile::Memmap => kernel.phys.memmap(block).map_or("none", Memmap::name).into(),
+        BlockFile::MemmapPages => usage.map_or(0, |usage| usage.memmap_pages).to_string(),
         BlockFile::PoisonedPages => kernel.phys.poisoned_pages(block).to_string(),
         BlockFile::FreePages => usage.map_or(0, |usage| usage.free_pages).to_string(),
     })
@@ -112,13 +137,20 @@ fn read_node(kernel: &Kernel, node: NodeId, file: NodeFile) -> String {
     let (phys, topology) = (kernel.phys, kernel.phys.topology());
     let zones = || phys.populated_zones().filter(|zone| zone.node() == node);
     match file {
+        NodeFile::State => phys.node_state(node).name().into(),
+        NodeFile::Zonelist => {
+            let zones = phys.node(node).into_iter().flat_map(|node| node.zonelist());
+            let names = zones.map(|zone| alloc::format!("{}@{}", zone.kind().name(), zone.node()));
+            names.collect::<Vec<String>>().join(" ")
+        }
+        NodeFile::Tasks => kernel.nodes.names(node),
         NodeFile::Cpulist => {
-            let cpus: alloc::vec::Vec<String> = topology.cpus_of(node).map(|cpu| cpu.to_string()).collect();
+            let cpus: Vec<String> = topology.cpus_of(node).map(|cpu| cpu.to_string()).collect();
             cpus.join(",")
         }
         NodeFile::Distance => {
             let distances = topology.nodes().map(|to| topology.distance(node, to).to_string());
-            distances.collect::<alloc::vec::Vec<String>>().join(" ")
+            distances.collect::<Vec<String>>().join(" ")
         }
         NodeFile::Blocks => {
             let region = phys.hotplug_region();
@@ -172,9 +204,17 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
             block_state(kernel, block, path)?;
             order(kernel, BlockIndex(block), policy(value)?).await
         }
-        File::BlockSize | File::Events(_) | File::Block(..) | File::Node(..) => {
-            Err(alloc::format!("{path} cannot be written"))
+        File::Node(node, NodeFile::State) => {
+            let node = node_of(kernel, node, path)?;
+            order_node(kernel, node, policy(value)?).await
         }
+        File::BlockSize
+        | File::MemmapOnMemory
+        | File::Events(_)
+        | File::PossibleNodes
+        | File::NodesWithMemory
+        | File::Block(..)
+        | File::Node(..) => Err(alloc::format!("{path} cannot be written")),
     }
 }
 

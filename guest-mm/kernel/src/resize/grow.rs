@@ -1,5 +1,6 @@
 //! Growing: descriptors and tables first, so that a block that is plugged can also be used; then PLUG, the direct
-//! map, and online in the movable zone, from which it can be given back.
+//! map, and online in the movable zone, from which it can be given back. Descriptors that are to be on the block itself
+//! (`memmap_on_memory=on`) come when it is there; only the tables that lead to them come first.
 
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::kernel::KernelFrames;
@@ -7,12 +8,12 @@ use crate::log::log;
 use crate::machine::activity::forget_manager_translations;
 use crate::machine::direct_map::Access;
 use crate::machine::frames::DirectFrames;
-use alloc::string::ToString;
+use crate::nodes;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_kernel::physical::to_usize;
-use guest_mm::{BlockIndex, ZoneKind};
+use guest_mm::{BlockIndex, Gfp, Memmap, PAGE_SIZE, PfnRange, ZoneKind};
 use guest_virtio::mem::{BlockRun, RequestError};
 use guest_virtio::plan::PlugFailure;
 
@@ -31,13 +32,13 @@ impl Worker {
         let failure = match self.device.plug(run).await {
             Ok(()) => {
                 self.planner.plugged(run);
-                for offline in prepared {
+                for offline in &prepared {
                     self.note(offline.block, PlugStep::Done);
-                    match self.kernel.orders.policy() {
-                        OnlinePolicy::Offline => self.unback(alloc::vec![offline]),
-                        OnlinePolicy::Movable => self.bring_online_in(offline, ZoneKind::Movable),
-                        OnlinePolicy::Kernel => self.bring_online_in(offline, ZoneKind::Normal),
-                    }
+                }
+                match self.kernel.orders.policy() {
+                    OnlinePolicy::Offline => self.unback(prepared),
+                    OnlinePolicy::Movable => self.bring_all_online(prepared, ZoneKind::Movable),
+                    OnlinePolicy::Kernel => self.bring_all_online(prepared, ZoneKind::Normal),
                 }
                 self.kernel.memory_came.raise();
                 return Ok(());
@@ -69,10 +70,9 @@ impl Worker {
             if self.kernel.direct_map.prepare(addresses, &frames).is_err() {
                 break;
             }
-            let descriptors = self.back(block);
-            if descriptors == Descriptors::Missing {
+            let Some(descriptors) = self.prepare_descriptors(block, prepared.len()) else {
                 break;
-            }
+            };
             self.note(block, PlugStep::Begun);
             prepared.push(OfflineBlock { block, descriptors });
         }
@@ -81,20 +81,62 @@ impl Worker {
         prepared
     }
 
-    /// Gives a block's descriptors memory. Before they are used all CPUs must forget what was there before.
-    fn back(&self, block: BlockIndex) -> Descriptors {
+    /// Gives a block's descriptors memory, or makes sure that none but the block's own is needed for them. `None` if there is too little;
+    /// `before` blocks are prepared already.
+    fn prepare_descriptors(&self, block: BlockIndex, before: usize) -> Option<Descriptors> {
+        let phys = self.kernel.phys;
+        let range = phys.hotplug_region().block_range(block)?;
+        match self.memmap_for(range) {
+            Memmap::BootMemory => self.back(range).then_some(Descriptors::There),
+            Memmap::OnBlock => {
+                // Nothing else is left that could fail, so this must not: a heap that has come to its end is the guest's.
+                let records = phys.hotplug_region().bookkeeping_bytes() * (before as u64 + 1);
+                let spare = phys.spare_pages(Gfp::KERNEL) * PAGE_SIZE;
+                let frames = KernelFrames(phys);
+                let is_ready =
+                    spare >= records && self.kernel.vmemmap.prepare(&DirectFrames, &frames, range).is_ok();
+                is_ready.then_some(Descriptors::Missing)
+            }
+        }
+    }
+
+    /// Where the descriptors of a block are to be. They are never on a frame that has failed.
+    fn memmap_for(&self, range: PfnRange) -> Memmap {
+        let wanted = self.kernel.orders.memmap();
+        let own = wanted.frames_of(range);
+        let failed = self.kernel.phys.poisoned_frames();
+        match failed.into_iter().any(|pfn| own.contains(pfn)) {
+            true => Memmap::BootMemory,
+            false => wanted,
+        }
+    }
+
+    /// Gives a block's descriptors memory of the kernel's; false if there is none. Before they are used all CPUs must forget what was there before.
+    fn back(&self, range: PfnRange) -> bool {
         let (vmemmap, frames) = (&self.kernel.vmemmap, KernelFrames(self.kernel.phys));
-        let Some(range) = self.kernel.phys.hotplug_region().block_range(block) else {
-            return Descriptors::Missing;
-        };
         match vmemmap.back(&DirectFrames, &frames, range) {
-            Ok(_) => Descriptors::There,
+            Ok(_) => true,
             Err(unbacked) => {
                 forget_manager_translations();
                 unbacked.release(&DirectFrames, &frames);
-                Descriptors::Missing
+                false
             }
         }
+    }
+
+    /// Has blocks that are about to be unplugged lose the descriptors that are on themselves. From then on the array shows zeroes there.
+    pub(super) fn strip(&self, blocks: &mut [OfflineBlock]) {
+        let region = self.kernel.phys.hotplug_region();
+        let is_on_itself = |offline: &OfflineBlock| {
+            let range = region.block_range(offline.block);
+            range.is_some_and(|range| self.kernel.vmemmap.is_on_block(&DirectFrames, range))
+        };
+        let mut stripped = Vec::new();
+        for offline in blocks.iter_mut().filter(|offline| is_on_itself(offline)) {
+            stripped.push(*offline);
+            offline.descriptors = Descriptors::Missing;
+        }
+        self.unback(stripped);
     }
 
     /// Takes the memory of the blocks' descriptors back, as far as they have any. The blocks are offline.
@@ -121,30 +163,66 @@ impl Worker {
         self.bring_online_in(offline, ZoneKind::Movable);
     }
 
-    /// Puts a plugged block to use in a zone. Without descriptors, or tables, it stays offline.
+    /// Puts a plugged block to use in a zone: see [`Self::bring_all_online`].
     pub(super) fn bring_online_in(&self, offline: OfflineBlock, kind: ZoneKind) {
-        let OfflineBlock { block, descriptors } = offline;
-        if descriptors == Descriptors::Missing {
-            if self.back(block) == Descriptors::Missing {
-                log!(Warning, "block {}: no memory for its descriptors", block.0);
-                return;
-            }
+        self.bring_all_online(alloc::vec![offline], kind);
+    }
+
+    /// Puts plugged blocks to use in a zone. One without descriptors, or tables, stays offline.
+    pub(super) fn bring_all_online(&self, blocks: Vec<OfflineBlock>, kind: ZoneKind) {
+        let has_news = blocks
+            .iter()
+            .any(|offline| offline.descriptors == Descriptors::Missing);
+        let described = blocks.into_iter().filter_map(|offline| self.describe(offline));
+        let described: Vec<(BlockIndex, Memmap)> = described.collect();
+        if has_news {
+            // Whatever is cached of what was there before: zeroes.
             forget_manager_translations();
         }
-        let phys = self.kernel.phys;
+        for (block, memmap) in described {
+            if let Err(error) = self.kernel.phys.online_with(block, kind, memmap) {
+                log!(Error, "block {}: {error}", block.0);
+                let descriptors = Descriptors::There;
+                self.unback(alloc::vec![OfflineBlock { block, descriptors }]);
+            }
+        }
+        nodes::settle(self.kernel);
+    }
+
+    /// Maps a plugged block and makes sure that it has descriptors, which all CPUs must hear of. Returns where they are.
+    fn describe(&self, offline: OfflineBlock) -> Option<(BlockIndex, Memmap)> {
+        let (vmemmap, frames) = (&self.kernel.vmemmap, KernelFrames(self.kernel.phys));
+        let OfflineBlock { block, descriptors } = offline;
+        let range = self.kernel.phys.hotplug_region().block_range(block)?;
+        let addresses = self.addresses(block);
         let mapped = self
             .kernel
             .direct_map
-            .map(self.addresses(block), Access::Write, &KernelFrames(phys));
-        let failed = match mapped {
-            Ok(()) => phys.online(block, kind).err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(error) = failed {
+            .map(addresses.clone(), Access::Write, &frames);
+        if let Err(error) = mapped {
             log!(Error, "block {}: {error}", block.0);
-            let descriptors = Descriptors::There;
-            self.unback(alloc::vec![OfflineBlock { block, descriptors }]);
+            self.unback(alloc::vec![offline]);
+            return None;
         }
+        let memmap = match descriptors {
+            Descriptors::There if vmemmap.is_on_block(&DirectFrames, range) => Memmap::OnBlock,
+            Descriptors::There => Memmap::BootMemory,
+            Descriptors::Missing => self.memmap_for(range),
+        };
+        let has_memory = match (descriptors, memmap) {
+            (Descriptors::There, _) => true,
+            (Descriptors::Missing, Memmap::BootMemory) => self.back(range),
+            (Descriptors::Missing, Memmap::OnBlock) => {
+                let prepared = vmemmap.prepare(&DirectFrames, &frames, range);
+                prepared.is_ok() && vmemmap.back_on_block(&DirectFrames, range).is_ok()
+            }
+        };
+        if !has_memory {
+            log!(Warning, "block {}: no memory for its descriptors", block.0);
+            self.kernel.direct_map.unmap_huge(addresses);
+            return None;
+        }
+        Some((block, memmap))
     }
 
     fn note(&self, block: BlockIndex, step: PlugStep) {

@@ -4,6 +4,7 @@
 use super::shrink::Emptied;
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::kernel::Kernel;
+use crate::nodes;
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -11,17 +12,21 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_kernel::sync::{Signal, race};
 use guest_mm::migrate::Method;
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, PAGE_SIZE, ZoneKind};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, Memmap, NodeId, PAGE_SIZE, ZoneKind};
 use guest_sync::SpinLock;
 
 /// How long whoever asked for a block waits for the worker. The host's own patience is a little longer.
 const PATIENCE_NS: u64 = 8_000_000_000;
+
+/// Why something was given up half way.
+pub(super) const ANOTHER_SIZE: &str = "the host has asked for another size meanwhile";
 
 /// What is wanted, and what waits to be done.
 #[derive(Debug)]
 pub(crate) struct Orders {
     policy: AtomicU8,
     method: AtomicU8,
+    memmap: Memmap,
     /// MiB a second; 0 is no limit.
     rate: AtomicU64,
     waiting: SpinLock<VecDeque<Arc<Order>>>,
@@ -33,6 +38,8 @@ pub(crate) struct Orders {
 enum Wanted {
     /// A block is to be something else.
     State(BlockIndex, OnlinePolicy),
+    /// All blocks of a node are to be something else.
+    Node(NodeId, OnlinePolicy),
     /// What is in use is to be in as few blocks as possible.
     Packed,
 }
@@ -48,10 +55,11 @@ struct Order {
 
 impl Orders {
     /// Nothing is asked for yet.
-    pub(crate) fn new(policy: OnlinePolicy, method: Method) -> Self {
+    pub(crate) fn new(policy: OnlinePolicy, method: Method, memmap: Memmap) -> Self {
         let orders = Self {
             policy: AtomicU8::new(0),
             method: AtomicU8::new(0),
+            memmap,
             rate: AtomicU64::new(0),
             waiting: SpinLock::default(),
             came: Signal::new(),
@@ -81,6 +89,11 @@ impl Orders {
         self.method.store(method as u8, Ordering::Relaxed);
     }
 
+    /// Where the descriptors of blocks that are plugged are to be.
+    pub(crate) const fn memmap(&self) -> Memmap {
+        self.memmap
+    }
+
     /// MiB a second that blocks are emptied with; 0 is no limit.
     pub(crate) fn rate(&self) -> u64 {
         self.rate.load(Ordering::Relaxed)
@@ -98,6 +111,14 @@ impl Orders {
 /// Why it is not done, or not yet.
 pub(crate) async fn order(kernel: &Kernel, block: BlockIndex, wanted: OnlinePolicy) -> Result<(), String> {
     ask(kernel, Wanted::State(block, wanted)).await.map(drop)
+}
+
+/// Takes all blocks of a node out of use, or puts them all back in use, and waits for that.
+///
+/// # Errors
+/// Why it is not done, or not yet; a node that could not be taken out of use is as it was.
+pub(crate) async fn order_node(kernel: &Kernel, node: NodeId, wanted: OnlinePolicy) -> Result<(), String> {
+    ask(kernel, Wanted::Node(node, wanted)).await.map(drop)
 }
 
 /// Gathers what is in use on removable memory in as few blocks as possible. What was done, in a line.
@@ -143,8 +164,13 @@ impl Worker {
                     let outcome = self.make(block, wanted, &mut interrupted).await;
                     outcome.map(|()| String::new())
                 }
+                Wanted::Node(node, wanted) => {
+                    let outcome = self.make_node(node, wanted, &mut interrupted).await;
+                    outcome.map(|()| String::new())
+                }
                 Wanted::Packed => self.pack(&mut interrupted).await,
             };
+            nodes::settle(self.kernel);
             *order.outcome.lock() = Some(outcome);
             order.done.raise();
             self.kernel.validate();
@@ -195,8 +221,9 @@ impl Worker {
         }
         match self.empty(isolated).await {
             Emptied::Yes(offline) => {
-                self.kernel.direct_map.unmap_huge(self.addresses(block));
+                // The descriptors may be on the block itself.
                 self.unback(alloc::vec![offline]);
+                self.kernel.direct_map.unmap_huge(self.addresses(block));
                 Ok(())
             }
             Emptied::No(isolated, _) => {
@@ -220,7 +247,7 @@ impl Worker {
         self.put_back(isolated, None);
         self.kernel.memory_came.raise();
         *interrupted = Err(why);
-        Err("the host has asked for another size meanwhile".into())
+        Err(ANOTHER_SIZE.into())
     }
 
     fn expect_state(&self, block: BlockIndex, wanted: BlockState) -> Result<(), String> {

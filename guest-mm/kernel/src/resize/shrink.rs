@@ -320,7 +320,8 @@ impl Worker {
         device_fault
     }
 
-    async fn unplug_run(&mut self, run: BlockRun, blocks: Vec<OfflineBlock>) -> Result<(), Interruption> {
+    async fn unplug_run(&mut self, run: BlockRun, mut blocks: Vec<OfflineBlock>) -> Result<(), Interruption> {
+        self.strip(&mut blocks);
         let addresses = blocks
             .first()
             .map_or(0, |first| self.addresses(first.block).start)
