@@ -3,6 +3,7 @@
 
 mod faults;
 mod paging;
+mod slices;
 
 use crate::call::{self, say};
 use crate::file_call::{self, File};
@@ -42,6 +43,7 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         Some(BenchWork::Paging) => paging::paging(&options),
         Some(BenchWork::Mixed) => paging::mixed(&options),
         Some(BenchWork::MappedFile) => paging::mapped(&options),
+        Some(BenchWork::Slices) => slices::run(&options),
         None => {
             say(format_args!("work=?"));
             return 2;

@@ -207,6 +207,12 @@ pub(crate) fn clock() -> u64 {
     call(Call::Clock, 0, 0, 0)
 }
 
+/// This CPU's time-stamp counter: a clock without a call, of unknown rate. The same on all CPUs, as far as the machine has them agree.
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: ring 3 may execute the instruction (CR4.TSD is clear), which only reads a register.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 /// Maps memory, with the given [`map_flags`]; returns its address.
 ///
 /// # Errors
@@ -302,6 +308,15 @@ impl Chunk {
         // SAFETY: mapped memory of that size, of which this value is the only owner; any bytes make a page.
         let pages = unsafe { &*with_exposed_provenance::<[Page; CHUNK_PAGES]>(to_usize(self.address)) };
         (self.address..).step_by(4096).zip(pages)
+    }
+
+    /// One of its pages, below 512, with its address.
+    pub(crate) fn page(&mut self, index: usize) -> (u64, &mut Page) {
+        assert!(index < CHUNK_PAGES);
+        let address = self.address + index as u64 * 4096;
+        let start = with_exposed_provenance_mut::<Page>(to_usize(address));
+        // SAFETY: as for `pages`.
+        (address, unsafe { &mut *start })
     }
 
     /// Its pages with their addresses, to be written to.

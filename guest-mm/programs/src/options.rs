@@ -8,7 +8,7 @@ mod shared;
 mod storm;
 mod window;
 
-pub use bench::{BenchOptions, BenchWork};
+pub use bench::{BenchOptions, BenchWork, SlicesOptions};
 pub use direct::DirectOptions;
 pub use files::{FilesMode, FilesOptions, NamesOptions, ToldOptions};
 pub use pager::PagerOptions;

@@ -108,12 +108,23 @@ impl Frames for Flat {
     }
 }
 
-/// No processor uses the translations here, so a flush costs nothing: the figure is the library's work and the copying.
-#[derive(Debug)]
-pub(crate) struct NoMmu;
+/// No processor uses the translations here, so a flush costs nothing: the figure is the library's work and the copying. Flushes are counted.
+#[derive(Default, Debug)]
+pub(crate) struct NoMmu {
+    flushes: AtomicU64,
+}
+
+impl NoMmu {
+    /// Flushes so far.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+}
 
 impl Mmu for NoMmu {
-    fn flush(&self, _: &FlushBatch) {}
+    fn flush(&self, _: &FlushBatch) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Boot memory of `boot` frames from 0 on, and so many blocks of `block` frames behind it, online in the removable zone. It is never

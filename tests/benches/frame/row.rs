@@ -21,6 +21,8 @@ pub(crate) enum Unit {
     Bytes,
     /// Pages.
     Pages,
+    /// Flushes of translation caches.
+    Flushes,
 }
 
 impl Unit {
@@ -34,6 +36,7 @@ impl Unit {
             Self::Percent => "%",
             Self::Bytes => "B",
             Self::Pages => "pages",
+            Self::Flushes => "flushes",
         }
     }
 
@@ -43,7 +46,7 @@ impl Unit {
             Self::Nanoseconds => Some(1.0),
             Self::Microseconds => Some(1e3),
             Self::Milliseconds => Some(1e6),
-            Self::Percent | Self::Bytes | Self::Mebibytes | Self::Pages => None,
+            Self::Percent | Self::Bytes | Self::Mebibytes | Self::Pages | Self::Flushes => None,
         }
     }
 }

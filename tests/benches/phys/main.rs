@@ -18,6 +18,7 @@ mod measure;
 mod memory;
 mod migrate;
 mod objects;
+mod offline;
 mod ours;
 mod peers;
 mod random;

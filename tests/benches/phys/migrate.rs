@@ -37,7 +37,7 @@ impl Machine {
         let cpu = CpuSet::new(1)
             .and_then(|cpus| cpus.claim(CpuId::ZERO))
             .expect("the only CPU");
-        let mm = Mm::new(memory, Flat::new(nr_frames), NoMmu);
+        let mm = Mm::new(memory, Flat::new(nr_frames), NoMmu::default());
         let program = mm.create_space(&cpu, &[]).expect("there is memory for a table");
         let area = MapRequest {
             len: u64::from(PROGRAM) * PAGE as u64,
@@ -76,6 +76,15 @@ pub(crate) fn ours(advice: HugeAdvice) -> Contestant {
             watch.stop(moved >> order.number())
         }),
     }
+}
+
+/// Flushes for each page of that size that moves.
+#[allow(dead_code, reason = "each bench uses its part")]
+pub(crate) fn flushes(advice: HugeAdvice) -> f64 {
+    let mut machine = Machine::new(advice);
+    let before = machine.mm.mmu.flushes();
+    let moved = machine.move_once() >> order_of(advice).number();
+    (machine.mm.mmu.flushes() - before) as f64 / moved as f64
 }
 
 /// Copies as many pages of that size as the program has, in random order, to another random place each.

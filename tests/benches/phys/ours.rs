@@ -13,10 +13,9 @@ use guest_mm::{
 };
 use guest_sync::{Cpu, CpuId, CpuSet};
 
-use crate::blocks::{BLOCK_FRAMES, NR_BLOCKS, round};
 use crate::frames::{FrameAllocator, Hand};
-use crate::measure::Contestant;
 use crate::objects::{ObjectAllocator, Objects};
+use crate::offline::BLOCK_FRAMES;
 use crate::rows::OURS;
 
 /// First frame of the hot-plug region: at 4 GiB.
@@ -87,30 +86,6 @@ impl Hand for CpuHand {
 
     fn drain(&mut self) {
         self.memory.drain_all();
-    }
-}
-
-/// Isolates and takes offline free blocks; bringing them back is not counted.
-pub(crate) fn offline() -> Contestant {
-    let mut memory = machine(NR_BLOCKS * BLOCK_FRAMES, 1);
-    let block = |number| BlockIndex(u32::try_from(number).expect("a few"));
-    Contestant {
-        name: OURS.into(),
-        sample: Box::new(move |repeats| {
-            round(
-                repeats,
-                &mut memory,
-                |memory, number| {
-                    let isolated = memory.isolate(block(number)).expect("it is online and free");
-                    memory.offline(isolated).expect("it is free");
-                },
-                |memory, number| {
-                    memory
-                        .online(block(number), ZoneKind::Movable)
-                        .expect("it is offline");
-                },
-            )
-        }),
     }
 }
 

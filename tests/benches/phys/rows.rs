@@ -7,6 +7,7 @@ use crate::frames::{FrameSuite, HUGE};
 use crate::measure::{Contestant, Effort, Figure, race};
 use crate::migrate;
 use crate::objects::ObjectSuite;
+use crate::offline;
 use crate::ours::GuestMm;
 use crate::peers::{self, Plugin};
 use crate::row::{Goal, Row, Unit};
@@ -140,7 +141,7 @@ impl Plan {
                 )
             }
             Measure::Offline => self.race(
-                std::iter::once(crate::ours::offline()).chain(blocks::peers(plugins)),
+                std::iter::once(offline::ours()).chain(blocks::peers(plugins)),
                 effort,
             ),
             Measure::Migrate(advice) => self.race(

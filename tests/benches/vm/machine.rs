@@ -1,5 +1,7 @@
 //! The machine that is measured: memory, a disk of memory for files, another for swap, and programs.
 
+#![allow(dead_code, reason = "each bench uses its part")]
+
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -44,7 +46,7 @@ impl Machine {
         let cpu = CpuSet::new(1)
             .and_then(|cpus| cpus.claim(CpuId::ZERO))
             .expect("the only CPU");
-        let mm = Mm::new(phys, Flat::new(BOOT + BLOCK), NoMmu);
+        let mm = Mm::new(phys, Flat::new(BOOT + BLOCK), NoMmu::default());
         mm.swap_on(&AreaHeader::new(BLOCKS), 0).expect("the first area");
         Self {
             mm,

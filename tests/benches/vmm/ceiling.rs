@@ -10,7 +10,18 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create}
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use crate::clock::{Sample, Stopwatch};
-use crate::ram::Kind;
+
+/// What stands behind memory.
+#[allow(dead_code, reason = "each bench uses its part")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Anonymous memory in transparent huge pages.
+    Anonymous,
+    /// A file in memory, which other processes can share.
+    Memfd,
+    /// Pages of 2 MiB of the host's pool.
+    Huge,
+}
 
 /// Alignment of the mapping: the largest page there is a row for.
 const ALIGN: usize = 2 << 20;

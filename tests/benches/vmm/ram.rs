@@ -12,6 +12,7 @@ use vmm::machine::layout::{GIB, MIB, RamRange};
 use vmm::memory::{GuestPages, GuestRam, RegionBackend, RegionLayout, RegionPlan};
 use vmm::spec::{Backing, HugePage};
 
+pub(crate) use crate::ceiling::Kind;
 use crate::clock::Sample;
 use crate::driver::{Driver, Request};
 
@@ -28,17 +29,6 @@ const PAGE: u64 = 4096;
 const ROOM: u64 = 32 * MIB;
 /// Where the region starts.
 const REGION: u64 = 4 * GIB;
-
-/// What stands behind the memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Anonymous memory in transparent huge pages.
-    Anonymous,
-    /// A file in memory, which other processes can share.
-    Memfd,
-    /// Pages of 2 MiB of the host's pool.
-    Huge,
-}
 
 impl Kind {
     fn backing(self) -> Backing {

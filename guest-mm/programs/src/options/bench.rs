@@ -21,6 +21,8 @@ pub enum BenchWork {
     Mixed,
     /// A mapped file used, some of it more than the rest.
     MappedFile,
+    /// Memory checked page by page while the guest shrinks: how much in each slice of time.
+    Slices,
 }
 
 /// What `bench` is to do.
@@ -36,6 +38,22 @@ pub struct BenchOptions<'a> {
     pub file: &'a str,
     /// `rounds=N`: how often faults, files and swap are measured. Default 5.
     pub rounds: u64,
+    /// Of `work=slices` alone.
+    pub slices: SlicesOptions,
+}
+
+/// What `work=slices` does besides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlicesOptions {
+    /// `at=N`: it begins when the guest has so many bytes (with suffix K, M or G), and no resize is under way. Default 0.
+    pub at: u64,
+    /// `spare=N`: bytes that are touched and given back before anything is measured, so that the host has memory for them. Default 0.
+    pub spare: u64,
+    /// `keep=P%`: the share of its memory that it keeps of all it has filled, 0 to 100; the rest is given back in runs of 16 pages. Default 100.
+    /// With 0 it uses a part of `spare` instead.
+    pub keep: u8,
+    /// `huge`: its memory is in huge pages.
+    pub is_huge: bool,
 }
 
 impl BenchWork {
@@ -49,6 +67,7 @@ impl BenchWork {
             "paging" => Self::Paging,
             "mixed" => Self::Mixed,
             "mapped" => Self::MappedFile,
+            "slices" => Self::Slices,
             _ => return None,
         })
     }
@@ -66,11 +85,21 @@ impl<'a> BenchOptions<'a> {
             pages: 2048,
             file: "/data",
             rounds: 5,
+            slices: SlicesOptions {
+                at: 0,
+                spare: 0,
+                keep: 100,
+                is_huge: false,
+            },
         };
         set_each(options, arguments, Self::set)
     }
 
     fn set(&mut self, argument: &'a str) -> Option<()> {
+        if argument == "huge" {
+            self.slices.is_huge = true;
+            return Some(());
+        }
         let (name, value) = argument.split_once('=')?;
         let number = || value.parse().ok().filter(|number| *number > 0);
         match name {
@@ -79,6 +108,12 @@ impl<'a> BenchOptions<'a> {
             "pages" => self.pages = number()?,
             "rounds" => self.rounds = number()?,
             "file" => self.file = value,
+            "at" => self.slices.at = parse_size(value)?,
+            "spare" => self.slices.spare = parse_size(value)?,
+            "keep" => {
+                let percent = value.strip_suffix('%')?.parse().ok();
+                self.slices.keep = percent.filter(|percent| *percent <= 100)?;
+            }
             _ => return None,
         }
         Some(())
@@ -97,16 +132,26 @@ mod tests {
             pages: 100,
             file: "/big",
             rounds: 2,
+            slices: SlicesOptions {
+                at: 1 << 30,
+                spare: 2 << 20,
+                keep: 50,
+                is_huge: true,
+            },
         };
-        let line = "work=mixed size=64M pages=100 file=/big rounds=2";
+        let line = "work=mixed size=64M pages=100 file=/big rounds=2 at=1G spare=2M keep=50% huge";
         assert_eq!(BenchOptions::parse(line.split(' ')), Ok(expected));
-        for name in ["faults", "files", "swap", "fill", "reading", "paging", "mapped"] {
+        for name in [
+            "faults", "files", "swap", "fill", "reading", "paging", "mapped", "slices",
+        ] {
             assert!(BenchWork::from_name(name).is_some(), "{name}");
         }
         for (line, bad) in [
             ("work=nothing", "work=nothing"),
             ("work=swap rounds=0", "rounds=0"),
             ("work=swap stay", "stay"),
+            ("work=slices keep=50", "keep=50"),
+            ("work=slices keep=101%", "keep=101%"),
         ] {
             assert_eq!(BenchOptions::parse(line.split(' ')), Err(BadArgument(bad)));
         }
