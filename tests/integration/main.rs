@@ -30,6 +30,7 @@ mod builtin_reboot;
 mod builtin_reclaim;
 mod builtin_run;
 mod builtin_shared;
+mod builtin_slices;
 mod builtin_slow_disks;
 mod builtin_smp;
 mod builtin_swap;

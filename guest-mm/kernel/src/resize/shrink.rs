@@ -18,22 +18,23 @@ use guest_sync::Cpu;
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
 
-/// Most blocks that are out of use at a time because they are about to go.
+/// Most blocks that are out of use at a time because they are about to go, where memory has to be reclaimed for them.
 const MOST_ISOLATED: usize = 256;
 /// Memory that must remain available to programs, so that one in the middle of something can finish it and give
 /// back what it holds: a 16th of the guest's, within these bounds.
 const LEAST_AVAILABLE: RangeInclusive<u64> = 4 << 20..=32 << 20;
 /// Emptied blocks are unplugged together once they have so many bytes.
 const UNPLUG_AT: u64 = 64 << 20;
-/// Small pages that are moved at a time; programs wait meanwhile. A huge page may be 512 of them.
-const BATCH_PAGES: u32 = 128;
+/// Small pages that are moved at a time, with one flush: as many as a huge page has, as in Linux (`NR_MAX_BATCHED_MIGRATION`). Programs that touch
+/// one of them wait meanwhile; those that do not are called out of what they do for each flush.
+const BATCH_PAGES: u32 = 512;
 /// How often the pages of a block are looked at before the rest counts as stuck.
 const PASSES: u32 = 2;
 /// The same while what is left is only busy: just taken by another CPU, on its way to the disk. Programs run in between.
 const BUSY_PASSES: u32 = 16;
 
 /// Pages that are reclaimed at a time when there is nowhere for a block's pages to go.
-const RECLAIM_PAGES: u64 = 2 * BATCH_PAGES as u64;
+const RECLAIM_PAGES: u64 = 256;
 /// How often that is done, one time after the other, before a block counts as stuck: programs want the same frames.
 const MOST_STARVED: u32 = 64;
 
@@ -108,7 +109,9 @@ impl Worker {
     /// uses are offline at once. Blocks that cannot be chosen are stuck: this never comes to nothing twice.
     fn choose(&mut self, count: usize) -> Leaving {
         let mut leaving = self.never_used(count);
-        let wanted = count.min(MOST_ISOLATED).saturating_sub(leaving.offline.len());
+        let wanted = count
+            .min(self.most_isolated())
+            .saturating_sub(leaving.offline.len());
         let affordable = self.affordable_blocks();
         self.isolate(wanted.min(affordable), &mut leaving);
         if leaving.used.is_empty() && leaving.offline.is_empty() {
@@ -152,14 +155,25 @@ impl Worker {
         to_usize(self.spare_bytes() / self.device.region().block_size())
     }
 
+    /// How many blocks may be out of use at a time: as many as free memory can replace, for what moves off one is not to land on another that goes
+    /// after it, and move again.
+    fn most_isolated(&self) -> usize {
+        let free = self.bytes_beyond_least(0);
+        MOST_ISOLATED.max(to_usize(free / self.device.region().block_size()))
+    }
+
     /// Memory that programs can do without: what is free, and what can be reclaimed.
     pub(super) fn spare_bytes(&self) -> u64 {
+        self.bytes_beyond_least(self.reclaimable_pages())
+    }
+
+    /// What is free, and so many pages more, beyond what must remain.
+    fn bytes_beyond_least(&self, more_pages: u64) -> u64 {
         let stats = self.kernel.phys.memory_stats();
         let (least, most) = LEAST_AVAILABLE.into_inner();
         let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
         let free = stats.available_pages - stats.available_file_pages;
-        let available = (free + self.reclaimable_pages()) * PAGE_SIZE;
-        available.saturating_sub(keep)
+        ((free + more_pages) * PAGE_SIZE).saturating_sub(keep)
     }
 
     /// Pages that reclaim can take: those of files, which are dropped or written, and those of programs and of shared memory for which
