@@ -264,7 +264,7 @@ fn ring(mm: &TestMm<'_>, cpu: &Cpu, ramfs: &Ramfs<'_, '_>) -> (SpaceId, u64) {
 /// Where the pages are; no access takes a fault.
 fn frames_without_fault(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Vec<Pfn> {
     let root = mm.space(id).unwrap().root();
-    let frame = |page| {
+    let frame = |page: u64| {
         let at = va + page * 4096;
         assert_eq!(mm.cpu_load(id, at), Ok(page + 1), "a fault");
         mm.cpu_store(id, at, page + 1).unwrap();
@@ -313,7 +313,8 @@ fn a_ring_in_a_block_that_is_the_kernels_keeps_it_and_is_named() {
     let token = mm.phys.isolate(block).unwrap();
     mm.phys.offline(token).unwrap();
     let mut taken = Vec::new();
-    while let Ok(pfn) = mm.phys.alloc_pages(&cpu, Gfp::HIGHUSER, Order::ZERO) {
+    let all = Gfp::HIGHUSER.with(Gfp::MEMALLOC);
+    while let Ok(pfn) = mm.phys.alloc_pages(&cpu, all, Order::ZERO) {
         taken.push(pfn);
     }
     mm.phys.online(block, ZoneKind::Normal).unwrap();
