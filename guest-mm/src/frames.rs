@@ -44,6 +44,14 @@ impl SpaceId {
         self.0.get()
     }
 
+    /// The one with that number.
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        match core::num::NonZeroU32::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
     /// One for a model that has no address space.
     #[cfg(loom)]
     #[doc(hidden)]

@@ -40,10 +40,16 @@ impl Gfp {
     pub const THIS_NODE: Self = Self(1 << 9);
     /// Could be done without just now: leaves `Low` behind in every zone.
     const LEAVE_LOW: Self = Self(1 << 10);
+    /// The kernel's own, whose owner can have it moved: not kept away from blocks that can go, and leaves in every zone what is kept there
+    /// for those who have nowhere else to go.
+    const RELOCATABLE: Self = Self(1 << 11);
 
     /// `GFP_KERNEL`: the kernel's own data. Cannot be moved, so it never enters [`ZoneKind::Movable`]. Leaves the
     /// zone at its `Min` watermark.
     pub const KERNEL: Self = Self::WAIT;
+    /// As `KERNEL`, for what can be moved by its owner: page tables, slabs of movable objects. Where there is none of that left,
+    /// [`USER`](Self::USER) is next, and `KERNEL` comes last.
+    pub const KERNEL_RELOCATABLE: Self = Self(Self::WAIT.0 | Self::RELOCATABLE.0);
     /// `GFP_ATOMIC`: as `KERNEL`, for a caller that cannot wait; may use half of what lies below `Min`.
     pub const ATOMIC: Self = Self::HIGH;
     /// `GFP_HIGHUSER_MOVABLE`: a page of a process, found again through its descriptor and therefore movable.
@@ -56,7 +62,10 @@ impl Gfp {
     /// emptying a block cannot take the last frames from the programs that run meanwhile.
     pub const SPARE: Self = Self(Self::HIGHMEM.0 | Self::MOVABLE.0 | Self::LEAVE_LOW.0);
 
-    const NAMES: [(Self, &'static str); 11] = [
+    /// As [`SPARE`](Self::SPARE), for what is the kernel's own: where something of it moves to.
+    pub const SPARE_KERNEL: Self = Self(Self::LEAVE_LOW.0 | Self::RELOCATABLE.0);
+
+    const NAMES: [(Self, &'static str); 12] = [
         (Self::DMA, "dma"),
         (Self::DMA32, "dma32"),
         (Self::HIGHMEM, "highmem"),
@@ -68,6 +77,7 @@ impl Gfp {
         (Self::COLD, "cold"),
         (Self::THIS_NODE, "this node"),
         (Self::LEAVE_LOW, "spare"),
+        (Self::RELOCATABLE, "relocatable"),
     ];
 
     /// Whether all of `flags` are set.
@@ -110,6 +120,23 @@ impl Gfp {
         } else {
             ZoneKind::HighMem
         }
+    }
+
+    /// The highest zone that the frames could have come from for all that their owner cares: what has a choice leaves lower zones a part.
+    #[inline]
+    pub(crate) const fn reserve_zone(self) -> ZoneKind {
+        if self.has(Self::RELOCATABLE) && !self.has(Self::HIGHMEM) {
+            ZoneKind::HighMem
+        } else {
+            self.highest_zone()
+        }
+    }
+
+    /// Whether they stay where they are for as long as they are in use: they are better off where memory never leaves.
+    #[inline]
+    pub(crate) const fn is_fixed(self) -> bool {
+        let moves = Self::MOVABLE.0 | Self::RELOCATABLE.0;
+        self.0 & moves == 0
     }
 
     /// The kind of pageblock that the frames belong in.

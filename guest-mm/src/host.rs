@@ -13,8 +13,10 @@ use guest_sync::{SetOnce, SpinLock};
 
 use crate::frames::{FlushBatch, Frames, Mmu, SpaceId};
 use crate::mm::Mm;
-use crate::pagetable::{Access, Entry, PageFault, translate};
-use crate::pfn::{Order, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_NR_PAGES, Pfn, PfnRange, WORDS_PER_PAGE};
+use crate::pagetable::{Access, Entry, Level, PageFault, translate_from};
+use crate::pfn::{
+    Order, PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_NR_PAGES, PAGEBLOCK_SIZE, Pfn, PfnRange, WORDS_PER_PAGE,
+};
 
 /// Words of one frame.
 type Words = Box<[AtomicU64]>;
@@ -164,6 +166,8 @@ pub struct HostMmu {
 struct Cache {
     /// Leaf and base frame by address space and page number.
     cached: BTreeMap<(u32, u64), (Entry, Pfn)>,
+    /// Tables of 4 KiB pages by address space and number of the 2 MiB that they map: where walks begin (Intel SDM volume 3, 4.10.3).
+    tables: BTreeMap<(u32, u64), Pfn>,
     flushes: u64,
 }
 
@@ -205,6 +209,8 @@ impl Mmu for HostMmu {
             cache
                 .cached
                 .retain(|&(id, page), _| id != space || page < first || page - first >= flush.nr_pages);
+            // Forgetting one page of an address space forgets all of its tables.
+            cache.tables.retain(|&(id, _), _| id != space);
         }
     }
 }
@@ -252,7 +258,15 @@ impl Mm<'_, HostFrames, HostMmu> {
             return Ok(pfn);
         }
         let root = self.space(id).ok_or(PageFault::NotPresent)?.root();
-        let found = translate(&self.frames, root, va, access)?;
+        let of_table = (id.number(), va / PAGEBLOCK_SIZE);
+        let known = cache.tables.get(&of_table).map(|&table| (table, Level::PAGE));
+        let start = known.unwrap_or((root, Level::ROOT));
+        // A fault forgets what led to it (4.10.4.1).
+        cache.tables.remove(&of_table);
+        let tables = &mut cache.tables;
+        let found = translate_from(&self.frames, start, va, access, |table| {
+            tables.insert(of_table, table);
+        })?;
         let pfn = Pfn::containing(found.gpa).ok_or(PageFault::NotPresent)?;
         cache.check_sizes(key, found.entry);
         cache.cached.insert(key, (found.entry, pfn));

@@ -55,7 +55,7 @@ pub use lru::LruList;
 pub use mem_map::MemMap;
 pub use mm::{Backing, FixedMapping, HugeAdvice, MapRequest, Mm, Place, Prot};
 pub use node::{NodeId, NodeState, Topology, ZoneLimits};
-pub use page::{Page, PageFlags, PageState};
+pub use page::{KernelUse, Page, PageFlags, PageState};
 pub use pageblock::MigrateType;
 pub use pagetable::{Access, Entry, VaRange};
 pub use pfn::{Order, PAGE_SIZE, PAGEBLOCK_NR_PAGES, Pfn, PfnRange};

@@ -7,6 +7,7 @@
 //! bitmaps of their pageblocks.
 
 mod flags;
+mod kernel_use;
 
 use core::fmt;
 use core::num::NonZeroU32;
@@ -20,6 +21,7 @@ use crate::mm::{AnonPlace, AnonVmaId};
 use crate::pfn::Order;
 
 pub use flags::PageFlags;
+pub use kernel_use::KernelUse;
 
 /// What a descriptor says of its frame.
 ///
@@ -154,10 +156,11 @@ pub struct Page {
     /// those that are not mapped just now.
     _mapcount: AtomicU32,
     /// `ANON`: number of the `anon_vma` while it is mapped, otherwise 0. `FILE`: number of the mapping. `TABLE`: number of the address
-    /// space. `SLAB`: the slab allocator's. Otherwise 0.
+    /// space. `SLAB`: the slab allocator's. No flags: who of the kernel's own has it, as far as that can move it. Otherwise 0.
     mapping: AtomicU32,
     /// `ANON`: virtual address divided by 4096; user addresses end at 16 TiB so that it fits. `FILE`: offset in the file divided by
-    /// 4096. `SLAB`: the slab allocator's. Otherwise 0.
+    /// 4096. `TABLE`: level and address that it belongs to. `SLAB`: the slab allocator's. No flags: its
+    /// owner's. Otherwise 0.
     index: AtomicU32,
     /// `TABLE`: entries in use, 0..=512. `SWAPCACHE`: its slot. `PRIVATE`: the file system's (PageFS: the block). `SLAB`: the slab
     /// allocator's. Otherwise 0.

@@ -132,6 +132,10 @@ pub(crate) struct Counts {
     pub(crate) migrate_taken_over: Count,
     pub(crate) longterm_pinned: Count,
     pub(crate) longterm_moved: Count,
+    pub(crate) kernel_tables_moved: Count,
+    pub(crate) kernel_vmalloc_moved: Count,
+    pub(crate) kernel_slabs_moved: Count,
+    pub(crate) kernel_dma_moved: Count,
     pub(crate) blocks_plugged: Count,
     pub(crate) blocks_unplugged: Count,
     pub(crate) blocks_unplug_free: Count,
@@ -216,6 +220,14 @@ pub struct VmStat {
     pub longterm_pinned: u64,
     /// Pages that moved out of removable memory for that first (no such counter in Linux).
     pub longterm_moved: u64,
+    /// Page tables moved; these four are among `pgmigrate_success` (no such counters in Linux).
+    pub kernel_tables_moved: u64,
+    /// Pages of vmalloc areas.
+    pub kernel_vmalloc_moved: u64,
+    /// Frames of slabs whose objects moved or were given up.
+    pub kernel_slabs_moved: u64,
+    /// Frames of drivers.
+    pub kernel_dma_moved: u64,
     /// Hot-plug blocks that went online.
     pub blocks_plugged: u64,
     /// Hot-plug blocks that went offline.
@@ -300,6 +312,10 @@ impl Counts {
             migrate_taken_over: self.migrate_taken_over.value(),
             longterm_pinned: self.longterm_pinned.value(),
             longterm_moved: self.longterm_moved.value(),
+            kernel_tables_moved: self.kernel_tables_moved.value(),
+            kernel_vmalloc_moved: self.kernel_vmalloc_moved.value(),
+            kernel_slabs_moved: self.kernel_slabs_moved.value(),
+            kernel_dma_moved: self.kernel_dma_moved.value(),
             blocks_plugged: self.blocks_plugged.value(),
             blocks_unplugged: self.blocks_unplugged.value(),
             blocks_unplug_free: self.blocks_unplug_free.value(),
@@ -453,7 +469,7 @@ impl VmStat {
     }
 
     /// What became of pages that were to be elsewhere, and of blocks.
-    const fn moves(&self) -> [(&'static str, u64); 11] {
+    const fn moves(&self) -> [(&'static str, u64); 15] {
         [
             ("thp_migration_success", self.thp_migration_success),
             ("thp_migration_split", self.thp_migration_split),
@@ -463,6 +479,10 @@ impl VmStat {
             ("migrate_taken_over", self.migrate_taken_over),
             ("longterm_pinned", self.longterm_pinned),
             ("longterm_moved", self.longterm_moved),
+            ("kernel_tables_moved", self.kernel_tables_moved),
+            ("kernel_vmalloc_moved", self.kernel_vmalloc_moved),
+            ("kernel_slabs_moved", self.kernel_slabs_moved),
+            ("kernel_dma_moved", self.kernel_dma_moved),
             ("blocks_plugged", self.blocks_plugged),
             ("blocks_unplugged", self.blocks_unplugged),
             ("blocks_unplug_free", self.blocks_unplug_free),

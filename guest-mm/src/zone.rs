@@ -1,7 +1,7 @@
 //! Zones: frames of one node with the same permitted use, their counters and watermarks (Linux
 //! `include/linux/mmzone.h`).
 
-use guest_sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use guest_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use guest_sync::{PerCpu, SpinLock};
 
 use crate::areas::FreeAreas;
@@ -99,6 +99,8 @@ pub struct ZoneCounters {
 pub struct Zone {
     kind: ZoneKind,
     node: NodeId,
+    /// Some of it was there at boot, and never leaves.
+    has_boot_memory: AtomicBool,
     /// Copy of [`FreeAreas::free_pages`].
     free_pages: AtomicU64,
     /// By watermark and by highest zone of the request: frames that must remain free.
@@ -126,6 +128,7 @@ impl Zone {
         Self {
             kind,
             node,
+            has_boot_memory: AtomicBool::new(false),
             free_pages: AtomicU64::new(0),
             floors: core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0))),
             limits: Limits::default(),
@@ -168,6 +171,17 @@ impl Zone {
         PfnRange::new(start, self.spanned_pages.load(Relaxed)).unwrap_or_default()
     }
 
+    /// Whether some of its memory never leaves.
+    #[inline]
+    pub(crate) fn has_boot_memory(&self) -> bool {
+        self.has_boot_memory.load(Relaxed)
+    }
+
+    /// Some of its memory never leaves.
+    pub(crate) fn set_has_boot_memory(&self) {
+        self.has_boot_memory.store(true, Relaxed);
+    }
+
     /// Whether it has memory.
     pub fn is_populated(&self) -> bool {
         self.present_pages.load(Relaxed) > 0
@@ -201,12 +215,12 @@ impl Zone {
     /// Frames that such a request must leave behind.
     #[inline]
     pub(crate) fn floor(&self, gfp: Gfp) -> u64 {
-        self.floors[gfp.watermark() as usize][gfp.highest_zone().index()].load(Relaxed)
+        self.floors[gfp.watermark() as usize][gfp.reserve_zone().index()].load(Relaxed)
     }
 
     /// Frames that the request would leave behind if it were bound by another watermark than its own.
     pub(crate) fn floor_at(&self, mark: Watermark, gfp: Gfp) -> u64 {
-        self.floors[mark as usize][gfp.highest_zone().index()].load(Relaxed)
+        self.floors[mark as usize][gfp.reserve_zone().index()].load(Relaxed)
     }
 
     /// How long lists of CPUs may become.

@@ -36,7 +36,7 @@ fn blocks_are_taken_out_of_use_and_put_back_by_hand() {
     vm.wait_for_driver();
     vm.resize("224M");
     vm.wait_for_checks(1000);
-    assert_eq!(vm.read(""), "memory/\nnode/");
+    assert_eq!(vm.read(""), "devices/\nmemory/\nnode/");
     let block_size = u64::from_str_radix(&vm.read("memory/block_size_bytes"), 16).unwrap();
     let blocks = views::blocks(&vm.guest("blocks"));
     assert_eq!(blocks.len() as u64 * block_size, 256 * MIB);

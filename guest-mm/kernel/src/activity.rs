@@ -1,5 +1,5 @@
 //! What each CPU is doing, as the others see it, and how they get its attention: to look at its tasks, to leave an
-//! address space, or to forget translations of the manager's own.
+//! address space, to forget translations of the manager's own, or to stand still.
 //!
 //! The manager runs with interrupts off, so a CPU in it cannot be called, and need not be: before it leaves for a process
 //! or sleep it says so, and then looks once more at what others may have left for it. Whoever leaves something looks after
@@ -12,6 +12,7 @@
 mod tests;
 
 use crate::cmdline::MAX_CPUS;
+use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use guest_sync::CpuId;
 
@@ -35,6 +36,8 @@ pub struct Activity {
     states: [State; MAX_CPUS.get() as usize],
     /// Counts changes of the manager's page tables that take something away.
     generation: AtomicU64,
+    /// The CPU for which all others stand still, plus 1; 0 if there is none.
+    still_for: AtomicU8,
 }
 
 /// One CPU.
@@ -48,6 +51,8 @@ struct State {
     root: AtomicU64,
     /// The last value of [`Activity::generation`] that it has forgotten all translations for.
     forgotten: AtomicU64,
+    /// It stands still.
+    is_still: AtomicBool,
     counters: Counters,
 }
 
@@ -110,6 +115,7 @@ impl Activity {
         Self {
             states: [const { State::new() }; _],
             generation: AtomicU64::new(0),
+            still_for: AtomicU8::new(0),
         }
     }
 
@@ -211,9 +217,53 @@ impl Activity {
         }
     }
 
-    /// Does what other CPUs wait for: forgets translations if any were taken away. To be called again and again by whoever
-    /// waits for another CPU, or is long in the manager.
+    /// Does `work` while no other CPU does anything in the manager: each stands still where it next looks for what others want of it, or is
+    /// away. Whoever is away reads, on its way, nothing but what is its own and never moves. `work` takes no lock, as who has it may
+    /// stand still.
+    pub fn while_still(&self, this: CpuId, hardware: &impl Hardware, work: impl FnOnce()) {
+        let mine = this.number() + 1;
+        while self
+            .still_for
+            .compare_exchange(0, mine, Ordering::SeqCst, Ordering::Relaxed)
+            .is_err()
+        {
+            self.answer(this, hardware);
+        }
+        fence(Ordering::SeqCst); // *fence*
+        for (_, state) in self.others(this) {
+            while !state.is_still.load(Ordering::Acquire) && state.place.load(Ordering::Acquire) != AWAY {
+                self.forget(this, hardware);
+                spin_loop();
+            }
+        }
+        work();
+        self.still_for.store(0, Ordering::Release);
+    }
+
+    /// Does what other CPUs wait for: forgets translations if any were taken away, stands still if one wants that. To be called again and
+    /// again by whoever waits for another CPU, or is long in the manager.
     pub fn answer(&self, this: CpuId, hardware: &impl Hardware) {
+        self.forget(this, hardware);
+        while self.is_to_stand_still(this) {
+            let state = self.state(this);
+            state.is_still.store(true, Ordering::Release);
+            while self.is_to_stand_still(this) {
+                self.forget(this, hardware);
+                // Not what `hardware` does while it waits: that is to answer.
+                spin_loop();
+            }
+            state.is_still.store(false, Ordering::Relaxed);
+            // *fence*: the next one that wants it either sees that this CPU goes on, or is seen by the loop.
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn is_to_stand_still(&self, this: CpuId) -> bool {
+        let still_for = self.still_for.load(Ordering::Acquire);
+        still_for != 0 && still_for != this.number() + 1
+    }
+
+    fn forget(&self, this: CpuId, hardware: &impl Hardware) {
         let state = self.state(this);
         let wanted = self.generation.load(Ordering::Acquire);
         if state.forgotten.load(Ordering::Relaxed) != wanted {
@@ -250,6 +300,7 @@ impl State {
             place: AtomicU8::new(MANAGER),
             root: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
+            is_still: AtomicBool::new(false),
             counters: Counters {
                 runs: AtomicU64::new(0),
                 interrupts: AtomicU64::new(0),

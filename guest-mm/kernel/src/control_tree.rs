@@ -17,6 +17,7 @@
 //! node/nodeN/zonelist            the zones that a request near to the node tries, in that order: ZONE@NODE
 //! node/nodeN/tasks               its daemons that run
 //! node/nodeN/{cpulist,distance,blocks,total_pages,free_pages}
+//! devices/vdX/dma                where the memory is that the disk's driver shares with it; `move` has it be elsewhere
 //! ```
 
 use alloc::string::String;
@@ -31,7 +32,7 @@ pub enum OnlinePolicy {
     /// In the removable zone, from which it can be given back.
     #[default]
     Movable,
-    /// In the zone of the kernel's own data, which may settle on it for good.
+    /// In the zone of the kernel's own data, part of which may stay on it for good.
     Kernel,
 }
 
@@ -128,6 +129,8 @@ pub enum File {
     Block(u32, BlockFile),
     /// Of a node.
     Node(u8, NodeFile),
+    /// The memory that a disk's driver shares with it.
+    DiskMemory(u8),
 }
 
 /// A directory.
@@ -143,6 +146,10 @@ pub enum Directory {
     Nodes,
     /// `node/nodeN`.
     Node(u8),
+    /// `devices`.
+    Devices,
+    /// `devices/vdX`: the disk of that number.
+    Disk(u8),
 }
 
 /// What a path leads to. Whether there is a block or node with that number is not known here.
@@ -212,12 +219,15 @@ const NODE_FILES: [(&str, NodeFile); 8] = [
     ("free_pages", NodeFile::FreePages),
 ];
 
+const DISK_MEMORY: &str = "dma";
+
 impl Directory {
     /// Names of the files in it, in their order. Directories below are the caller's to add.
     pub fn files(self) -> Vec<&'static str> {
         match self {
-            Self::Root => Vec::new(),
+            Self::Root | Self::Devices => Vec::new(),
             Self::Nodes => NODES_FILES.map(|(name, _)| name).into(),
+            Self::Disk(_) => [DISK_MEMORY].into(),
             Self::Memory => MEMORY_FILES.map(|(name, _)| name).into(),
             Self::Block(_) => BLOCK_FILES.map(|(name, _)| name).into(),
             Self::Node(_) => NODE_FILES.map(|(name, _)| name).into(),
@@ -256,8 +266,19 @@ fn lookup(names: &[&str]) -> Option<Entry> {
             let node = number(node.strip_prefix("node")?)?;
             Entry::File(File::Node(node, named(&NODE_FILES, name)?))
         }
+        ["devices"] => Entry::Directory(Directory::Devices),
+        ["devices", disk] => Entry::Directory(Directory::Disk(disk_number(disk)?)),
+        ["devices", disk, DISK_MEMORY] => Entry::File(File::DiskMemory(disk_number(disk)?)),
         _ => return None,
     })
+}
+
+/// The number of a disk by its name: `vda` is 0.
+fn disk_number(name: &str) -> Option<u8> {
+    match name.strip_prefix("vd")?.as_bytes() {
+        [letter @ b'a'..=b'z'] => Some(letter - b'a'),
+        _ => None,
+    }
 }
 
 fn named<T: Copy>(files: &[(&str, T)], name: &str) -> Option<T> {
@@ -283,6 +304,7 @@ mod tests {
             ("memory/memory7", Directory::Block(7)),
             ("node", Directory::Nodes),
             ("node/node1", Directory::Node(1)),
+            ("devices/vdc", Directory::Disk(2)),
         ];
         for (path, directory) in directories {
             assert_eq!(find(path), Ok(Entry::Directory(directory)));
@@ -313,6 +335,8 @@ mod tests {
             "memory/events/x",
             "node/node256",
             "node/1",
+            "devices/vdA/dma",
+            "devices/vdaa",
         ] {
             assert_eq!(find(path), Err(NoEntry { path: path.into() }));
         }

@@ -115,7 +115,7 @@ impl Place<'_> {
 
     fn disk(&self, options: &Options) -> Option<Found> {
         self.take_up(Disk::start, |driver| {
-            let (index, drive) = disks::add(self.kernel, driver);
+            let (index, drive) = disks::add(self.kernel, driver, self.gsi);
             connect(self.kernel, self.gsi, || driver.on_interrupt());
             spawn(self.executor, disks::serve(self.kernel, driver, (index, drive)));
             if options.scratch.contains(&disks::name(index)) {
@@ -143,7 +143,11 @@ impl Place<'_> {
         start: impl FnOnce(MmioRegisters, &KernelDma) -> Result<D, StartError>,
         put_to_use: impl FnOnce(&'static D) -> Found,
     ) -> Option<Found> {
-        match start(self.registers, &KernelDma(self.kernel)) {
+        let memory = KernelDma {
+            kernel: self.kernel,
+            driver: Some(self.gsi),
+        };
+        match start(self.registers, &memory) {
             Ok(driver) => Some(put_to_use(Box::leak(Box::new(driver)))),
             Err(StartError::Transport(TransportError::OtherDevice { .. })) => None,
             Err(error) => {

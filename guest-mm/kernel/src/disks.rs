@@ -16,14 +16,19 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use check::Check;
 use core::fmt::{self, Write};
-use guest_kernel::drive::{Drive, Job};
+use guest_kernel::drive::{Drive, Job, NotMoved};
 use guest_kernel::sync::{Winner, race};
 use guest_virtio::block::{Access, BlockError, Counters, DiskInfo, Reason, SECTOR_SIZE};
+use guest_virtio::dma::Gpa;
 
 /// What is known of one disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskStatus {
     drive: &'static Drive,
+    /// The driver's number.
+    driver: u32,
+    /// Where the memory begins that it shares with the disk.
+    memory: [u64; 2],
     info: DiskInfo,
     counters: Counters,
     in_flight: u16,
@@ -63,11 +68,13 @@ pub(crate) fn claim(kernel: &Kernel, index: usize, owner: &'static str) -> Resul
 }
 
 /// Takes note of another disk; returns its number, and what others ask.
-pub(crate) fn add(kernel: &Kernel, disk: &Disk) -> (usize, &'static Drive) {
+pub(crate) fn add(kernel: &Kernel, disk: &Disk, driver: u32) -> (usize, &'static Drive) {
     let drive: &'static Drive = Box::leak(Box::new(Drive::new(disk.info())));
     let mut disks = kernel.disks.lock();
     disks.push(DiskStatus {
         drive,
+        driver,
+        memory: disk.shared_memory().map(Gpa::raw),
         info: disk.info(),
         counters: disk.counters(),
         in_flight: 0,
@@ -86,7 +93,12 @@ pub(crate) async fn serve(
 ) {
     loop {
         let asked = drive.asked();
-        hand_over(disk, drive);
+        if drive.is_to_move() {
+            move_memory(disk, drive);
+        }
+        if !drive.is_to_move() {
+            hand_over(disk, drive);
+        }
         publish(kernel, disk, index);
         let more = race(drive.asked_after(asked), disk.broken_down());
         match race(disk.next(), more).await {
@@ -102,6 +114,42 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Has the driver share other memory with the disk, if nothing is under way.
+fn move_memory(disk: &Disk, drive: &Drive) {
+    take_back(disk, drive);
+    if disk.in_flight() == 0 {
+        drive.moved(disk.relocate().map_err(|_| NotMoved));
+    }
+}
+
+/// Has the driver of that number share other memory with its disk.
+///
+/// # Errors
+/// It has what it had, or it is no disk's.
+pub(crate) async fn relocate(kernel: &Kernel, driver: u32) -> Result<(), NotMoved> {
+    let drive = {
+        let disks = kernel.disks.lock();
+        disks
+            .iter()
+            .find(|disk| disk.driver == driver)
+            .map(|disk| disk.drive)
+    };
+    drive.ok_or(NotMoved)?.relocate().await
+}
+
+/// The name of the disk whose driver has that number.
+pub(crate) fn name_of_driver(kernel: &Kernel, driver: u32) -> Option<String> {
+    let disks = kernel.disks.lock();
+    disks.iter().position(|disk| disk.driver == driver).map(name)
+}
+
+/// Where the memory is that a driver shares with its disk, and the driver's number.
+pub(crate) fn memory_of(kernel: &Kernel, wanted: &str) -> Option<([u64; 2], u32)> {
+    let disks = kernel.disks.lock();
+    let at = (0..disks.len()).find(|&index| name(index) == wanted)?;
+    disks.get(at).map(|disk| (disk.memory, disk.driver))
 }
 
 /// Hands over what is asked, as far as the driver has room. What it refuses fails.
@@ -147,7 +195,10 @@ async fn start_again(kernel: &'static Kernel, disk: &'static Disk, drive: &'stat
         take_back(disk, drive);
         match restarted {
             Ok(()) => drive.restarted(disk.info()),
-            Err(_) => drive.fail_all(),
+            Err(_) => {
+                drive.fail_all();
+                drive.moved(Err(NotMoved));
+            }
         }
         restarted
     })
@@ -158,6 +209,7 @@ async fn start_again(kernel: &'static Kernel, disk: &'static Disk, drive: &'stat
 fn publish(kernel: &Kernel, disk: &Disk, index: usize) {
     if let Some(status) = kernel.disks.lock().get_mut(index) {
         status.info = disk.info();
+        status.memory = disk.shared_memory().map(Gpa::raw);
         status.counters = disk.counters();
         status.in_flight = disk.in_flight();
         status.broken = disk.fault().is_some();

@@ -5,8 +5,10 @@
 //! [`Kernel`]'s documentation and never held across an `await`: clippy refuses it (`await-holding-invalid-types`), and so
 //! does the compiler in a task that may come from another CPU.
 
+mod frames;
 mod status;
 
+pub(crate) use frames::KernelFrames;
 pub(crate) use status::{BalloonStatus, ResizeStatus};
 
 use crate::boot::Machine;
@@ -46,11 +48,11 @@ use guest_kernel::sync::Signal;
 use guest_kernel::timers::Timers;
 use guest_mm::compact::{CompactResult, Compaction, Defrag, Goal};
 use guest_mm::futex::Futexes;
-use guest_mm::kernel_map::{FrameSource, Vmemmap};
+use guest_mm::kernel_map::Vmemmap;
 use guest_mm::mm::{IoChoice, PageWait};
 use guest_mm::phys::PhysicalMemory;
 use guest_mm::reclaim::Reclaim;
-use guest_mm::{Gfp, Mm, NodeId, Order, Pfn, SpaceId, Zone};
+use guest_mm::{Gfp, Mm, NodeId, Order, SpaceId, Zone};
 use guest_sync::{CpuId, PerCpu, SpinLock};
 
 /// Physical and virtual memory, on this machine.
@@ -112,8 +114,6 @@ pub(crate) struct Kernel {
     pub(crate) files: Files,
     /// The one without a disk.
     pub(crate) shm: Shm,
-    /// The one whose files never leave memory.
-    pub(crate) ram: Shm,
     /// Programs that wait for words of memory.
     pub(crate) futexes: Futexes,
     /// The disks, in the order of the machine.
@@ -209,7 +209,6 @@ impl Kernel {
             disks: SpinLock::default(),
             files: Files::default(),
             shm: Shm::new(mm, this_cpu),
-            ram: Shm::in_ram(mm, this_cpu),
             futexes: Futexes::default(),
             swap: Swap::new(),
             dirty_ns: machine.options.dirty_ns(),
@@ -471,28 +470,5 @@ impl Kernel {
 pub(crate) fn spawn(executor: &Executor, task: impl Future<Output = ()> + 'static) {
     if let Err(error) = executor.spawn(task) {
         log!(Error, "cannot start a task: {error}");
-    }
-}
-
-/// Frames for the manager's page tables, out of those for the kernel's own data.
-#[derive(Clone, Copy)]
-pub(crate) struct KernelFrames(pub(crate) &'static PhysicalMemory<'static>);
-
-impl FrameSource for KernelFrames {
-    fn take(&self, order: Order) -> Option<Pfn> {
-        self.0.alloc_pages(this_cpu(), Gfp::KERNEL, order).ok()
-    }
-
-    fn take_page(&self) -> Option<Pfn> {
-        // What could be in high memory must leave the other zones a reserve; the kernel's own data need not.
-        let high = Gfp::KERNEL.with(Gfp::HIGHMEM);
-        let take = |gfp| self.0.alloc_pages(this_cpu(), gfp, Order::ZERO).ok();
-        take(high).or_else(|| take(Gfp::KERNEL))
-    }
-
-    fn give(&self, pfn: Pfn, _: Order) {
-        if let Err(error) = self.0.free_pages(this_cpu(), pfn) {
-            panic!("the kernel's own frames: {error}");
-        }
     }
 }

@@ -10,7 +10,7 @@ pub(crate) use table::{ProgramRef, Programs};
 
 use crate::exercise::{self, Exercises};
 use crate::fault;
-use crate::files::{self, Aio, Descriptors, Registered};
+use crate::files::Descriptors;
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::activity::{self, CpuBell};
@@ -53,10 +53,6 @@ pub(crate) struct Program {
     doom: Signal,
     /// The files that it has open.
     pub(crate) files: Descriptors,
-    /// Reads that go on meanwhile.
-    pub(crate) aio: Aio,
-    /// Its memory that stays where it is.
-    pub(crate) registered: Registered,
 }
 
 /// The program is to end.
@@ -200,7 +196,6 @@ fn begin(kernel: &'static Kernel, program: &ProgramRef, space: SpaceId, context:
 async fn live(kernel: &'static Kernel, program: ProgramRef, space: SpaceId, mut context: CacheBox<Context>) {
     let end = serve(kernel, &program, space, &mut context).await;
     exercise::end(kernel, &program).await;
-    files::end_aio(kernel, &program).await;
     // Its memory first: the end of a file may wait for a disk, and others wait for the memory. A page under migration holds the address space until it has arrived.
     loop {
         let destroyed = kernel.mm().destroy_space(this_cpu(), space);
@@ -220,6 +215,9 @@ async fn live(kernel: &'static Kernel, program: ProgramRef, space: SpaceId, mut 
 
 /// Runs the process and serves its traps until it ends.
 async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, context: &mut Context) -> State {
+    let Some(address_space) = kernel.mm().space(space) else {
+        return State::Killed;
+    };
     let mut slice_end = kernel.clock.now() + kernel.tick_ns;
     loop {
         // Alone, it needs no time limit: whatever makes another task ready is an interrupt.
@@ -229,7 +227,7 @@ async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, conte
         // Looked at last of all, as is whether it is to end: what comes later interrupts it.
         let has_limit = || kernel.has_ready() || program.is_doomed();
         let timer = || kernel.timer_until(has_limit().then_some(slice_end));
-        match activity::run(context, timer) {
+        match activity::run(context, &address_space, timer) {
             Trap::SystemCall => match syscall::serve(kernel, program, space, context).await {
                 Outcome::Result(result) => context.rax = result,
                 Outcome::Exit(status) => return State::Exited(status),

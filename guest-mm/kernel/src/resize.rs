@@ -4,15 +4,14 @@
 //! worker reads the configuration, works until the target is reached or nothing more can be done, says why, and waits:
 //! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
 
-pub(crate) mod blame;
 mod evict;
 mod grow;
+mod kernel_pages;
 mod node;
 pub(crate) mod orders;
 mod pack;
 mod shrink;
 
-use self::blame::Blame;
 use crate::devices::{Memory, restart};
 use crate::kernel::Kernel;
 use crate::log::log;
@@ -23,6 +22,7 @@ use guest_mm::migrate::Refusal;
 use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, PfnRange};
 use guest_virtio::mem::{BlockRun, RequestError, RunState};
 use guest_virtio::plan::{Planner, StallReason, Step};
+use kernel_pages::Drivers;
 
 /// The first pause after a stall, and the longest; each is twice the one before.
 const FIRST_PAUSE_NS: u64 = 100_000_000;
@@ -60,8 +60,8 @@ struct Worker {
     memory_seen: u64,
     /// The last page that would not leave the block that was emptied last.
     refusal: Option<Refusal>,
-    /// A page that keeps a block, since the target was set.
-    blame: Option<Blame>,
+    /// Drivers with memory on the block that is emptied.
+    drivers: Drivers,
 }
 
 /// Follows the host's wishes for as long as the guest runs.
@@ -95,7 +95,7 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         planner,
         memory_seen: 0,
         refusal: None,
-        blame: None,
+        drivers: Drivers::default(),
     };
     worker.start_empty().await;
     let mut pause = FIRST_PAUSE_NS;
@@ -137,7 +137,6 @@ impl Worker {
         );
         self.memory_seen = self.kernel.memory_came.count();
         self.planner.retry();
-        self.blame = None;
         loop {
             let step = self.planner.step(target);
             let result = match step {
@@ -260,7 +259,6 @@ impl Worker {
             log!(Info, "resize stalled: {reason}");
         }
         status.stall = stall;
-        status.blame = self.blame.filter(|_| stall == Some(StallReason::Pinned));
         let plugged = u64::from(self.planner.plugged_blocks()) * self.device.region().block_size();
         status.plugged = plugged;
     }

@@ -11,7 +11,7 @@ use guest_sync::Cpu;
 use crate::blocks::{BlockIndex, BlockState, Slot};
 use crate::mem_map::Tag;
 use crate::mm::AnonPlace;
-use crate::page::{Head, PageFlags, PageState};
+use crate::page::{Head, KernelUse, PageFlags, PageState};
 use crate::pfn::{Order, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::{Admission, Section};
@@ -254,6 +254,22 @@ impl PhysicalMemory<'_> {
             is_held,
             pinned_by: pinned.then(|| self.pins.lock().holder(pfn)).flatten(),
         }
+    }
+
+    /// Pages of the kernel's own have left the block that a batch had refused: their owner has moved them.
+    pub fn count_kernel_moved(&self, block: &mut IsolatedBlock, used_for: KernelUse, nr_pages: u32) {
+        let counts = &self.counts;
+        let count = match used_for {
+            KernelUse::PageTable => &counts.kernel_tables_moved,
+            KernelUse::Slab => &counts.kernel_slabs_moved,
+            KernelUse::Vmalloc { .. } => &counts.kernel_vmalloc_moved,
+            KernelUse::Dma { .. } => &counts.kernel_dma_moved,
+            KernelUse::Other => return,
+        };
+        count.add(nr_pages.into());
+        counts.pgmigrate_success.add(nr_pages.into());
+        counts.pgmigrate_fail.sub(nr_pages.into());
+        block.moved_pages += nr_pages;
     }
 
     /// Lets go of what was found in use.

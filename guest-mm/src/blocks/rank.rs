@@ -83,11 +83,23 @@ impl PhysicalMemory<'_> {
         (room >= u64::from(next.used_pages)).then_some(next)
     }
 
+    /// Online blocks of the kernel's zone, the cheapest first. They can go if whatever the kernel has there can be moved, which shows when it is
+    /// tried.
+    pub fn rank_kernel_blocks(&self) -> Vec<BlockCost> {
+        let mut ranking = Vec::new();
+        self.rank_into(ZoneKind::Normal, &mut ranking);
+        ranking
+    }
+
     /// As [`PhysicalMemory::rank_blocks`], into a vector that is emptied first and can be kept.
     pub fn rank_blocks_into(&self, ranking: &mut Vec<BlockCost>) {
+        self.rank_into(ZoneKind::Movable, ranking);
+    }
+
+    fn rank_into(&self, kind: ZoneKind, ranking: &mut Vec<BlockCost>) {
         ranking.clear();
         // What CPUs keep at hand would count as in use.
-        for zone in self.zones().filter(|zone| zone.kind() == ZoneKind::Movable) {
+        for zone in self.zones().filter(|zone| zone.kind() == kind) {
             zone.drain(&self.table, |_| true);
         }
         let region = self.region.lock();
@@ -96,7 +108,7 @@ impl PhysicalMemory<'_> {
             let zone = self.zone_at(tag.zone());
             let areas = zone.areas.lock();
             let section = areas.section(tag.section())?;
-            let removable = zone.kind() == ZoneKind::Movable && section.pinned_chunks == 0;
+            let removable = zone.kind() == kind && section.pinned_chunks == 0;
             let used_pages = section.used_pages();
             removable.then_some(BlockCost { used_pages, block })
         }));

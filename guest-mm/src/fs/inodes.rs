@@ -9,9 +9,11 @@ use core::fmt;
 use guest_sync::{Cpu, SpinLock};
 
 use super::lru_table::{Keyed, LruTable};
+use super::names::MOVED_AT_A_TIME;
 use super::pagefs::InodeNr;
 use super::store::{self, Store};
 use crate::reclaim::Shrinker;
+use crate::slab::{IsLeaving, NoObject};
 
 /// An inode in memory, with what the file system keeps of it.
 #[derive(Debug)]
@@ -159,6 +161,32 @@ impl<T: Clone, S: Store<Node<T>>> InodeCache<T, S> {
     pub fn for_each(&self, mut each: impl FnMut(InodeNr, &T)) {
         let state = self.state.lock();
         state.table.iter().for_each(|node| each(node.number, &node.kept));
+    }
+
+    /// Moves the objects of inodes elsewhere that are leaving, held or not: what leads to them is this cache alone.
+    ///
+    /// # Errors
+    /// When there is no memory for the next one.
+    pub fn move_objects(&self, cpu: &Cpu, is_leaving: IsLeaving<'_>) -> Result<(), NoObject> {
+        let mut at = 0;
+        loop {
+            let mut state = self.state.lock();
+            let mut looked_at = 0;
+            for object in state.table.boxes(at, MOVED_AT_A_TIME) {
+                self.store.relocate(cpu, object, is_leaving)?;
+                looked_at += 1;
+            }
+            if looked_at == 0 {
+                return Ok(());
+            }
+            at += looked_at;
+        }
+    }
+
+    /// Where its objects live.
+    #[cfg(test)]
+    pub(crate) const fn store(&self) -> &S {
+        &self.store
     }
 
     /// What there is.

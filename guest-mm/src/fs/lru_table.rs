@@ -119,6 +119,12 @@ impl<K: Keyed, B: DerefMut<Target = K>> LruTable<B> {
         self.places.iter().map(|place| &*place.object)
     }
 
+    /// The boxes of up to `most` objects from a place on, in no order. What is done with a box leaves its object's key as it is.
+    pub(super) fn boxes(&mut self, from: usize, most: usize) -> impl Iterator<Item = &mut B> {
+        let places = self.places.iter_mut().skip(from).take(most);
+        places.map(|place| &mut place.object)
+    }
+
     /// Gives back memory of the table itself that it does not need any more.
     pub(super) fn trim(&mut self) {
         if self.places.capacity() > 4 * self.places.len() + FIRST_BUCKETS {

@@ -12,6 +12,7 @@ use super::lru_table::{Keyed, LruTable};
 use super::pagefs::{InodeNr, Name};
 use super::store::{self, Store};
 use crate::reclaim::Shrinker;
+use crate::slab::IsLeaving;
 
 /// A name in a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +69,9 @@ pub struct NameStat {
     /// Entries given up for memory.
     pub reclaimed: u64,
 }
+
+/// Entries whose objects are looked at in one go, while nobody can look anything up.
+pub(super) const MOVED_AT_A_TIME: usize = 256;
 
 /// See the module.
 pub struct NameCache<S: Store<Dentry>> {
@@ -142,6 +146,36 @@ impl<S: Store<Dentry>> NameCache<S> {
             drop(state);
             drop(gone);
         }
+    }
+
+    /// Moves the objects of entries elsewhere that are leaving; an entry for which there is no memory is given up.
+    pub fn move_objects(&self, cpu: &Cpu, is_leaving: IsLeaving<'_>) {
+        let mut at = 0;
+        loop {
+            let mut state = self.state.lock();
+            let (mut looked_at, mut homeless) = (0, None);
+            for object in state.table.boxes(at, MOVED_AT_A_TIME) {
+                if self.store.relocate(cpu, object, is_leaving).is_err() {
+                    homeless = Some(object.key);
+                    break;
+                }
+                looked_at += 1;
+            }
+            let gone = homeless.and_then(|key| state.remove(&key));
+            state.stat.reclaimed += u64::from(gone.is_some());
+            drop(state);
+            if looked_at == 0 && gone.is_none() {
+                return;
+            }
+            drop(gone);
+            at += looked_at;
+        }
+    }
+
+    /// Where its objects live.
+    #[cfg(test)]
+    pub(crate) const fn store(&self) -> &S {
+        &self.store
     }
 
     /// What there is.

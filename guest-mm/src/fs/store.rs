@@ -4,6 +4,8 @@ use core::ops::DerefMut;
 
 use guest_sync::Cpu;
 
+use crate::slab::{IsLeaving, NoObject};
+
 /// Memory for objects of one kind.
 pub trait Store<T>: Sync {
     /// An object. Dropping it frees it.
@@ -11,6 +13,19 @@ pub trait Store<T>: Sync {
 
     /// Moves a value into an object. `None` when there is no memory.
     fn store(&self, value: T) -> Option<Self::Box>;
+
+    /// Moves an object elsewhere if it is leaving; its value stays the same.
+    ///
+    /// # Errors
+    /// When there is no memory; nothing has changed then.
+    fn relocate(
+        &self,
+        _cpu: &Cpu,
+        _object: &mut Self::Box,
+        _is_leaving: IsLeaving<'_>,
+    ) -> Result<(), NoObject> {
+        Ok(())
+    }
 
     /// How many objects a frame holds, at least 1.
     fn per_frame(&self) -> u32;
@@ -45,7 +60,7 @@ pub(super) fn shrink<T, S: Store<T>>(
     }
 }
 
-/// The heap, whose frames are somebody else's business: nothing is given back here.
+/// The heap, whose frames are somebody else's business: nothing is moved or given back here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heap;
 

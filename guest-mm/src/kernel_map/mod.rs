@@ -34,6 +34,15 @@ pub trait FrameSource {
         self.take(Order::ZERO)
     }
 
+    /// A frame for contents that move there, which leaves others some: nobody is in need of it.
+    fn take_spare_page(&self) -> Option<Pfn> {
+        self.take_page()
+    }
+
+    /// From now on a frame that [`take_page`](Self::take_page) gave is this page of vmalloc's window, by number; or, before it is given
+    /// back, of nothing. Whoever empties a block learns from that whom to ask.
+    fn note_page(&self, _pfn: Pfn, _page: Option<u32>) {}
+
     /// Takes back a chunk of `order` that [`take`](Self::take) gave and that no translation cache holds any more.
     fn give(&self, pfn: Pfn, order: Order);
 }
@@ -47,6 +56,11 @@ pub trait KernelTlb {
 
     /// Makes the CPU that calls it forget them.
     fn flush_local(&self, range: KernelRange);
+
+    /// Has `change` exchange what a range is mapped to while no other CPU uses anything that the kernel has mapped, and makes every CPU forget
+    /// the range before any of them goes on. `change` takes no lock. May be called with locks held, as those who wait for one stand still
+    /// too.
+    fn exchange(&self, range: KernelRange, change: &mut dyn FnMut());
 }
 
 /// No frame was left for a page table, or for what was to be mapped. Nothing was changed but that tables already

@@ -72,7 +72,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 pub(super) const fn refused(pfn: Pfn, reason: RefusalReason) -> MemoryFailureError {
     match reason {
         RefusalReason::Pinned { holder } => MemoryFailureError::Pinned { pfn, holder },
-        RefusalReason::Unmovable => MemoryFailureError::Unmovable(pfn),
+        RefusalReason::Unmovable(_) => MemoryFailureError::Unmovable(pfn),
         RefusalReason::Busy => MemoryFailureError::Busy(pfn),
     }
 }

@@ -13,7 +13,7 @@ use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::mapping::{Migration, WhyWrite};
 use crate::mm::reclaim_file::Writes;
 use crate::mm::rmap::{Unmapped, Walk};
-use crate::page::{Page, PageFlags};
+use crate::page::{KernelUse, Page, PageFlags};
 use crate::pfn::{Order, Pfn};
 use crate::phys::PhysicalMemory;
 
@@ -27,6 +27,8 @@ pub struct MigrationBatch {
     unmapped: Vec<Unmapped>,
     /// How many moves, from the first on, were copied.
     copied: usize,
+    /// Page tables that came up.
+    tables: Vec<Pfn>,
     refused: Vec<Refusal>,
     /// Pages that have to be on their disk before they can move.
     writes: Writes,
@@ -49,9 +51,9 @@ impl MigrationBatch {
         self.moves.len()
     }
 
-    /// Whether no page is under way.
+    /// Whether no page is under way, and no page table waits for those that are.
     pub fn is_empty(&self) -> bool {
-        self.moves.is_empty()
+        self.moves.is_empty() && self.tables.is_empty()
     }
 }
 
@@ -135,6 +137,12 @@ pub(crate) trait Route {
     /// A frame of that size for the next page; `None` when there is none to be had.
     fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn>;
 
+    /// A frame for something of the kernel's own: outside removable memory as long as there is room.
+    fn kernel_destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu) -> Option<Pfn> {
+        let own = phys.alloc_pages(cpu, Gfp::SPARE_KERNEL, Order::ZERO).ok();
+        own.or_else(|| self.destination(phys, cpu, Order::ZERO))
+    }
+
     /// So many frames have moved.
     fn moved(&mut self, nr_pages: u32);
 }
@@ -176,6 +184,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             moves: Vec::new(),
             unmapped: Vec::new(),
             copied: 0,
+            tables: Vec::new(),
             refused: Vec::new(),
             writes: Vec::new(),
             end: BatchEnd::Budget,
@@ -188,6 +197,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 break;
             };
             let (pfn, order) = (page.pfn, page.order);
+            if self.phys.kernel_use(&page) == Some(KernelUse::PageTable) {
+                taken += 1;
+                batch.tables.push(pfn);
+                continue;
+            }
             match self.unmap_for_migration(cpu, (page, route), &mut walk, &mut flush, &mut batch) {
                 Ok(moving) => {
                     taken += order.nr_pages();
@@ -233,6 +247,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let MigrationBatch {
             moves,
             unmapped,
+            tables,
             refused,
             end,
             ..
@@ -240,6 +255,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let mut report = MigrateReport {
             moved_small: 0,
             moved_huge: 0,
+            moved_kernel: 0,
             refused,
             end,
         };
@@ -264,6 +280,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 report.moved_small += 1;
             }
         }
+        self.move_tables(cpu, route, &tables, &mut report);
         report
     }
 
@@ -277,7 +294,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    fn refuse(&self, refused: &mut Vec<Refusal>, (pfn, order): (Pfn, Order), reason: RefusalReason) {
+    pub(super) fn refuse(
+        &self,
+        refused: &mut Vec<Refusal>,
+        (pfn, order): (Pfn, Order),
+        reason: RefusalReason,
+    ) {
         self.phys.counts.pgmigrate_fail.add(u64::from(order.nr_pages()));
         refused.push(Refusal { pfn, order, reason });
     }
@@ -360,12 +382,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Err(pinned(holder));
         }
         if !page.is_held {
+            let used_for = self.phys.kernel_use(page).unwrap_or(KernelUse::Other);
             let zone = self.phys.zone_of(page.pfn).map(crate::Zone::kind);
-            // Nothing unmovable is there: it was just taken and is not mapped yet, or unmapped and is not freed yet.
-            if zone == Some(crate::ZoneKind::Movable) {
+            // Nothing that nobody could move is there: it was just taken and is not mapped yet, or unmapped and is not freed yet.
+            if used_for == KernelUse::Other && zone == Some(crate::ZoneKind::Movable) {
                 return Err(RefusalReason::Busy);
             }
-            return Err(RefusalReason::Unmovable);
+            return Err(RefusalReason::Unmovable(used_for));
         }
         let descriptor = self.migrating_page(page.pfn);
         if !descriptor.try_lock() {

@@ -9,6 +9,8 @@
 //! 5. The new page is mapped with the rights and the accessed and dirty bits that the old entry ended with.
 //! 6. The old page is freed; it stays in the isolated block.
 //!
+//! Page tables are moved at the end of a batch, when no entry is away any more.
+//!
 //! Steps 2 to 3 are done for a batch of pages with one flush ([`Mm::begin_migration`]), then steps 4 to 6
 //! ([`Mm::finish_migration`]). Between the two, and at any failure before, [`Mm::abort_migration`] puts everything
 //! back.
@@ -18,12 +20,14 @@ mod batch;
 mod evict;
 mod file;
 mod node;
+mod table;
 
 use alloc::vec::Vec;
 use core::fmt;
 
 #[cfg(doc)]
 use crate::mm::Mm;
+use crate::page::KernelUse;
 use crate::pfn::{Order, Pfn};
 
 pub use batch::MigrationBatch;
@@ -39,6 +43,8 @@ pub struct MigrateReport {
     pub moved_small: u32,
     /// 2 MiB pages moved whole.
     pub moved_huge: u32,
+    /// Frames of the kernel's own that moved: page tables.
+    pub moved_kernel: u32,
     /// Pages that cannot move, each named once in a pass.
     pub refused: Vec<Refusal>,
     /// Why the batch ended.
@@ -76,8 +82,8 @@ pub enum RefusalReason {
         /// Who.
         holder: &'static str,
     },
-    /// The kernel's own: nobody knows all the references to it.
-    Unmovable,
+    /// The kernel's own, which nobody here can move: not all references to it are known, or its owner has to.
+    Unmovable(KernelUse),
     /// On the move already, in a batch that is not finished.
     Busy,
 }
@@ -88,7 +94,7 @@ impl fmt::Display for Refusal {
         write!(f, "{pfn} (order {}) ", order.number())?;
         match reason {
             RefusalReason::Pinned { holder } => write!(f, "is pinned by {holder}"),
-            RefusalReason::Unmovable => write!(f, "is the kernel's own and cannot move"),
+            RefusalReason::Unmovable(used_for) => write!(f, "is {used_for}, which cannot move"),
             RefusalReason::Busy => write!(f, "is being migrated already"),
         }
     }

@@ -9,7 +9,7 @@ use guest_sync::Cpu;
 use crate::frames::{Flush, Frames, Mmu, SpaceId};
 use crate::mm::gather::Gather;
 use crate::mm::{AddressSpace, Locked, Mm, Vma};
-use crate::pagetable::{Entry, Level, MapError, PageTable, VaRange};
+use crate::pagetable::{Entry, Level, MapError, TablePlace, VaRange};
 
 /// Something of the kernel's that every program's address space contains: the nucleus, above all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,8 +73,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// An address space that nobody can find yet.
     pub(crate) fn empty_space(&self, cpu: &Cpu) -> Result<AddressSpace, MapError> {
         let space = self.spaces.reserve();
-        match self.tables(cpu).new_table(space) {
-            Ok(root) => Ok(AddressSpace::new(PageTable { root, space })),
+        match self.tables(cpu).new_table(space, TablePlace::ROOT) {
+            Ok(root) => Ok(AddressSpace::new(space, root)),
             Err(error) => {
                 self.spaces.release(space);
                 Err(error)

@@ -11,7 +11,8 @@ use crate::lru::list_of;
 use crate::mm::rmap::{Unmapped, Walk};
 use crate::mm::{Mm, PageWait};
 use crate::page::{Page, PageFlags};
-use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::pagetable::{Level, TablePlace};
+use crate::pfn::{Order, PAGE_SHIFT, PAGEBLOCK_NR_PAGES, Pfn};
 
 /// Why a huge page cannot be split; nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,7 +113,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.map_all_again(cpu, &unmapped);
             return Err(SplitError::Busy(PageWait::lock(head)));
         }
-        let Some(tables) = self.tables_for(cpu, &unmapped, wanted.gfp) else {
+        let va = u64::from(page.index()) << PAGE_SHIFT;
+        let Some(tables) = self.tables_for(cpu, &unmapped, va, wanted.gfp) else {
             self.map_all_again(cpu, &unmapped);
             return Err(SplitError::NoMemory);
         };
@@ -133,11 +135,12 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    /// A page table for each address space.
-    fn tables_for(&self, cpu: &Cpu, unmapped: &[Unmapped], gfp: Gfp) -> Option<Vec<Pfn>> {
+    /// A page table for each address space, for the 2 MiB at an address.
+    fn tables_for(&self, cpu: &Cpu, unmapped: &[Unmapped], va: u64, gfp: Gfp) -> Option<Vec<Pfn>> {
+        let place = TablePlace::of(va, Level::PAGE);
         let mut tables = Vec::with_capacity(unmapped.len());
         for entry in unmapped {
-            match self.tables(cpu).new_table_from(entry.space.id(), gfp) {
+            match self.tables(cpu).new_table_from(entry.space.id(), place, gfp) {
                 Ok(table) => tables.push(table),
                 Err(_) => {
                     tables

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut, Range};
 
+use guest_sync::atomic::{AtomicU32, Ordering};
 use guest_sync::{SpinGuard, SpinLock};
 
 use crate::frames::{Frames, SpaceId};
@@ -24,7 +25,9 @@ const MMAP_BASE: u64 = 1 << 32;
 /// Areas and tables of one program.
 #[derive(Debug)]
 pub struct AddressSpace {
-    table: PageTable,
+    id: SpaceId,
+    /// The root table. Changes under the lock.
+    root: AtomicU32,
     state: SpinLock<SpaceState>,
     /// Those who wait until there are no migration entries.
     pub(crate) settling: WaitQueue,
@@ -63,7 +66,9 @@ pub(crate) struct SpaceState {
 
 /// An address space with its lock taken.
 pub(crate) struct Locked<'a> {
+    /// Its tables; to be changed by [`Locked::set_root`] alone.
     pub(crate) table: PageTable,
+    root: &'a AtomicU32,
     pub(crate) settling: &'a WaitQueue,
     /// Who has locked it can let go of it to compact memory, and try again.
     pub(crate) may_compact: bool,
@@ -71,9 +76,10 @@ pub(crate) struct Locked<'a> {
 }
 
 impl AddressSpace {
-    pub(crate) fn new(table: PageTable) -> Self {
+    pub(crate) fn new(id: SpaceId, root: Pfn) -> Self {
         Self {
-            table,
+            id,
+            root: AtomicU32::new(root.number()),
             state: SpinLock::new(SpaceState {
                 vmas: BTreeMap::new(),
                 fixed: Vec::new(),
@@ -95,12 +101,13 @@ impl AddressSpace {
 
     /// Its number.
     pub const fn id(&self) -> SpaceId {
-        self.table.space
+        self.id
     }
 
-    /// The frame of the root table, for CR3.
-    pub const fn root(&self) -> Pfn {
-        self.table.root
+    /// The frame of the root table, for CR3. It can move: who enters the address space says so to others first, as [`Mmu`](crate::Mmu)
+    /// needs it, and then looks whether this is still the root.
+    pub fn root(&self) -> Pfn {
+        Pfn::new(self.root.load(Ordering::Acquire))
     }
 
     /// Anonymous frames mapped; a huge page counts 512, a shared page in each address space that maps it.
@@ -116,7 +123,7 @@ impl AddressSpace {
     /// Frames of its page tables, the root among them. Counted anew each time.
     pub fn table_pages(&self, frames: &impl Frames) -> u64 {
         let _state = self.state.lock();
-        tables_below(frames, self.table.root, Level::ROOT)
+        tables_below(frames, self.root(), Level::ROOT)
     }
 
     /// Pages that are in the swap area, and not mapped here.
@@ -136,11 +143,16 @@ impl AddressSpace {
     }
 
     pub(crate) fn lock(&self) -> Locked<'_> {
+        let state = self.state.lock();
         Locked {
-            table: self.table,
+            table: PageTable {
+                root: self.root(),
+                space: self.id,
+            },
+            root: &self.root,
             settling: &self.settling,
             may_compact: false,
-            state: self.state.lock(),
+            state,
         }
     }
 }
@@ -163,6 +175,12 @@ impl Locked<'_> {
     /// Its number.
     pub(crate) const fn id(&self) -> SpaceId {
         self.table.space
+    }
+
+    /// From now on this is the root table. No CPU may be using the old one when that is freed.
+    pub(crate) fn set_root(&mut self, root: Pfn) {
+        self.table.root = root;
+        self.root.store(root.number(), Ordering::Release);
     }
 
     /// One migration entry less.

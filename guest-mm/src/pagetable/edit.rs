@@ -4,11 +4,11 @@ use core::fmt;
 
 use guest_sync::Cpu;
 
-use crate::frames::Frames;
+use crate::frames::{Frames, SpaceId};
 use crate::gfp::Gfp;
 use crate::page::{Page, PageFlags};
-use crate::pagetable::{Entry, Level, PageTable, Slot};
-use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::pagetable::{Entry, Level, PageTable, Slot, TablePlace};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn, WORDS_PER_PAGE};
 use crate::phys::PhysicalMemory;
 
 /// Why an entry cannot be reached; nothing was changed.
@@ -53,23 +53,49 @@ pub(crate) struct Tables<'a, F> {
 }
 
 impl<'a, F: Frames> Tables<'a, F> {
-    /// A table without entries.
-    pub(crate) fn new_table(&mut self, space: crate::SpaceId) -> Result<Pfn, MapError> {
-        self.new_table_from(space, Gfp::KERNEL)
+    /// A table without entries, for that place.
+    pub(crate) fn new_table(&mut self, space: SpaceId, place: TablePlace) -> Result<Pfn, MapError> {
+        self.new_table_from(space, place, Gfp::KERNEL)
     }
 
-    /// The same, with a frame from where `gfp` says.
-    pub(crate) fn new_table_from(&mut self, space: crate::SpaceId, gfp: Gfp) -> Result<Pfn, MapError> {
-        let pfn = self
-            .phys
-            .alloc_pages(self.cpu, gfp, Order::ZERO)
-            .map_err(|_| MapError::NoMemory)?;
+    /// The same; `gfp` says how far memory of the kernel's may be emptied for it. Tables move, so that removable memory will do.
+    pub(crate) fn new_table_from(
+        &mut self,
+        space: SpaceId,
+        place: TablePlace,
+        gfp: Gfp,
+    ) -> Result<Pfn, MapError> {
+        let pfn = self.phys.alloc_relocatable(self.cpu, gfp);
+        let pfn = pfn.map_err(|_| MapError::NoMemory)?;
         self.frames.zero(pfn, Order::ZERO);
+        self.make_table(pfn, space, place);
+        Ok(pfn)
+    }
+
+    /// Makes a frame that was just allocated the table of that place, without entries that count.
+    pub(crate) fn make_table(&mut self, pfn: Pfn, space: SpaceId, place: TablePlace) {
         let page = self.page(pfn);
         page.set_mapping(space.number());
+        page.set_index(place.to_index());
         page.add_flags(PageFlags::TABLE);
         self.phys.counts.nr_page_table_pages.add(1);
-        Ok(pfn)
+    }
+
+    /// Lets the entry that leads to a table lead to a copy of it. The table itself stays as it is until no CPU walks it any more.
+    pub(crate) fn exchange(&mut self, hook: Slot, from: Pfn, to: Pfn) {
+        let entry = Entry::from_bits(self.frames.read(hook.table, hook.index));
+        debug_assert_eq!(entry.pfn(), from);
+        self.set(hook, entry.with_pfn(to));
+    }
+
+    /// Makes a frame that was just allocated a copy of a table. Hardware may set bits in the table meanwhile, which are lost: that a
+    /// page was used is asked for again, and that it was written to is not known from there.
+    pub(crate) fn copy_table(&mut self, from: Pfn, to: Pfn, space: SpaceId, place: TablePlace) {
+        for index in 0..WORDS_PER_PAGE {
+            self.frames.write(to, index, self.frames.read(from, index));
+        }
+        self.make_table(to, space, place);
+        self.page(to).set_private(self.page(from).private());
     }
 
     /// Frees a table; no CPU walks it any more.
@@ -104,7 +130,8 @@ impl<'a, F: Frames> Tables<'a, F> {
         let mut missing = LooseTables::default();
         let wanted = found.level.0 - level.0;
         for place in 0..wanted {
-            match self.new_table(table.space) {
+            let level = Level(found.level.0 - 1 - place);
+            match self.new_table(table.space, TablePlace::of(va, level)) {
                 Ok(pfn) => missing.0[place as usize] = Some(pfn),
                 Err(error) => {
                     missing.iter().for_each(|pfn| self.free_table(pfn));
@@ -175,7 +202,7 @@ impl<'a, F: Frames> Tables<'a, F> {
     }
 
     fn page(&self, table: Pfn) -> &'a Page {
-        self.phys.page(table).expect("unmovable frames stay online")
+        self.phys.page(table).expect("a table in use stays online")
     }
 }
 

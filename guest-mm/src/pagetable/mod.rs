@@ -1,10 +1,11 @@
 //! Page tables of x86-64, four levels, over [`Frames`](crate::Frames): the same entries that hardware walks.
 //!
-//! Tables are unmovable frames. The descriptor of a table counts its used entries (`private`), so that the last
-//! entry taken out frees the table without a look at the other 511.
+//! The descriptor of a table counts its used entries (`private`), so that the last entry taken out frees the table without a look at
+//! the other 511, and says where it belongs (`index`), so that it can be exchanged for a copy.
 
 mod edit;
 mod entry;
+mod place;
 mod walk;
 
 use core::fmt;
@@ -15,6 +16,8 @@ use crate::pfn::{PAGE_SHIFT, PAGE_SIZE, PAGEBLOCK_SIZE, Pfn};
 pub use edit::MapError;
 pub(crate) use edit::Tables;
 pub use entry::Entry;
+pub(crate) use place::{Hook, TablePlace};
+pub(crate) use walk::translate_from;
 pub use walk::{Access, PageFault, Translation, translate};
 
 /// First address that user memory may not use: 16 TiB, so that a page number fits the 32 bits of a descriptor's

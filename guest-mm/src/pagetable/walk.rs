@@ -41,8 +41,17 @@ pub enum PageFault {
 /// # Errors
 /// What hardware would report as a page fault.
 pub fn translate(frames: &impl Frames, root: Pfn, va: u64, access: Access) -> Result<Translation, PageFault> {
-    let mut table = root;
-    let mut level = Level::ROOT;
+    translate_from(frames, (root, Level::ROOT), va, access, |_| {})
+}
+
+/// As [`translate`], from a table of some level on. `last` is called with the table of the lowest level, if the walk comes to one.
+pub(crate) fn translate_from(
+    frames: &impl Frames,
+    (mut table, mut level): (Pfn, Level),
+    va: u64,
+    access: Access,
+    last: impl FnOnce(Pfn),
+) -> Result<Translation, PageFault> {
     loop {
         let index = level.index(va);
         let entry = Entry::from_bits(frames.read(table, index));
@@ -68,6 +77,9 @@ pub fn translate(frames: &impl Frames, root: Pfn, va: u64, access: Access) -> Re
             frames.write(table, index, used.bits());
         }
         if leaf {
+            if level == Level::PAGE {
+                last(table);
+            }
             let page_size = level.entry_bytes();
             let gpa = used.pfn().gpa() + va % page_size;
             return Ok(Translation {

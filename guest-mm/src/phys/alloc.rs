@@ -68,10 +68,34 @@ impl PhysicalMemory<'_> {
         if self.injected.lock().fails() {
             return Err(AllocError { order, gfp });
         }
+        self.alloc_near(cpu, node, gfp, order)
+    }
+
+    /// Takes a frame for something of the kernel's own that can be moved: first what the kernel can spare, then removable memory, and at last
+    /// as much of the kernel's as `gfp` permits.
+    ///
+    /// # Errors
+    /// As [`PhysicalMemory::alloc_pages`].
+    pub(crate) fn alloc_relocatable(&self, cpu: &Cpu, gfp: Gfp) -> Result<Pfn, AllocError> {
+        let order = Order::ZERO;
+        #[cfg(test)]
+        if self.injected.lock().fails() {
+            return Err(AllocError { order, gfp });
+        }
+        let node = self.topology().node_of(cpu.id());
+        let take = |gfp| self.alloc_near(cpu, node, gfp, order);
+        take(Gfp::KERNEL_RELOCATABLE)
+            .or_else(|_| take(Gfp::USER))
+            .or_else(|_| take(gfp))
+    }
+
+    #[inline]
+    fn alloc_near(&self, cpu: &Cpu, node: NodeId, gfp: Gfp, order: Order) -> Result<Pfn, AllocError> {
         if order == Order::ZERO || order == Order::PAGEBLOCK {
             let zone = self.first_zone(node, gfp.highest_zone());
             // The first zone is another node's where this one has no zone that would do.
-            let is_allowed = !gfp.has(Gfp::THIS_NODE) || zone.node() == node;
+            let is_near = !gfp.has(Gfp::THIS_NODE) || zone.node() == node;
+            let is_allowed = is_near && (!gfp.is_fixed() || zone.has_boot_memory());
             if is_allowed
                 && zone.free_pages() >= zone.floor(gfp) + u64::from(order.nr_pages())
                 && let Some(pfn) = self.pop(zone, cpu, gfp, order)
@@ -174,11 +198,16 @@ impl PhysicalMemory<'_> {
         spare.sum()
     }
 
-    /// The zones that the request may use, in the order in which they are tried.
+    /// The zones that the request may use, in the order in which they are tried: what never moves goes to those first that have memory which
+    /// never leaves, so that blocks which the kernel uses can leave too.
     pub(crate) fn candidates(&self, node: NodeId, gfp: Gfp) -> impl Iterator<Item = &Zone> {
-        let this_node = gfp.has(Gfp::THIS_NODE);
-        self.zonelist(node)
-            .filter(move |zone| zone.kind() <= gfp.highest_zone() && (!this_node || zone.node() == node))
+        let (this_node, fixed) = (gfp.has(Gfp::THIS_NODE), gfp.is_fixed());
+        let allowed =
+            move |zone: &&Zone| zone.kind() <= gfp.highest_zone() && (!this_node || zone.node() == node);
+        let stays = move |zone: &&Zone| !fixed || zone.has_boot_memory();
+        let first = self.zonelist(node).filter(allowed).filter(stays);
+        let leaves = move |zone: &&Zone| fixed && !zone.has_boot_memory();
+        first.chain(self.zonelist(node).filter(allowed).filter(leaves))
     }
 
     fn alloc_from_list(&self, cpu: &Cpu, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {

@@ -110,6 +110,7 @@ impl PhysicalMemory<'_> {
             let (kind, end) = self.topology().limits().zone_at(start);
             let part = PfnRange::new(start, end.min(span.end()) - start).expect("inside the span");
             let zone = self.zone(node, kind);
+            zone.set_has_boot_memory();
             let mut section = Box::new(Section::new(part, SectionHome::Boot));
             section.describe(&self.table, &region);
             self.add_section(zone, section, |areas, tag| {

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use guest_sync::Cpu;
 
-use super::cache::Cache;
+use super::cache::{Cache, Objects};
 use super::head::{END, TAKEN, head};
 use super::lists::{Fullness, NodeLists};
 use super::object::{self, ObjAddr};
@@ -168,7 +168,11 @@ impl<F: Frames, P: SlabSource> SlabAllocator<F, P> {
         }
         let gfp = gfp.with(cache.gfp).without(Gfp::HIGHMEM.with(Gfp::MOVABLE));
         let layout = &cache.layout;
-        let slab = self.source.take(cpu, gfp, layout.order)?;
+        let removable = match cache.objects {
+            Objects::Fixed => None,
+            Objects::Movable => self.source.take_removable(cpu, gfp, layout.order),
+        };
+        let slab = removable.or_else(|| self.source.take(cpu, gfp, layout.order))?;
         let descriptors = if layout.off_slab {
             let gfp = gfp.without(
                 Gfp::DMA

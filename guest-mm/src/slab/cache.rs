@@ -33,6 +33,16 @@ pub enum Debugging {
     On,
 }
 
+/// Whether the objects of a cache can be moved, or given up, so that their memory can leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Objects {
+    /// No: somebody has their addresses.
+    #[default]
+    Fixed,
+    /// Somebody knows all that leads to them ([`MoveObjects`](super::MoveObjects)). Slabs may come from removable memory.
+    Movable,
+}
+
 /// What a cache is for.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheSpec {
@@ -48,6 +58,8 @@ pub struct CacheSpec {
     pub constructor: Option<Constructor>,
     /// Whether misuse is watched for.
     pub debug: Debugging,
+    /// Whether objects can be moved.
+    pub objects: Objects,
 }
 
 impl CacheSpec {
@@ -60,6 +72,7 @@ impl CacheSpec {
             gfp: Gfp::NONE,
             constructor: None,
             debug: Debugging::Off,
+            objects: Objects::Fixed,
         }
     }
 }
@@ -88,6 +101,7 @@ pub struct Cache {
     pub(crate) layout: SlabLayout,
     pub(crate) gfp: Gfp,
     pub(crate) constructor: Option<Constructor>,
+    pub(crate) objects: Objects,
     pub(crate) nodes: Box<[SpinLock<NodeLists>]>,
 }
 
@@ -105,6 +119,7 @@ impl Cache {
             layout,
             gfp: spec.gfp,
             constructor: spec.constructor,
+            objects: spec.objects,
             nodes: (0..nr_nodes)
                 .map(|_| SpinLock::new(NodeLists::default()))
                 .collect(),

@@ -191,6 +191,10 @@ impl<'a, F: Frames, P: SlabSource> Returning<'a, F, P> {
             first_free: number,
         };
         fields.set_fill(fill);
+        if !fields.is_listed() {
+            // It is to leave: nobody gets an object of it.
+            return;
+        }
         lists.free_objects += 1;
         let after = Fullness::of(fill, cache.layout.nr_objects);
         if after == Fullness::Free && lists.free_objects > cache.free_limit() {

@@ -13,13 +13,13 @@ const NONE: u32 = u32::MAX;
 ///
 /// | field | what it holds |
 /// |---|---|
-/// | `mapping` | bits 0 to 11: number of the cache; 12 to 23: colour; 24 to 30: where in their frame the object descriptors are, in 32 bytes, if they are off the slab |
+/// | `mapping` | bits 0 to 11: number of the cache; 12 to 23: colour; 24 to 30: where in their frame the object descriptors are, in 32 bytes, if they are off the slab; 31: it is on a list |
 /// | `index` | frame of the object descriptors if they are off the slab, otherwise [`NONE`] |
 /// | `private` | bits 0 to 15: objects taken from the slab; 16 to 31: number of its first free object, or [`END`] |
 /// | `next`, `prev` | the neighbours on the slab's list, or [`NONE`] |
 ///
-/// All of them are written by who makes or destroys the slab; `private`, `next` and `prev` also by who holds the lock of
-/// the slab's cache and node.
+/// All of them are written by who makes or destroys the slab; `private`, `next`, `prev` and bit 31 of `mapping` also by who holds the
+/// lock of the slab's cache and node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlabHead<'a>(&'a Page);
 
@@ -33,6 +33,9 @@ pub(crate) fn head(source: &impl SlabSource, slab: Pfn) -> SlabHead<'_> {
 pub(crate) const END: u16 = u16::MAX;
 /// The object descriptor of an object that was taken from the slab.
 pub(crate) const TAKEN: u16 = u16::MAX - 1;
+
+/// Bit 31 of `mapping`.
+const LISTED: u32 = 1 << 31;
 
 /// Objects of general caches are at least this large and aligned.
 const UNIT: u64 = 32;
@@ -75,8 +78,26 @@ impl SlabHead<'_> {
     #[inline]
     pub(crate) fn descriptors(&self) -> Option<ObjAddr> {
         let frame = self.0.index();
-        let unit = u64::from(self.0.mapping() >> 24);
+        let unit = u64::from(self.0.mapping() >> 24 & 0x7f);
         (frame != NONE).then(|| ObjAddr::new(Pfn::new(frame).gpa() + unit * UNIT))
+    }
+
+    /// Whether it is on a list.
+    #[inline]
+    pub(crate) fn is_listed(&self) -> bool {
+        self.0.mapping() & LISTED != 0
+    }
+
+    /// Notes that it is on a list now.
+    #[inline]
+    pub(crate) fn set_listed(&self) {
+        self.0.set_mapping(self.0.mapping() | LISTED);
+    }
+
+    /// Notes that it is on no list any more.
+    #[inline]
+    pub(crate) fn set_unlisted(&self) {
+        self.0.set_mapping(self.0.mapping() & !LISTED);
     }
 
     #[inline]

@@ -62,6 +62,7 @@ impl NodeLists {
     pub(crate) fn insert(&mut self, source: &impl SlabSource, list: Fullness, slab: Pfn) {
         let list = &mut self.lists[list as usize];
         let fields = head(source, slab);
+        fields.set_listed();
         fields.set_prev(None);
         fields.set_next(list.first);
         if let Some(next) = list.first {
@@ -76,6 +77,7 @@ impl NodeLists {
         let list = &mut self.lists[list as usize];
         let fields = head(source, slab);
         let (next, prev) = (fields.next(), fields.prev());
+        fields.set_unlisted();
         match prev {
             Some(prev) => head(source, prev).set_next(next),
             None => {

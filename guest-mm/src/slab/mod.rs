@@ -23,6 +23,7 @@ mod registry;
 mod shrink;
 mod source;
 mod track;
+mod vacate;
 mod validate;
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ use guest_sync::SpinLock;
 
 use crate::frames::Frames;
 
-pub use cache::{Cache, CacheId, CacheSpec, Constructor, Debugging};
+pub use cache::{Cache, CacheId, CacheSpec, Constructor, Debugging, Objects};
 pub use general::{GENERAL_SIZES, KMALLOC_MAX};
 pub use info::{CacheInfo, slabinfo};
 pub use layout::{Alignment, CACHE_LINE, MAX_OBJECT, SlabLayout};
@@ -46,6 +47,7 @@ pub use registry::{CreateError, Leak};
 pub use shrink::Reaped;
 pub use source::SlabSource;
 pub use track::Track;
+pub use vacate::{IsLeaving, MoveObjects};
 
 /// Caches that can be made besides the general ones.
 pub const MAX_CACHES: usize = 128;

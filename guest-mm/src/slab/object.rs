@@ -112,6 +112,22 @@ pub(crate) fn read(frames: &impl Frames, gpa: u64, bytes: &mut [u8]) {
     });
 }
 
+/// Copies bytes of one object to another.
+pub(crate) fn copy(frames: &impl Frames, from: u64, to: u64, len: u32) {
+    pieces(from, len, |pfn, offset, done, now| {
+        let mut bytes = [0; PIECE];
+        frames.read_bytes(pfn, offset, &mut bytes[..now]);
+        let mut left = &bytes[..now];
+        let at = to + u64::from(done);
+        let part = u32::try_from(now).expect("a piece is small");
+        pieces(at, part, |pfn, offset, _, now| {
+            let (bytes, rest) = left.split_at(now);
+            frames.write_bytes(pfn, offset, bytes);
+            left = rest;
+        });
+    });
+}
+
 /// First and last byte of `len` from `gpa` that are not `value`, as offsets.
 pub(crate) fn unlike(frames: &impl Frames, gpa: u64, len: u32, value: u8) -> Option<(u32, u32)> {
     let mut found: Option<(u32, u32)> = None;

@@ -6,6 +6,7 @@ use crate::gfp::Gfp;
 use crate::page::{Page, PageFlags, PageState};
 use crate::pfn::{Order, Pfn};
 use crate::phys::PhysicalMemory;
+use crate::zone::ZoneKind;
 
 /// The page allocator, as the slab allocator needs it. Nothing here may call the slab allocator or a heap on top of
 /// it.
@@ -24,6 +25,12 @@ pub trait SlabSource {
 
     /// Takes a chunk and marks it as a slab. Contents and fields are unknown.
     fn take(&self, cpu: &Cpu, gfp: Gfp, order: Order) -> Option<Pfn>;
+
+    /// As [`take`](Self::take), for objects that can be moved: from memory that can be unplugged too, and not the last of what others need.
+    /// `None` leaves it to `take`.
+    fn take_removable(&self, _cpu: &Cpu, _gfp: Gfp, _order: Order) -> Option<Pfn> {
+        None
+    }
 
     /// Gives a slab's chunk back.
     fn put(&self, cpu: &Cpu, slab: Pfn, order: Order);
@@ -54,6 +61,10 @@ impl<P: SlabSource + ?Sized> SlabSource for &P {
 
     fn take(&self, cpu: &Cpu, gfp: Gfp, order: Order) -> Option<Pfn> {
         (**self).take(cpu, gfp, order)
+    }
+
+    fn take_removable(&self, cpu: &Cpu, gfp: Gfp, order: Order) -> Option<Pfn> {
+        (**self).take_removable(cpu, gfp, order)
     }
 
     fn put(&self, cpu: &Cpu, slab: Pfn, order: Order) {
@@ -94,6 +105,25 @@ impl SlabSource for PhysicalMemory<'_> {
         Some(slab)
     }
 
+    fn take_removable(&self, cpu: &Cpu, gfp: Gfp, order: Order) -> Option<Pfn> {
+        let near = if gfp.has(Gfp::THIS_NODE) {
+            Gfp::THIS_NODE
+        } else {
+            Gfp::NONE
+        };
+        let take = |gfp: Gfp| self.take(cpu, gfp.with(near), order);
+        let slab = take(Gfp::KERNEL_RELOCATABLE).or_else(|| take(Gfp::USER))?;
+        // Objects are reached at their physical addresses, which the kernel has mapped of every block.
+        let is_mapped = self
+            .zone_of(slab)
+            .is_some_and(|zone| zone.kind() != ZoneKind::HighMem);
+        if is_mapped {
+            return Some(slab);
+        }
+        self.put(cpu, slab, order);
+        None
+    }
+
     fn put(&self, cpu: &Cpu, slab: Pfn, _: Order) {
         SlabSource::page(self, slab).clear();
         if let Err(error) = self.free_pages(cpu, slab) {
@@ -118,6 +148,6 @@ impl SlabSource for PhysicalMemory<'_> {
 
     #[inline]
     fn page(&self, slab: Pfn) -> &Page {
-        Self::page(self, slab).expect("slabs stay online: they are never on blocks that can go")
+        Self::page(self, slab).expect("a block with a slab on it stays online")
     }
 }

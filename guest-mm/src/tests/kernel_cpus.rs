@@ -70,4 +70,9 @@ impl KernelTlb for Cpus {
         self.local_flushes.set(self.local_flushes.get() + 1);
         forget(&mut self.caches.borrow_mut()[self.current.get()], range);
     }
+
+    fn exchange(&self, range: KernelRange, change: &mut dyn FnMut()) {
+        change();
+        self.flush(range);
+    }
 }

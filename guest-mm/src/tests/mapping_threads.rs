@@ -55,6 +55,10 @@ impl KernelTlb for Flushes {
     fn flush_local(&self, range: KernelRange) {
         self.flush(range);
     }
+
+    fn exchange(&self, _: KernelRange, _: &mut dyn FnMut()) {
+        unreachable!("no thread stands still for another one here");
+    }
 }
 
 fn machine() -> (HostFrames, SharedSource, KernelTables) {

@@ -323,13 +323,13 @@ fn what_nobody_can_do_without_is_refused_and_stays() {
     let va = mm.mmap(id, &anonymous(4096, HugeAdvice::NoHuge)).unwrap();
     store(&mm, &cpu, id, va, 42).unwrap();
     let pfn = frame_at(&mm, id, va);
-    let table = mm.space(id).unwrap().root();
+    let own = mm.phys.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).unwrap();
     let holder = "a disk";
     let pin = mm.phys.pin(pfn, holder).unwrap();
     let mut losers = Vec::new();
     for (frame, expected) in [
         (pfn, MemoryFailureError::Pinned { pfn, holder }),
-        (table, MemoryFailureError::Unmovable(table)),
+        (own, MemoryFailureError::Unmovable(own)),
         (
             Pfn::new(1 << 30),
             MemoryFailureError::NoMemoryThere(Pfn::new(1 << 30)),
@@ -342,6 +342,13 @@ fn what_nobody_can_do_without_is_refused_and_stays() {
     assert!(losers.is_empty());
     mm.phys.unpin(&cpu, pin);
     assert_eq!(mm.soft_offline(&cpu, pfn), Ok(Contents::Moved));
+    assert_eq!(load(&mm, &cpu, id, va), Ok(42));
+    // A page table can be read as long as its memory has not failed altogether.
+    let table = mm.space(id).unwrap().root();
+    let lost = mm.memory_failure(&cpu, table, &mut losers);
+    assert_eq!(lost, Err(MemoryFailureError::Unmovable(table)));
+    assert_eq!(mm.soft_offline(&cpu, table), Ok(Contents::Moved));
+    assert_poisoned(&mm, &cpu, table);
     assert_eq!(load(&mm, &cpu, id, va), Ok(42));
     mm.validate().unwrap();
 }

@@ -32,6 +32,7 @@ mod ram_files;
 mod reclaim;
 mod sim;
 mod swap;
+mod table_moves;
 pub(crate) mod test_fs;
 mod tmpfs;
 mod vmemmap;

@@ -207,12 +207,12 @@ fn validate_page(page: &Page) -> Result<(), Invalid> {
     }
     let is_mapped = anon && page.mapcount() > 0;
     ensure!(
-        (page.mapping() != 0) == (is_mapped || table || file),
+        (page.mapping() != 0) == (is_mapped || table || file || page.has_owner()),
         "mapping {} with {flags:?}",
         page.mapping()
     );
     ensure!(
-        anon || file || (page.mapcount() == 0 && page.index() == 0),
+        anon || file || (page.mapcount() == 0 && (table || page.has_owner() || page.index() == 0)),
         "mapped and neither anonymous nor a file's"
     );
     let has_private = flags.has(PageFlags::SWAPCACHE) || flags.has(PageFlags::PRIVATE);

@@ -7,7 +7,7 @@ use crate::frames::{Frames, Mmu, SpaceId};
 use crate::lru::LruList;
 use crate::mm::{AnonVmaId, Backing, Layout, Locked, MappingId, Mm, Reserve, Vma};
 use crate::page::{Page, PageFlags, PageState};
-use crate::pagetable::{Entry, Level};
+use crate::pagetable::{Entry, Level, TablePlace};
 use crate::pfn::{Order, Pfn};
 use crate::swap::SlotNr;
 use crate::validate::{Invalid, ensure};
@@ -163,10 +163,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         va: u64,
         tally: &mut Tally,
     ) -> Result<(), Invalid> {
-        let mut used = 0;
+        let (mut used, start) = (0, va);
         for index in 0..512 {
             let entry = Entry::from_bits(self.frames.read(table, index));
-            let va = va + index as u64 * level.entry_bytes();
+            let va = start + index as u64 * level.entry_bytes();
             if entry.is_empty() {
                 continue;
             }
@@ -189,6 +189,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             page.mapping() == space.id().number(),
             "{table} belongs to space {}",
             page.mapping()
+        );
+        ensure!(
+            page.index() == TablePlace::of(start, level).to_index(),
+            "{table} of {level:?} at {start:#x} says that it is elsewhere"
         );
         ensure!(
             page.private() == used,

@@ -14,10 +14,14 @@
 //! [`FrameSource`], so large allocations of a heap may come from here, under any of the heap's locks. Nothing here
 //! flushes but `purge` and `vunmap`, and they do it with no lock taken.
 //!
+//! **Moving.** Frames tell which page of the window they are ([`FrameSource::note_page`]); one that lies on memory which is to leave is
+//! exchanged for another ([`Vmalloc::move_off`]).
+//!
 //! **Lock order.** One lock, inside the `Mm` lock and outside those of zones; held for a search of the tree and while
-//! page tables are added, never while frames for contents are taken, mapped or given back.
+//! page tables are added or pages moved, never while frames for contents are taken, mapped or given back.
 
 mod info;
+mod moves;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -31,6 +35,7 @@ use crate::kernel_map::{FrameSource, KernelRange, KernelTables, KernelTlb, OutOf
 use crate::pagetable::Entry;
 use crate::pfn::{Order, PAGE_SHIFT, PAGE_SIZE, Pfn};
 pub use info::WrongArea;
+pub use moves::KernelMoved;
 use tree::{Field, Link, Tree};
 
 /// Unmapped pages behind every area.
@@ -217,9 +222,12 @@ impl Vmalloc {
         let (node, range) = self.claim(frames, source, bytes, (Kind::Vmalloc, tag))?;
         // Not present until there are enough: no translation cache ever sees the frames of a failure.
         let mut is_short = false;
-        self.tables.change_pages(frames, range, |_, _| {
+        self.tables.change_pages(frames, range, |va, _| {
             let pfn = if is_short { None } else { source.take_page() };
             is_short = pfn.is_none();
+            if let Some(pfn) = pfn {
+                source.note_page(pfn, self.page_at(va));
+            }
             pfn.map(|pfn| Entry::new(pfn, LEAF).without(Entry::PRESENT))
         });
         if is_short {
@@ -319,6 +327,11 @@ impl Vmalloc {
         purged
     }
 
+    /// Number of the page at an address of the window.
+    fn page_at(&self, va: u64) -> Option<u32> {
+        u32::try_from((va - self.window.start()) >> PAGE_SHIFT).ok()
+    }
+
     /// The frame that is mapped at an address; `None` where nothing is.
     pub fn frame_at(&self, frames: &impl Frames, va: u64) -> Option<Pfn> {
         let (entry, _) = self.tables.lookup(frames, va);
@@ -377,6 +390,7 @@ impl Vmalloc {
     fn give_back(&self, frames: &impl Frames, source: &impl FrameSource, range: KernelRange) {
         self.tables.change_pages(frames, range, |_, entry| {
             if !entry.is_empty() {
+                source.note_page(entry.pfn(), None);
                 source.give(entry.pfn(), Order::ZERO);
             }
             Some(Entry::EMPTY)

@@ -1,12 +1,14 @@
 //! Areas against a plain model, with CPUs that never forget by themselves.
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::{NotAnArea, Tag, Vmalloc, VmallocError};
+use super::{KernelMoved, NotAnArea, Tag, Vmalloc, VmallocError};
 use crate::frames::Frames;
 use crate::host::HostFrames;
 use crate::kernel_map::{FrameSource, KernelRange, KernelTables};

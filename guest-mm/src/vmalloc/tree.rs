@@ -196,6 +196,21 @@ impl Tree {
         best
     }
 
+    /// The highest area that starts at or below `va`.
+    pub(super) fn last_up_to(&self, frames: &impl Frames, va: u64) -> Option<Link> {
+        let mut best = None;
+        let mut node = self.root;
+        while node != Link::NONE {
+            if node.start(frames) <= va {
+                best = Some(node);
+                node = node.link(frames, Field::Right);
+            } else {
+                node = node.link(frames, Field::Left);
+            }
+        }
+        best
+    }
+
     /// Start of the lowest hole of so many pages, and start of the area above it, if there is one.
     fn lowest_hole(&self, frames: &impl Frames, nr_pages: u64) -> Option<(u64, Option<u64>)> {
         let mut node = self.root;

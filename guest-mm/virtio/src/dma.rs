@@ -33,11 +33,14 @@ impl Gpa {
 /// the device may be writing the same location. The byte copies are volatile too, but may go piece by piece.
 /// Addresses passed in always lie inside frames that this memory handed out.
 pub trait DmaMemory {
-    /// `nr_pages` physically contiguous, zeroed frames, never in memory that can be unplugged and never moved;
-    /// `None` if there are none. They are given for good: a driver that starts again uses the same ones, and a
-    /// device that was given up is not trusted to have forgotten their addresses. Returns the address of the first
-    /// byte, a multiple of [`PAGE_SIZE`].
+    /// `nr_pages` physically contiguous, zeroed frames, which stay where they are; `None` if there are none. A driver that starts
+    /// again uses the same ones, and a device that was given up is not trusted to have forgotten their addresses. Who wants the frames
+    /// for something else asks the driver to move ([`BlockDriver::relocate`](crate::block::BlockDriver::relocate)). Returns the address
+    /// of the first byte, a multiple of [`PAGE_SIZE`].
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa>;
+
+    /// Takes back what [`allocate`](Self::allocate) gave: the device has been reset since it knew the address, or never did.
+    fn release(&self, at: Gpa, nr_pages: NonZeroUsize);
 
     /// Reads 2 bytes, little-endian.
     fn read16(&self, at: Gpa) -> u16;
@@ -54,6 +57,9 @@ macro_rules! forward_dma_memory {
         impl<M: DmaMemory + ?Sized> DmaMemory for $pointer {
             fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa> {
                 (**self).allocate(nr_pages)
+            }
+            fn release(&self, at: Gpa, nr_pages: NonZeroUsize) {
+                (**self).release(at, nr_pages);
             }
             fn read16(&self, at: Gpa) -> u16 {
                 (**self).read16(at)
@@ -107,6 +113,11 @@ impl<M: DmaMemory> DmaArea<M> {
             start,
             nr_pages,
         })
+    }
+
+    /// Gives the frames back, which no device knows any more.
+    pub fn release(self) {
+        self.memory.release(self.start, self.nr_pages);
     }
 
     /// The memory this area is a part of.

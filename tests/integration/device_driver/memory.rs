@@ -177,6 +177,8 @@ impl DmaMemory for GuestRam {
         self.next_frame.set(start + zeroes.len() as u64);
         Some(Gpa::new(start))
     }
+    /// It is not handed out again.
+    fn release(&self, _: Gpa, _: NonZeroUsize) {}
     fn read16(&self, at: Gpa) -> u16 {
         u16::from_le(
             self.bytes

@@ -156,6 +156,78 @@ fn no_cpu_uses_a_page_of_the_manager_after_all_have_forgotten_it() {
     );
 }
 
+/// Threads that are called in vain: none of them sleeps for long.
+struct Threads;
+
+impl Hardware for Threads {
+    fn call(&self, _: CpuId) {}
+    fn forget(&self) {}
+    fn relax(&self) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn while_one_cpu_works_all_others_stand_still_or_are_away() {
+    let activity = Activity::new();
+    // Each CPU has two numbers that are the same whenever it looks what others want.
+    let numbers: [[AtomicU64; 2]; 3] = Default::default();
+    let (over, wrong) = (AtomicBool::new(false), AtomicU64::new(0));
+    let look = |this: CpuId| {
+        activity.while_still(this, &Threads, || {
+            let now = || -> Vec<[u64; 2]> {
+                let others = numbers
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| *index != this.index());
+                others
+                    .map(|(_, pair)| [0, 1].map(|at| pair[at].load(Ordering::Relaxed)))
+                    .collect()
+            };
+            let before = now();
+            (0..200).for_each(|_| spin_loop());
+            let is_still = now() == before && before.iter().all(|[first, second]| first == second);
+            wrong.fetch_add(u64::from(!is_still), Ordering::Relaxed);
+        });
+    };
+    thread::scope(|scope| {
+        let (activity, numbers, over, look) = (&activity, &numbers, &over, &look);
+        for number in [1, 2] {
+            scope.spawn(move || {
+                let this = cpu(number);
+                activity.begin(this, &Threads);
+                while !over.load(Ordering::Relaxed) {
+                    for _ in 0..20 {
+                        for half in &numbers[this.index()] {
+                            half.fetch_add(1, Ordering::Relaxed);
+                            (0..20).for_each(|_| spin_loop());
+                        }
+                        activity.answer(this, &Threads);
+                    }
+                    // Two want it at a time.
+                    if number == 1 {
+                        look(this);
+                    }
+                    activity.leave_manager(this, &Threads);
+                    thread::yield_now();
+                    activity.come_back(this, &Threads);
+                }
+                activity.leave_manager(this, &Threads);
+            });
+        }
+        activity.begin(cpu(0), &Threads);
+        (0..200).for_each(|_| look(cpu(0)));
+        // Another one may still want this CPU to stand still.
+        activity.leave_manager(cpu(0), &Threads);
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(
+        wrong.into_inner(),
+        0,
+        "a CPU went on in the middle of another one's work"
+    );
+}
+
 #[test]
 fn who_is_in_another_address_space_is_left_alone() {
     struct Nobody;

@@ -1,5 +1,6 @@
 //! The control tree: what its files say, and what becomes of what is written to them.
 
+use crate::disks;
 use crate::kernel::Kernel;
 use crate::resize::orders::{order, order_node};
 use alloc::string::{String, ToString};
@@ -34,6 +35,7 @@ fn list(kernel: &Kernel, directory: Directory, path: &str) -> Result<String, Str
     let mut line = |name: fmt::Arguments<'_>| writeln!(text, "{name}").map_err(|error| error.to_string());
     match directory {
         Directory::Root => {
+            line(format_args!("devices/"))?;
             line(format_args!("memory/"))?;
             line(format_args!("node/"))?;
         }
@@ -43,7 +45,10 @@ fn list(kernel: &Kernel, directory: Directory, path: &str) -> Result<String, Str
         Directory::Node(node) => {
             node_of(kernel, node, path)?;
         }
-        Directory::Memory | Directory::Nodes => {}
+        Directory::Disk(disk) => {
+            memory_of_disk(kernel, disk, path)?;
+        }
+        Directory::Memory | Directory::Nodes | Directory::Devices => {}
     }
     for name in directory.files() {
         line(format_args!("{name}"))?;
@@ -59,7 +64,12 @@ fn list(kernel: &Kernel, directory: Directory, path: &str) -> Result<String, Str
                 line(format_args!("node{node}/"))?;
             }
         }
-        Directory::Root | Directory::Block(_) | Directory::Node(_) => {}
+        Directory::Devices => {
+            for disk in 0..kernel.disks.lock().len() {
+                line(format_args!("{}/", disks::name(disk)))?;
+            }
+        }
+        Directory::Root | Directory::Block(_) | Directory::Node(_) | Directory::Disk(_) => {}
     }
     Ok(text)
 }
@@ -84,6 +94,10 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
         File::Events(after) => region.events_after(after).into_iter().map(event_line).collect(),
         File::Block(block, file) => read_block(kernel, block, file, path)?,
         File::Node(node, file) => read_node(kernel, node_of(kernel, node, path)?, file),
+        File::DiskMemory(disk) => {
+            let ([queue, slots], _) = memory_of_disk(kernel, disk, path)?;
+            alloc::format!("{queue:x} {slots:x}")
+        }
     })
 }
 
@@ -208,6 +222,12 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
             let node = node_of(kernel, node, path)?;
             order_node(kernel, node, policy(value)?).await
         }
+        File::DiskMemory(disk) if value == "move" => {
+            let (_, driver) = memory_of_disk(kernel, disk, path)?;
+            let moved = disks::relocate(kernel, driver).await;
+            moved.map_err(|error| error.to_string())
+        }
+        File::DiskMemory(_) => Err(alloc::format!("{path} takes move")),
         File::BlockSize
         | File::MemmapOnMemory
         | File::Events(_)
@@ -231,6 +251,11 @@ fn block_state(kernel: &Kernel, block: u32, path: &str) -> Result<BlockState, St
         blocks => alloc::format!("there is no {path}: blocks are memory0 to memory{}", blocks - 1),
     };
     region.state(BlockIndex(block)).ok_or_else(missing)
+}
+
+fn memory_of_disk(kernel: &Kernel, disk: u8, path: &str) -> Result<([u64; 2], u32), String> {
+    let found = disks::memory_of(kernel, &disks::name(disk.into()));
+    found.ok_or_else(|| alloc::format!("there is no {path}: the guest has no such disk"))
 }
 
 fn node_of(kernel: &Kernel, node: u8, path: &str) -> Result<NodeId, String> {

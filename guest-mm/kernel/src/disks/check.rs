@@ -62,7 +62,8 @@ fn note(kernel: &Kernel, index: usize, check: Check) {
 pub(crate) async fn check(kernel: &'static Kernel, (index, drive): (usize, &'static Drive)) {
     let name = super::name(index);
     note(kernel, index, Check::Running);
-    let area = match DmaArea::allocate(KernelDma(kernel), DEPTH * PIECE_BYTES) {
+    let memory = KernelDma { kernel, driver: None };
+    let area = match DmaArea::allocate(memory, DEPTH * PIECE_BYTES) {
         Ok(area) => area,
         Err(error) => return log!(Error, "{name}: no check: {error}"),
     };

@@ -19,13 +19,14 @@ use guest_mm::fs::pagefs::{FormatError, FsError};
 use guest_mm::fs::{Dentry, Keep, Machine, Mounted, Node};
 use guest_mm::mempool::ThisCpu;
 use guest_mm::reclaim::Shrinker;
+use guest_mm::slab::{Cache, IsLeaving, MoveObjects, NoObject};
 use guest_sync::{Cpu, SetOnce};
 
 /// Tasks that carry pages between memory and the disk, each one request at a time.
 const NR_CARRIERS: usize = 6;
 
-static DENTRIES: ObjectCache<Dentry> = ObjectCache::new("dentry");
-static INODE_OBJECTS: ObjectCache<Node<Arc<File>>> = ObjectCache::new("inode_cache");
+static DENTRIES: ObjectCache<Dentry> = ObjectCache::movable("dentry");
+static INODE_OBJECTS: ObjectCache<Node<Arc<File>>> = ObjectCache::movable("inode_cache");
 
 /// The file system of this guest.
 pub(crate) type RootFs = Mounted<'static, RootDisk>;
@@ -172,5 +173,30 @@ impl Shrinker for InodeShrinker {
         self.0
             .get()
             .map_or(0, |root| root.inode_shrinker().shrink(cpu, nr_pages))
+    }
+}
+
+impl MoveObjects for NameShrinker {
+    fn cache(&self) -> Option<&Cache> {
+        DENTRIES.slab_cache()
+    }
+
+    fn move_objects(&self, cpu: &Cpu, is_leaving: IsLeaving<'_>) -> Result<(), NoObject> {
+        if let Some(root) = self.0.get() {
+            root.names().move_objects(cpu, is_leaving);
+        }
+        Ok(())
+    }
+}
+
+impl MoveObjects for InodeShrinker {
+    fn cache(&self) -> Option<&Cache> {
+        INODE_OBJECTS.slab_cache()
+    }
+
+    fn move_objects(&self, cpu: &Cpu, is_leaving: IsLeaving<'_>) -> Result<(), NoObject> {
+        self.0
+            .get()
+            .map_or(Ok(()), |root| root.inodes().move_objects(cpu, is_leaving))
     }
 }

@@ -9,6 +9,7 @@ use guest_kernel::cmdline::MAX_CPUS;
 use guest_kernel::executor::Bell;
 use guest_mm::frames::{FlushBatch, Mmu};
 use guest_mm::kernel_map::{KernelRange, KernelTlb};
+use guest_mm::mm::AddressSpace;
 use guest_sync::CpuId;
 
 static CPUS: Activity = Activity::new();
@@ -55,10 +56,19 @@ pub(crate) fn counters(id: CpuId) -> Option<&'static Counters> {
     CPUS.counters(id)
 }
 
-/// Runs a process until something happens. `timer` is asked last of all, when whatever another CPU leaves to be done
-/// from then on interrupts the process.
-pub(crate) fn run(context: &mut Context, timer: impl FnOnce() -> TimerCount) -> Trap {
-    CPUS.enter(this(), context.root(), &Machine);
+/// Runs a process in its address space until something happens. `timer` is asked last of all, when whatever another CPU leaves to be
+/// done from then on interrupts the process.
+pub(crate) fn run(context: &mut Context, space: &AddressSpace, timer: impl FnOnce() -> TimerCount) -> Trap {
+    loop {
+        let root = space.root().gpa();
+        CPUS.enter(this(), root, &Machine);
+        // Who moves the root table after this look sees that this CPU is in it, and waits until it has left.
+        if space.root().gpa() == root {
+            context.set_root(root);
+            break;
+        }
+        CPUS.come_back(this(), &Machine);
+    }
     let trap = nucleus::run(context, timer());
     CPUS.come_back(this(), &Machine);
     if let Trap::Interrupt(vector) = trap {
@@ -133,6 +143,13 @@ impl KernelTlb for AllCpus {
             1 => nucleus::invalidate(range.start()),
             _ => nucleus::flush(),
         }
+    }
+
+    fn exchange(&self, _: KernelRange, change: &mut dyn FnMut()) {
+        CPUS.while_still(this(), &Machine, || {
+            change();
+            forget_manager_translations();
+        });
     }
 }
 

@@ -4,16 +4,18 @@
 
 use super::activity::AllCpus;
 use super::frames::DirectFrames;
-use super::high_memory::{read_mapped, write_mapped};
+use super::high_memory::{AllFrames, read_mapped, write_mapped};
 use crate::kernel::KernelFrames;
+use alloc::vec::Vec;
 use core::fmt;
 use guest_kernel::layout::VMALLOC;
 use guest_kernel::stress;
 use guest_mm::Shrinker;
 use guest_mm::kernel_map::{KernelRange, KernelTables};
+use guest_mm::migrate::Refusal;
 use guest_mm::pfn::Pfn;
 use guest_mm::phys::PhysicalMemory;
-use guest_mm::vmalloc::{NotAnArea, Purged, Tag, Vmalloc, VmallocError, VmallocStats};
+use guest_mm::vmalloc::{KernelMoved, NotAnArea, Purged, Tag, Vmalloc, VmallocError, VmallocStats};
 use guest_sync::{Cpu, SetOnce};
 
 /// So many freed pages are given back even while the CPUs have other things to do: 4 MiB.
@@ -88,6 +90,12 @@ impl Areas {
         if self.stats().nr_lazy_pages > MOST_LAZY_PAGES {
             self.purge();
         }
+    }
+
+    /// Moves those pages of areas off an isolated block that a batch of migration has refused, and takes them out of the list.
+    pub(crate) fn move_off(&self, contents: AllFrames, refused: &mut Vec<Refusal>) -> KernelMoved {
+        let frames = (&DirectFrames, &contents);
+        self.vmalloc.move_off(frames, &self.frames, &AllCpus, refused)
     }
 
     /// What there is, and what was done.

@@ -1,5 +1,5 @@
-//! Memory that drivers share with their devices: frames for the kernel's own data, which never move and are never
-//! unplugged, accessed volatile at their physical addresses.
+//! Memory that drivers share with their devices: frames for the kernel's own data, which stay where they are until their driver moves,
+//! accessed volatile at their physical addresses.
 
 #![expect(unsafe_code, reason = "reads and writes memory that devices write to")]
 
@@ -10,12 +10,16 @@ use core::num::NonZeroUsize;
 use core::ptr::with_exposed_provenance_mut;
 use guest_kernel::physical::to_usize;
 use guest_mm::frames::Frames;
-use guest_mm::{Gfp, Order};
+use guest_mm::{Gfp, KernelUse, Order, Pfn};
 use guest_virtio::dma::{DmaMemory, Gpa, PAGE_SIZE};
 
-/// The kernel's frames, as drivers borrow them.
+/// The kernel's frames, as a driver borrows them.
 #[derive(Clone, Copy)]
-pub(crate) struct KernelDma(pub(crate) &'static Kernel);
+pub(crate) struct KernelDma {
+    pub(crate) kernel: &'static Kernel,
+    /// The driver's number, that of its device's interrupt; `None` for memory that stays for good.
+    pub(crate) driver: Option<u32>,
+}
 
 fn pointer<T>(at: Gpa) -> *mut T {
     with_exposed_provenance_mut(to_usize(at.raw()))
@@ -24,9 +28,28 @@ fn pointer<T>(at: Gpa) -> *mut T {
 impl DmaMemory for KernelDma {
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa> {
         let order = Order::holding((nr_pages.get() * PAGE_SIZE) as u64)?;
-        let pfn = self.0.phys.alloc_pages(this_cpu(), Gfp::KERNEL, order).ok()?;
+        let phys = self.kernel.phys;
+        let take = |gfp| phys.alloc_pages(this_cpu(), gfp, order).ok();
+        let pfn = match self.driver {
+            None => take(Gfp::KERNEL)?,
+            Some(driver) => {
+                let pfn = take(Gfp::KERNEL_RELOCATABLE).or_else(|| take(Gfp::KERNEL))?;
+                phys.set_kernel_use(pfn, KernelUse::Dma { driver });
+                pfn
+            }
+        };
         DirectFrames.zero(pfn, order);
         Some(Gpa::new(pfn.gpa()))
+    }
+
+    fn release(&self, at: Gpa, _: NonZeroUsize) {
+        let Some(pfn) = Pfn::containing(at.raw()) else {
+            return;
+        };
+        self.kernel.phys.set_kernel_use(pfn, KernelUse::Other);
+        if let Err(error) = self.kernel.phys.free_pages(this_cpu(), pfn) {
+            panic!("memory of a driver is given back: {error}");
+        }
     }
 
     fn read16(&self, at: Gpa) -> u16 {

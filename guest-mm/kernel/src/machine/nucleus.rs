@@ -120,9 +120,9 @@ impl Context {
         }
     }
 
-    /// The root table of its address space.
-    pub(crate) fn root(&self) -> u64 {
-        self.cr3
+    /// From now on this is the root table of its address space.
+    pub(crate) fn set_root(&mut self, root: u64) {
+        self.cr3 = root;
     }
 }
 

@@ -13,19 +13,29 @@ use core::ptr::{NonNull, drop_in_place, with_exposed_provenance_mut};
 use guest_kernel::physical::to_usize;
 use guest_mm::Gfp;
 use guest_mm::fs::{Store, per_frame};
-use guest_mm::slab::{Alignment, Cache, CacheSpec, Debugging, NoObject, ObjAddr};
+use guest_mm::slab::{Alignment, Cache, CacheSpec, Debugging, IsLeaving, NoObject, ObjAddr, Objects};
 use guest_sync::{Cpu, SetOnce};
 
 /// A cache for values of one type; made when the first is.
 pub(crate) struct ObjectCache<T> {
     name: &'static str,
     cache: SetOnce<Arc<Cache>>,
+    objects: Objects,
     of: PhantomData<fn() -> T>,
 }
 
 impl<T> ObjectCache<T> {
-    /// A cache of that name.
+    /// A cache of that name, whose objects stay where they are.
     pub(crate) const fn new(name: &'static str) -> Self {
+        Self::of(name, Objects::Fixed)
+    }
+
+    /// A cache of that name, whose objects can be moved by who has their boxes.
+    pub(crate) const fn movable(name: &'static str) -> Self {
+        Self::of(name, Objects::Movable)
+    }
+
+    const fn of(name: &'static str, objects: Objects) -> Self {
         assert!(
             size_of::<T>() > 0 && size_of::<T>() <= 4096 && align_of::<T>() <= 64,
             "objects fit pages"
@@ -33,8 +43,14 @@ impl<T> ObjectCache<T> {
         Self {
             name,
             cache: SetOnce::new(),
+            objects,
             of: PhantomData,
         }
+    }
+
+    /// The cache itself, once there is one.
+    pub(crate) fn slab_cache(&self) -> Option<&Cache> {
+        self.cache.get().map(|cache| &**cache)
     }
 
     /// Moves a value into an object of the cache.
@@ -63,6 +79,7 @@ impl<T> ObjectCache<T> {
                 } else {
                     Debugging::Off
                 },
+                objects: self.objects,
                 ..CacheSpec::new(self.name, u32::try_from(size_of::<T>()).ok()?)
             };
             let cache = slabs.create(&spec).ok()?;
@@ -86,6 +103,25 @@ impl<T: Send> Store<T> for &'static ObjectCache<T> {
 
     fn store(&self, value: T) -> Option<CacheBox<T>> {
         ObjectCache::store(self, value).ok()
+    }
+
+    fn relocate(
+        &self,
+        cpu: &Cpu,
+        object: &mut CacheBox<T>,
+        is_leaving: IsLeaving<'_>,
+    ) -> Result<(), NoObject> {
+        let from = object.address();
+        if !is_leaving(from) {
+            return Ok(());
+        }
+        let none = NoObject { cache: self.name };
+        let (slabs, cache) = (slabs().ok_or(none)?, self.slab_cache().ok_or(none)?);
+        let _visit = quiet::visit(cpu);
+        let to = slabs.relocate(cpu, cache, from)?;
+        // The value is at both places, byte for byte, and only the new one is used from now on.
+        object.value = NonNull::new(with_exposed_provenance_mut(to_usize(to.gpa()))).ok_or(none)?;
+        Ok(())
     }
 
     fn per_frame(&self) -> u32 {
@@ -116,6 +152,12 @@ unsafe impl<T: Send> Send for CacheBox<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for CacheBox<T> {}
 
+impl<T> CacheBox<T> {
+    fn address(&self) -> ObjAddr {
+        ObjAddr::new(self.value.as_ptr().expose_provenance() as u64)
+    }
+}
+
 impl<T> Deref for CacheBox<T> {
     type Target = T;
 
@@ -134,7 +176,7 @@ impl<T> DerefMut for CacheBox<T> {
 
 impl<T> Drop for CacheBox<T> {
     fn drop(&mut self) {
-        let object = ObjAddr::new(self.value.as_ptr().expose_provenance() as u64);
+        let object = self.address();
         // SAFETY: the value is not used again.
         unsafe { drop_in_place(self.value.as_ptr()) };
         if let (Some(slabs), Some(cache)) = (slabs(), self.home.cache.get()) {

@@ -1,7 +1,6 @@
 //! Shrinking: the cheapest blocks are isolated together (so that what moves off one does not land on the next), then
 //! emptied one after the other while programs run in between, taken offline, out of the direct map, and unplugged.
 
-use super::blame::Blame;
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
 use crate::machine::activity;
@@ -68,12 +67,6 @@ impl Worker {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
                 Emptied::No(block, reason) => {
-                    let refusal = self.refusal.take();
-                    let block_of = |refusal| Blame {
-                        block: block.block(),
-                        refusal,
-                    };
-                    self.blame = refusal.map(block_of).or(self.blame);
                     self.put_back(block, Some(reason));
                     if reason == StuckReason::NoMemory {
                         // Nor is there room for what is on the dearer ones.
@@ -129,26 +122,11 @@ impl Worker {
                 StuckReason::Pinned
             };
             let candidates: Vec<DeviceBlock> = self.planner.candidates().collect();
-            let held = candidates
-                .iter()
-                .find_map(|block| self.held_on(BlockIndex(block.raw())));
-            self.blame = held.or(self.blame);
             candidates
                 .into_iter()
                 .for_each(|block| self.planner.stuck(block, reason));
         }
         leaving
-    }
-
-    /// The page of a block that somebody holds, if one is.
-    fn held_on(&self, block: BlockIndex) -> Option<Blame> {
-        let (pfn, holder) = self.kernel.phys.pin_on(block)?;
-        let refusal = Refusal {
-            pfn,
-            order: self.kernel.phys.page(pfn)?.order(),
-            reason: RefusalReason::Pinned { holder },
-        };
-        Some(Blame { block, refusal })
     }
 
     /// Plugged blocks that could not be brought online.
@@ -220,7 +198,8 @@ impl Worker {
     fn isolate(&mut self, count: usize, leaving: &mut Leaving) {
         let phys = self.kernel.phys;
         let mut left = count;
-        for cost in phys.rank_blocks() {
+        // What the kernel has on its own blocks may be in the way: they come last.
+        for cost in phys.rank_blocks().into_iter().chain(phys.rank_kernel_blocks()) {
             let number = DeviceBlock::new(cost.block.0);
             if left == 0 || self.planner.state(number) != Some(Planned::Plugged) {
                 continue;
@@ -258,6 +237,7 @@ impl Worker {
         let (mut passes, started) = (0, self.kernel.clock.now());
         let mut starved = 0;
         self.refusal = None;
+        self.forget_drivers();
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
             let used_pages = self.kernel.phys.used_pages(&block);
@@ -273,7 +253,7 @@ impl Worker {
                     BatchEnd::Budget if self.kernel.orders.rate() > 0 => break,
                     BatchEnd::Budget => {}
                     BatchEnd::NoMemory => {
-                        starved = if report.moved_small + report.moved_huge > 0 {
+                        starved = if report.moved_small + report.moved_huge + report.moved_kernel > 0 {
                             0
                         } else {
                             starved + 1
@@ -294,6 +274,10 @@ impl Worker {
                                 });
                             }
                             Err(not_empty) => block = not_empty.block,
+                        }
+                        if self.move_drivers(&mut block).await {
+                            block.rewind();
+                            break;
                         }
                         passes += 1;
                         let most = if reason == StuckReason::Busy {
@@ -318,11 +302,12 @@ impl Worker {
     }
 
     /// Moves the next pages. While they are copied programs on other CPUs run on; one that touches such a page waits.
-    fn migrate_batch(&self, block: &mut IsolatedBlock) -> MigrateReport {
+    fn migrate_batch(&mut self, block: &mut IsolatedBlock) -> MigrateReport {
         let (kernel, cpu) = (self.kernel, this_cpu());
         let mut batch = kernel.mm().begin_migration(cpu, block, BATCH_PAGES);
         batch.copy(&AllFrames(kernel.high));
-        let report = kernel.mm().finish_migration(cpu, block, batch);
+        let mut report = kernel.mm().finish_migration(cpu, block, batch);
+        self.move_kernel_pages(block, &mut report);
         activity::answer();
         report
     }
@@ -405,7 +390,7 @@ fn isolate_reason(error: IsolateError) -> StuckReason {
 
 fn refusal_reason(refusal: &Refusal) -> StuckReason {
     match refusal.reason {
-        RefusalReason::Pinned { .. } | RefusalReason::Unmovable => StuckReason::Pinned,
+        RefusalReason::Pinned { .. } | RefusalReason::Unmovable(_) => StuckReason::Pinned,
         RefusalReason::Busy => StuckReason::Busy,
     }
 }

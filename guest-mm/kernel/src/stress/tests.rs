@@ -156,6 +156,9 @@ struct NoTlb;
 impl KernelTlb for NoTlb {
     fn flush(&self, _: KernelRange) {}
     fn flush_local(&self, _: KernelRange) {}
+    fn exchange(&self, _: KernelRange, change: &mut dyn FnMut()) {
+        change();
+    }
 }
 
 impl<'a> HostAreas<'a> {

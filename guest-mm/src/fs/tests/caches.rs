@@ -13,9 +13,12 @@ use guest_sync::{Cpu, CpuId, SpinLock};
 use crate::fs::pagefs::{InodeNr, Name};
 use crate::fs::{Evict, InodeCache, InodeShrinker, Known, NameCache, Store, per_frame};
 use crate::gfp::Gfp;
+use crate::migrate::{Refusal, RefusalReason};
+use crate::page::KernelUse;
 use crate::reclaim::Shrinker;
-use crate::slab::tests::world::{TestSlabs, machine};
-use crate::slab::{Cache, CacheSpec, Debugging, ObjAddr};
+use crate::slab::tests::world::{BASE, TestSlabs, machine};
+use crate::slab::{Cache, CacheSpec, Debugging, IsLeaving, MoveObjects, NoObject, ObjAddr, SlabSource};
+use crate::{Order, Pfn};
 
 /// Objects in a slab cache of their own; their values are the host's.
 struct InSlabs<'a> {
@@ -75,6 +78,18 @@ impl<'a, T: Send> Store<T> for &'a InSlabs<'a> {
             home: self,
             place,
         })
+    }
+
+    fn relocate(
+        &self,
+        cpu: &Cpu,
+        object: &mut Object<'a, T>,
+        leaving: IsLeaving<'_>,
+    ) -> Result<(), NoObject> {
+        if leaving(object.place) {
+            object.place = self.slabs.relocate(cpu, &self.cache, object.place)?;
+        }
+        Ok(())
     }
 
     fn per_frame(&self) -> u32 {
@@ -216,4 +231,118 @@ fn an_inode_goes_when_nobody_holds_it_and_what_belongs_to_it_can_go() {
         (None, Some(2790))
     );
     assert_eq!(cache.let_go(inode(910)), None, "it was let go of already");
+}
+
+impl<'a> MoveObjects for NameCache<&'a InSlabs<'a>> {
+    fn cache(&self) -> Option<&Cache> {
+        Some(&self.store().cache)
+    }
+
+    fn move_objects(&self, cpu: &Cpu, is_leaving: IsLeaving<'_>) -> Result<(), NoObject> {
+        Self::move_objects(self, cpu, is_leaving);
+        Ok(())
+    }
+}
+
+impl<'a> MoveObjects for InodeCache<u32, &'a InSlabs<'a>> {
+    fn cache(&self) -> Option<&Cache> {
+        Some(&self.store().cache)
+    }
+
+    fn move_objects(&self, cpu: &Cpu, is_leaving: IsLeaving<'_>) -> Result<(), NoObject> {
+        Self::move_objects(self, cpu, is_leaving)
+    }
+}
+
+/// The slabs among the frames below a number, as migration refuses them.
+fn slabs_below(slabs: &TestSlabs, end: u32) -> Vec<Refusal> {
+    let heads = (0..end)
+        .map(Pfn::new)
+        .filter(|&pfn| slabs.source().slab_of(pfn) == Some(pfn));
+    let refusal = |pfn| Refusal {
+        pfn,
+        order: Order::ZERO,
+        reason: RefusalReason::Unmovable(KernelUse::Slab),
+    };
+    heads.map(refusal).collect()
+}
+
+#[test]
+fn names_and_inodes_leave_their_slabs_and_are_found_as_before() {
+    let (slabs, mut cpus) = machine(3, 1, Debugging::Off);
+    let cpu = cpus.remove(2);
+    let names = InSlabs::new::<crate::fs::Dentry>(&slabs, cpus.remove(1));
+    let inodes = InSlabs::new::<crate::fs::Node<u32>>(&slabs, cpus.remove(0));
+    let (names, inodes) = (NameCache::new(&names), InodeCache::new(&inodes));
+    for number in 1..2000 {
+        names.enter(InodeNr::ROOT, &name(number), Known::Inode(inode(number)));
+        assert!(inodes.add(inode(number), number * 3));
+        if number % 4 != 0 {
+            assert_eq!(inodes.let_go(inode(number)), Some(0));
+        }
+    }
+    // Slabs with objects in between that are free, and some at hand.
+    names.give_up(300);
+    let used = slabs.source().used_pages();
+    let end = BASE + u32::try_from(used / 2).unwrap();
+    let mut refused = slabs_below(&slabs, end);
+    let wanted = refused.len();
+    assert!(wanted >= 20, "{wanted}");
+    slabs.source().leave_below(end);
+    let moved = slabs.move_off(&cpu, &[&names, &inodes], &mut refused);
+    assert_eq!(
+        (moved.pages as usize, moved.lacks_memory),
+        (wanted, false),
+        "{refused:?}"
+    );
+    assert!(refused.is_empty() && slabs_below(&slabs, end).is_empty());
+    slabs.validate().unwrap();
+    assert_eq!(
+        (names.stat().entries, inodes.stat().inodes, inodes.stat().held),
+        (1699, 1999, 499)
+    );
+    for number in 301..2000 {
+        assert_eq!(
+            names.lookup(InodeNr::ROOT, &name(number)),
+            Some(Known::Inode(inode(number)))
+        );
+    }
+    for number in 1..2000 {
+        assert_eq!(inodes.peek(inode(number)), Some(number * 3));
+        assert_eq!(inodes.holders(inode(number)), u32::from(number % 4 == 0));
+    }
+    drop((names, inodes));
+    slabs.validate().unwrap();
+}
+
+#[test]
+fn without_memory_names_are_given_up_and_inodes_stay() {
+    let (slabs, mut cpus) = machine(3, 1, Debugging::Off);
+    let cpu = cpus.remove(2);
+    let names = InSlabs::new::<crate::fs::Dentry>(&slabs, cpus.remove(1));
+    let inodes = InSlabs::new::<crate::fs::Node<u32>>(&slabs, cpus.remove(0));
+    let (names, inodes) = (NameCache::new(&names), InodeCache::new(&inodes));
+    for number in 1..500 {
+        names.enter(InodeNr::ROOT, &name(number), Known::Missing);
+        assert!(inodes.add(inode(number), number));
+    }
+    slabs.source().fail_after(0);
+    let all = BASE + u32::try_from(slabs.source().used_pages()).unwrap();
+    let mut refused = slabs_below(&slabs, all);
+    let before = refused.len();
+    let moved = slabs.move_off(&cpu, &[&names, &inodes], &mut refused);
+    assert!(moved.lacks_memory && moved.pages > 0 && !refused.is_empty());
+    assert_eq!(refused.len() + moved.pages as usize, before);
+    slabs.validate().unwrap();
+    let left = names.stat();
+    assert_eq!((left.entries, left.reclaimed), (0, 499));
+    for number in 1..500 {
+        assert_eq!(inodes.peek(inode(number)), Some(number));
+        assert_eq!(names.lookup(InodeNr::ROOT, &name(number)), None);
+    }
+    assert!(
+        refused
+            .iter()
+            .all(|refusal| slabs.name_of(refusal.pfn) == Some("objects"))
+    );
 }

@@ -6,4 +6,5 @@ mod misuse;
 mod model;
 mod physical;
 mod threads;
+mod vacate;
 pub(crate) mod world;

@@ -14,7 +14,7 @@ use crate::{Frames, Order, Pfn, PfnRange};
 /// Frames of a node: 8 MiB.
 pub(crate) const NODE_PAGES: u32 = 2048;
 /// First frame of node 0; not 0, so that no address is.
-const BASE: u32 = 512;
+pub(crate) const BASE: u32 = 512;
 
 #[derive(Debug, Default)]
 struct Fields {
@@ -33,6 +33,8 @@ pub(crate) struct TestSource {
     /// Requests that still succeed.
     good: AtomicU32,
     pub(crate) requests: AtomicU32,
+    /// Frames below this number are not given out.
+    leaving: AtomicU32,
 }
 
 impl TestSource {
@@ -45,12 +47,18 @@ impl TestSource {
             used: SpinLock::new(std::vec![false; nr_pages]),
             good: AtomicU32::new(u32::MAX),
             requests: AtomicU32::new(0),
+            leaving: AtomicU32::new(0),
         }
     }
 
     /// After `good` more requests there is no memory.
     pub(crate) fn fail_after(&self, good: u32) {
         self.good.store(good, Relaxed);
+    }
+
+    /// From now on nothing is taken from the frames below a number.
+    pub(crate) fn leave_below(&self, end: u32) {
+        self.leaving.store(end, Relaxed);
     }
 
     pub(crate) fn used_pages(&self) -> u64 {
@@ -66,6 +74,7 @@ impl TestSource {
         let mut used = self.used.lock();
         let first = (start..start + NODE_PAGES as usize)
             .step_by(nr_pages)
+            .filter(|&first| BASE as usize + first >= self.leaving.load(Relaxed) as usize)
             .find(|&first| used[first..first + nr_pages].iter().all(|used| !used))?;
         used[first..first + nr_pages].fill(true);
         Some(Pfn::new(BASE + u32::try_from(first).unwrap()))

@@ -15,7 +15,7 @@ mod tests;
 pub use request::{BlockError, Operation, Reason, Refused};
 pub use virtio_wire::block::SECTOR_SIZE;
 
-use crate::dma::DmaMemory;
+use crate::dma::{DmaMemory, Gpa, OutOfDmaMemory};
 use crate::fault::{DeviceFault, StartError};
 use crate::queue::{self, Notify, Segment, VirtQueue};
 use crate::transport::{Features, Registers, Setup, Transport};
@@ -101,13 +101,39 @@ pub struct BlockDriver<R, M, T> {
 #[derive(Debug)]
 struct State<M, T> {
     info: DiskInfo,
-    queue: VirtQueue<M, Pending<T>>,
-    slots: Slots<M>,
+    shared: Shared<M, T>,
     /// Answered, and not taken yet.
     done: VecDeque<(T, Result<(), BlockError>)>,
     waiters: WakerSet,
     counters: Counters,
     fault: Option<DeviceFault>,
+}
+
+/// What the device reaches of the driver's.
+#[derive(Debug)]
+struct Shared<M, T> {
+    queue: VirtQueue<M, Pending<T>>,
+    slots: Slots<M>,
+}
+
+impl<M: DmaMemory + Clone, T> Shared<M, T> {
+    /// An empty queue of `size` entries, and slots.
+    fn new(memory: &M, size: u16) -> Result<Self, OutOfDmaMemory> {
+        let queue = VirtQueue::new(memory.clone(), size)?;
+        match Slots::new(memory, MAX_IN_FLIGHT) {
+            Ok(slots) => Ok(Self { queue, slots }),
+            Err(error) => {
+                queue.release();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the memory back.
+    fn release(self) {
+        self.queue.release();
+        self.slots.release();
+    }
 }
 
 impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
@@ -119,12 +145,11 @@ impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
         let transport = Transport::probe(registers, device_id::BLOCK)?;
         let state = transport.initialise(FEATURES, |setup| {
             let size = setup.queue_size(QUEUE_REQUEST, QUEUE_SIZE)?;
-            let queue = VirtQueue::new(memory.clone(), size)?;
-            setup.install(QUEUE_REQUEST, queue.addresses())?;
+            let shared = Shared::new(memory, size)?;
+            setup.install(QUEUE_REQUEST, shared.queue.addresses())?;
             Ok::<_, StartError>(State {
                 info: read_info(setup, size)?,
-                queue,
-                slots: Slots::new(memory, MAX_IN_FLIGHT)?,
+                shared,
                 done: VecDeque::new(),
                 waiters: WakerSet::new(),
                 counters: Counters::default(),
@@ -140,17 +165,45 @@ impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
     /// # Errors
     /// As [`start`](Self::start); restarting can be tried again.
     pub fn restart(&self) -> Result<(), StartError> {
+        self.start_again(&mut None)
+    }
+
+    /// Has the driver share other memory with the device: stops it (a reset), exchanges the memory, and sets it up again. What was
+    /// under way comes back as lost, so this is best done when nothing is ([`in_flight`](Self::in_flight)).
+    ///
+    /// # Errors
+    /// When there is no other memory, and nothing has changed; or as [`restart`](Self::restart), which is to be tried then.
+    pub fn relocate(&self) -> Result<(), StartError> {
+        let fresh = {
+            let state = self.state.borrow();
+            let queue = &state.shared.queue;
+            Shared::new(queue.memory(), queue.addresses().size)?
+        };
+        let mut other = Some(fresh);
+        let restarted = self.start_again(&mut other);
+        // The old memory, after a reset; or the new one, which the device was not told of.
+        if let Some(other) = other {
+            other.release();
+        }
+        restarted
+    }
+
+    /// Resets the device and sets it up again; with `other` memory, if there is some and it comes to that.
+    fn start_again(&self, other: &mut Option<Shared<M, T>>) -> Result<(), StartError> {
         let mut state = self.state.borrow_mut();
         // Until it is set up nobody is to use it.
         state.fault.get_or_insert(DeviceFault::NeedsReset);
         let restarted = self.transport.initialise(FEATURES, |setup: &Setup<'_, R>| {
             // The device has been reset: it has forgotten all requests, and their memory.
-            for pending in state.queue.reset() {
+            for pending in state.shared.queue.reset() {
                 state.end(pending, Err(BlockError::Lost));
             }
-            let size = state.queue.addresses().size;
+            if let Some(other) = other {
+                core::mem::swap(&mut state.shared, other);
+            }
+            let size = state.shared.queue.addresses().size;
             setup.queue_size(QUEUE_REQUEST, size..=size)?;
-            setup.install(QUEUE_REQUEST, state.queue.addresses())?;
+            setup.install(QUEUE_REQUEST, state.shared.queue.addresses())?;
             state.info = read_info(setup, size)?;
             Ok::<_, StartError>(())
         });
@@ -212,7 +265,16 @@ impl<R: Registers, M: DmaMemory, T> BlockDriver<R, M, T> {
 
     /// Requests that the device has.
     pub fn in_flight(&self) -> u16 {
-        self.state.borrow().queue.in_flight()
+        self.state.borrow().shared.queue.in_flight()
+    }
+
+    /// Where the two areas begin that the driver shares with the device: the queue's, and that of headers and status bytes.
+    pub fn shared_memory(&self) -> [Gpa; 2] {
+        let state = self.state.borrow();
+        [
+            state.shared.queue.addresses().descriptors,
+            state.shared.slots.start(),
+        ]
     }
 
     /// Why the device cannot be used at present, if it cannot.
@@ -256,7 +318,7 @@ impl<R: Registers, M: DmaMemory, T> BlockDriver<R, M, T> {
 
     /// Shows the device what was submitted. One write to a register, for however many requests.
     pub fn commit(&self) {
-        let notify = self.state.borrow_mut().queue.publish();
+        let notify = self.state.borrow_mut().shared.queue.publish();
         if notify == Notify::Needed {
             self.transport.notify(QUEUE_REQUEST, notify);
         }
@@ -346,14 +408,14 @@ impl<M: DmaMemory, T> State<M, T> {
         data: &[Segment],
         mut pending: Pending<T>,
     ) -> Result<(), Refused<T>> {
-        let Some(slot) = self.slots.take() else {
+        let Some(slot) = self.shared.slots.take() else {
             let reason = Reason::Full;
             return Err(Refused {
                 reason,
                 token: pending.token,
             });
         };
-        let [header, status] = self.slots.prepare(&slot, operation, sector);
+        let [header, status] = self.shared.slots.prepare(&slot, operation, sector);
         pending.slot = Some(slot);
         let (mut readable, mut writable) = (Vec::from([header]), Vec::new());
         match operation {
@@ -362,26 +424,29 @@ impl<M: DmaMemory, T> State<M, T> {
             Operation::Flush => {}
         }
         writable.push(status);
-        self.queue
-            .submit(&readable, &writable, pending)
-            .map_err(|refused| {
-                let reason = match &refused {
-                    queue::Refused::Full { .. } => Reason::Full,
-                    queue::Refused::Faulty { fault, .. } => Reason::Broken((*fault).into()),
-                };
-                let mut pending = refused.into_token();
-                self.slots.give_back(pending.slot.take());
-                Refused {
-                    reason,
-                    token: pending.token,
-                }
-            })
+        let Shared { queue, slots } = &mut self.shared;
+        queue.submit(&readable, &writable, pending).map_err(|refused| {
+            let reason = match &refused {
+                queue::Refused::Full { .. } => Reason::Full,
+                queue::Refused::Faulty { fault, .. } => Reason::Broken((*fault).into()),
+            };
+            let mut pending = refused.into_token();
+            slots.give_back(pending.slot.take());
+            Refused {
+                reason,
+                token: pending.token,
+            }
+        })
     }
 
     /// Moves what the device has used to those that are done.
     fn take_used(&mut self) -> Result<(), DeviceFault> {
-        while let Some(used) = self.queue.poll()? {
-            let status = used.token.slot.as_ref().map(|slot| self.slots.status(slot));
+        while let Some(used) = self.shared.queue.poll()? {
+            let status = used
+                .token
+                .slot
+                .as_ref()
+                .map(|slot| self.shared.slots.status(slot));
             let result = outcome(&used.token, status, used.written);
             self.end(used.token, result);
         }
@@ -389,7 +454,7 @@ impl<M: DmaMemory, T> State<M, T> {
     }
 
     fn end(&mut self, mut pending: Pending<T>, result: Result<(), BlockError>) {
-        self.slots.give_back(pending.slot.take());
+        self.shared.slots.give_back(pending.slot.take());
         self.count(pending.operation, pending.len, result);
         self.done.push_back((pending.token, result));
     }

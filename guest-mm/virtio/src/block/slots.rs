@@ -36,6 +36,16 @@ impl<M: DmaMemory> Slots<M> {
         })
     }
 
+    /// Where the memory begins.
+    pub(super) fn start(&self) -> crate::dma::Gpa {
+        self.area.at(0, 0)
+    }
+
+    /// Gives the memory back: nothing is under way, and no device knows it.
+    pub(super) fn release(self) {
+        self.area.release();
+    }
+
     pub(super) fn take(&mut self) -> Option<Slot> {
         self.idle.pop()
     }

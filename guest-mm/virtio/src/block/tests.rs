@@ -246,6 +246,78 @@ fn what_a_broken_device_has_comes_back_only_when_it_was_reset() {
 }
 
 #[test]
+fn the_drivers_memory_moves_and_the_device_reaches_the_old_one_no_more() {
+    set_up!(device, driver, data, ALL);
+    let shared = device.memory.nr_pages_in_use();
+    for round in 0..3 {
+        driver
+            .submit(Operation::Write, 5, &[data(0, 512)], round)
+            .unwrap();
+        driver.commit();
+        answer(&device, 0, None);
+        assert_eq!(driver.completed(), Some((round, Ok(()))));
+        // What is given back panics when either side touches it.
+        driver.relocate().unwrap();
+        assert_eq!((driver.in_flight(), driver.fault()), (0, None));
+        assert_eq!(device.memory.nr_pages_in_use(), shared);
+    }
+    // As many requests as ever, and what is under way is not forgotten without a word.
+    for token in 0..u32::from(MAX_IN_FLIGHT) {
+        driver.submit(Operation::Read, 0, &[data(0, 512)], token).unwrap();
+    }
+    driver.commit();
+    answer(&device, 0, None);
+    driver.relocate().unwrap();
+    let mut back: Vec<_> = core::iter::from_fn(|| driver.completed()).collect();
+    back.sort_unstable_by_key(|done| done.0);
+    let lost = (0..u32::from(MAX_IN_FLIGHT)).map(|token| (token, Err(BlockError::Lost)));
+    assert_eq!(back, Vec::from_iter(lost));
+    driver.submit(Operation::Flush, 0, &[], 4).unwrap();
+    driver.commit();
+    answer(&device, 0, None);
+    assert_eq!(driver.completed(), Some((4, Ok(()))));
+}
+
+#[test]
+fn without_other_memory_or_a_device_that_resets_the_driver_keeps_what_it_has() {
+    let memory = TestMemory::new(8);
+    let device = device(&memory, ALL);
+    let driver: Driver<'_, '_> = BlockDriver::start(&device, &device.memory).unwrap();
+    let mut moves = 0;
+    while driver.relocate().is_ok() {
+        moves += 1;
+        assert!(
+            moves < 8,
+            "memory that is given back is not handed out again here"
+        );
+    }
+    let shared = device.memory.nr_pages_in_use();
+    assert_eq!(driver.fault(), None, "the device was left alone");
+    let flush = |token| {
+        driver.submit(Operation::Flush, 0, &[], token).unwrap();
+        driver.commit();
+        answer(&device, 0, None);
+        assert_eq!(driver.completed(), Some((token, Ok(()))));
+    };
+    flush(1);
+    let memory = TestMemory::new(32);
+    let stuck = self::device(&memory, ALL);
+    let driver: Driver<'_, '_> = BlockDriver::start(&stuck, &stuck.memory).unwrap();
+    let before = stuck.memory.nr_pages_in_use();
+    stuck.reset_status.set(status::DRIVER);
+    assert!(driver.relocate().is_err() && driver.fault().is_some());
+    assert_eq!(
+        stuck.memory.nr_pages_in_use(),
+        before,
+        "the new memory, which it does not know"
+    );
+    stuck.reset_status.set(0);
+    driver.restart().unwrap();
+    assert_eq!(driver.fault(), None);
+    assert!(shared <= before);
+}
+
+#[test]
 fn a_disk_without_a_cache_has_nothing_to_flush() {
     set_up!(device, driver, _data, 0);
     let mut next = Task::new(driver.next());

@@ -118,6 +118,16 @@ impl<M: DmaMemory, T> VirtQueue<M, T> {
         })
     }
 
+    /// The memory that it is a part of.
+    pub fn memory(&self) -> &M {
+        self.area.memory()
+    }
+
+    /// Gives its frames back. Only after a [`reset`](Self::reset), or if no device was ever told of it.
+    pub fn release(self) {
+        self.area.release();
+    }
+
     /// What the device must be told of the queue.
     pub fn addresses(&self) -> QueueAddresses {
         self.layout.addresses(&self.area)

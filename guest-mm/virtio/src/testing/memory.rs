@@ -13,6 +13,8 @@ const BASE: u64 = 0x1_0000_0000;
 pub(crate) struct TestMemory {
     bytes: RefCell<Vec<u8>>,
     nr_used_pages: Cell<usize>,
+    /// Given back: nobody touches it any more.
+    released: RefCell<Vec<core::ops::Range<usize>>>,
 }
 
 impl TestMemory {
@@ -21,12 +23,24 @@ impl TestMemory {
         Self {
             bytes: RefCell::new(std::vec![0xa5; nr_pages * PAGE_SIZE]),
             nr_used_pages: Cell::new(0),
+            released: RefCell::default(),
         }
     }
 
     fn range(&self, at: Gpa, len: usize) -> core::ops::Range<usize> {
         let start = usize::try_from(at.raw().checked_sub(BASE).expect("below test memory")).unwrap();
+        let gone = |released: &core::ops::Range<usize>| start < released.end && released.start < start + len;
+        assert!(
+            !self.released.borrow().iter().any(gone),
+            "{len} bytes at {at:?} were given back"
+        );
         start..start + len
+    }
+
+    /// Pages that are in use.
+    pub(crate) fn nr_pages_in_use(&self) -> usize {
+        let released = self.released.borrow();
+        self.nr_used_pages.get() - released.iter().map(core::ops::Range::len).sum::<usize>() / PAGE_SIZE
     }
 
     fn read<const N: usize>(&self, at: Gpa) -> [u8; N] {
@@ -55,6 +69,10 @@ impl DmaMemory for TestMemory {
         self.bytes.borrow_mut().get_mut(start..start + bytes)?.fill(0);
         self.nr_used_pages.set(self.nr_used_pages.get() + nr_pages.get());
         Some(Gpa::new(BASE + start as u64))
+    }
+    fn release(&self, at: Gpa, nr_pages: NonZeroUsize) {
+        let range = self.range(at, nr_pages.get() * PAGE_SIZE);
+        self.released.borrow_mut().push(range);
     }
     fn read16(&self, at: Gpa) -> u16 {
         u16::from_le_bytes(self.read(at))

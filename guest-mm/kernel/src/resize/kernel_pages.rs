@@ -1,0 +1,98 @@
+//! Pages of the kernel's own on a block that is emptied: whoever has them moves them, once a batch of migration has refused them.
+
+use super::Worker;
+use crate::disks;
+use crate::files;
+use crate::machine::cpu::this_cpu;
+use crate::machine::quiet;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use guest_kernel::sync::{Winner, race};
+use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
+use guest_mm::slab::MoveObjects;
+use guest_mm::{IsolatedBlock, KernelUse};
+
+/// How long a block waits for a driver: a disk may have much to do before nothing is under way.
+const DRIVER_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Drivers whose memory was found on a block.
+#[derive(Debug, Default)]
+pub(super) struct Drivers {
+    /// Those that are to be asked to move, with how many frames they have there.
+    found: Vec<(u32, u32)>,
+    /// Those that were asked since the block was begun with.
+    asked: Vec<u32>,
+}
+
+impl Drivers {
+    fn add(&mut self, driver: u32, nr_pages: u32) {
+        if self.asked.contains(&driver) {
+            return;
+        }
+        match self.found.iter_mut().find(|(known, _)| *known == driver) {
+            Some((_, known)) => *known += nr_pages,
+            None => self.found.push((driver, nr_pages)),
+        }
+    }
+}
+
+impl Worker {
+    /// Has the owners of pages that were refused move them. What remains refused nobody can move now.
+    pub(super) fn move_kernel_pages(&mut self, block: &mut IsolatedBlock, report: &mut MigrateReport) {
+        let kernel = self.kernel;
+        let areas = kernel.areas.move_off(kernel.frames, &mut report.refused);
+        let slabs = {
+            let _visit = quiet::visit(this_cpu());
+            let movers: [&dyn MoveObjects; 2] = [&files::NAMES, &files::INODES];
+            kernel.slabs.move_off(this_cpu(), &movers, &mut report.refused)
+        };
+        for (moved, used_for) in [(areas, KernelUse::Vmalloc { page: 0 }), (slabs, KernelUse::Slab)] {
+            kernel.phys.count_kernel_moved(block, used_for, moved.pages);
+            report.moved_kernel += moved.pages;
+            if moved.lacks_memory {
+                report.end = BatchEnd::NoMemory;
+            }
+        }
+        for refusal in &report.refused {
+            if let RefusalReason::Unmovable(KernelUse::Dma { driver }) = refusal.reason {
+                self.drivers.add(driver, refusal.order.nr_pages());
+            }
+        }
+    }
+
+    /// Another block is begun with.
+    pub(super) fn forget_drivers(&mut self) {
+        self.drivers = Drivers::default();
+    }
+
+    /// Has the drivers move that have memory on the block, each once: they stop, and start again with other memory. Whether one did.
+    pub(super) async fn move_drivers(&mut self, block: &mut IsolatedBlock) -> bool {
+        let mut has_moved = false;
+        for (driver, nr_pages) in core::mem::take(&mut self.drivers.found) {
+            self.drivers.asked.push(driver);
+            let moved = disks::relocate(self.kernel, driver);
+            let patience = self.kernel.timers().sleep(DRIVER_PATIENCE_NS);
+            if let Winner::First(Ok(())) = race(moved, patience).await {
+                let used_for = KernelUse::Dma { driver };
+                self.kernel.phys.count_kernel_moved(block, used_for, nr_pages);
+                has_moved = true;
+            }
+        }
+        has_moved
+    }
+
+    /// What keeps a block from leaving, in words.
+    pub(super) fn in_words(&self, refusal: &Refusal) -> String {
+        let owner = match refusal.reason {
+            RefusalReason::Unmovable(KernelUse::Slab) => {
+                self.kernel.slabs.name_of(refusal.pfn).map(String::from)
+            }
+            RefusalReason::Unmovable(KernelUse::Dma { driver }) => disks::name_of_driver(self.kernel, driver),
+            _ => None,
+        };
+        owner.map_or_else(
+            || refusal.to_string(),
+            |name| alloc::format!("{refusal}: of {name}"),
+        )
+    }
+}
