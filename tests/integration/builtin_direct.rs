@@ -42,7 +42,7 @@ fn a_block_that_a_disk_is_reading_from_or_writing_to_is_put_off_and_leaves_later
             if block.state == "online" && block.used_pages > 0 {
                 match offline(&vm, block.index) {
                     Ok(()) => emptied += 1,
-                    Err(why) if why.contains("pinned by direct I/O") => put_off += 1,
+                    Err(why) if why.contains("pinned by direct I/O of /bin/direct[1]") => put_off += 1,
                     Err(_) => {}
                 }
             }

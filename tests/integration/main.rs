@@ -15,6 +15,7 @@ mod builtin_events;
 mod builtin_files;
 mod builtin_full_disk;
 mod builtin_huge_pages;
+mod builtin_kept;
 mod builtin_kernel_memory;
 mod builtin_kills;
 mod builtin_launder;

@@ -135,6 +135,7 @@ fn answer(kernel: &Kernel, command: &Command<'_>) -> Reply {
             .and_then(|()| files::vmstat(&mut text, kernel))
             .and_then(|()| files::shm_vmstat(&mut text, kernel))
             .and_then(|()| files::direct_vmstat(&mut text))
+            .and_then(|()| files::aio_vmstat(&mut text))
             .and_then(|()| resize(&mut text, kernel)),
         "vmallocinfo" => mappings::vmallocinfo(&mut text, kernel),
         "cpus" => cpus(&mut text, kernel),
@@ -194,7 +195,11 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
     writeln!(out, "resize_requested_bytes {}", status.requested)?;
     writeln!(out, "resize_plugged_bytes {}", status.plugged)?;
     let reason = status.stall.map_or("none", |reason| reason.as_str());
-    writeln!(out, "resize_stall_reason {reason}")
+    write!(out, "resize_stall_reason {reason}")?;
+    if let Some(blame) = status.blame {
+        write!(out, " ({})", blame.describe(kernel))?;
+    }
+    writeln!(out)
 }
 
 fn balloon(out: &mut String, kernel: &Kernel) -> fmt::Result {

@@ -114,6 +114,8 @@ pub(crate) struct Kernel {
     pub(crate) files: Files,
     /// The one without a disk.
     pub(crate) shm: Shm,
+    /// The one whose files never leave memory.
+    pub(crate) ram: Shm,
     /// Programs that wait for words of memory.
     pub(crate) futexes: Futexes,
     /// The disks, in the order of the machine.
@@ -209,6 +211,7 @@ impl Kernel {
             disks: SpinLock::default(),
             files: Files::default(),
             shm: Shm::new(mm, this_cpu),
+            ram: Shm::in_ram(mm, this_cpu),
             futexes: Futexes::default(),
             swap: Swap::new(),
             dirty_ns: machine.options.dirty_ns(),

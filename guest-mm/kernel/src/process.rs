@@ -10,7 +10,7 @@ pub(crate) use table::{ProgramRef, Programs};
 
 use crate::exercise::{self, Exercises};
 use crate::fault;
-use crate::files::Descriptors;
+use crate::files::{self, Aio, Descriptors, Registered};
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::activity::{self, CpuBell};
@@ -53,6 +53,10 @@ pub(crate) struct Program {
     doom: Signal,
     /// The files that it has open.
     pub(crate) files: Descriptors,
+    /// Reads that go on meanwhile.
+    pub(crate) aio: Aio,
+    /// Its memory that stays where it is.
+    pub(crate) registered: Registered,
 }
 
 /// The program is to end.
@@ -196,6 +200,7 @@ fn begin(kernel: &'static Kernel, program: &ProgramRef, space: SpaceId, context:
 async fn live(kernel: &'static Kernel, program: ProgramRef, space: SpaceId, mut context: CacheBox<Context>) {
     let end = serve(kernel, &program, space, &mut context).await;
     exercise::end(kernel, &program).await;
+    files::end_aio(kernel, &program).await;
     // Its memory first: the end of a file may wait for a disk, and others wait for the memory. A page under migration holds the address space until it has arrived.
     loop {
         let destroyed = kernel.mm().destroy_space(this_cpu(), space);

@@ -4,6 +4,7 @@
 //! worker reads the configuration, works until the target is reached or nothing more can be done, says why, and waits:
 //! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
 
+pub(crate) mod blame;
 mod evict;
 mod grow;
 mod kernel_pages;
@@ -12,6 +13,7 @@ pub(crate) mod orders;
 mod pack;
 mod shrink;
 
+use self::blame::Blame;
 use crate::devices::{Memory, restart};
 use crate::kernel::Kernel;
 use crate::log::log;
@@ -60,6 +62,8 @@ struct Worker {
     memory_seen: u64,
     /// The last page that would not leave the block that was emptied last.
     refusal: Option<Refusal>,
+    /// A page that keeps a block, since the target was set.
+    blame: Option<Blame>,
     /// Drivers with memory on the block that is emptied.
     drivers: Drivers,
 }
@@ -95,6 +99,7 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         planner,
         memory_seen: 0,
         refusal: None,
+        blame: None,
         drivers: Drivers::default(),
     };
     worker.start_empty().await;
@@ -137,6 +142,7 @@ impl Worker {
         );
         self.memory_seen = self.kernel.memory_came.count();
         self.planner.retry();
+        self.blame = None;
         loop {
             let step = self.planner.step(target);
             let result = match step {
@@ -259,6 +265,7 @@ impl Worker {
             log!(Info, "resize stalled: {reason}");
         }
         status.stall = stall;
+        status.blame = self.blame.filter(|_| stall == Some(StallReason::Pinned));
         let plugged = u64::from(self.planner.plugged_blocks()) * self.device.region().block_size();
         status.plugged = plugged;
     }

@@ -48,6 +48,11 @@ impl File {
         with_path(FileCall::Open, path, flags, 0).map(Self)
     }
 
+    /// Its descriptor.
+    pub(crate) const fn descriptor(self) -> u64 {
+        self.0
+    }
+
     pub(crate) fn close(self) -> Result<(), Error> {
         call(FileCall::Close, self.0, 0, 0, 0).map(|_| ())
     }

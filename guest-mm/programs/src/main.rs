@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod aio_call;
 mod bench;
 mod call;
 mod direct;
@@ -11,6 +12,7 @@ mod family;
 mod file_call;
 mod hog;
 mod intrinsics;
+mod kept;
 mod memory_call;
 mod pager;
 mod reserved;
@@ -49,6 +51,7 @@ fn main() -> u64 {
         Some("direct") => direct::main(arguments),
         Some("family") => family::main(arguments),
         Some("files") => disk::files(arguments),
+        Some("kept") => kept::main(arguments),
         Some("names") => disk::names(arguments),
         Some("hog") => hog::main(arguments),
         Some("pager") => pager::main(arguments),

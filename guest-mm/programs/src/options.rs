@@ -3,6 +3,7 @@
 mod bench;
 mod direct;
 mod files;
+mod kept;
 mod pager;
 mod shared;
 mod storm;
@@ -11,6 +12,7 @@ mod window;
 pub use bench::{BenchOptions, BenchWork, SlicesOptions};
 pub use direct::DirectOptions;
 pub use files::{FilesMode, FilesOptions, NamesOptions, ToldOptions};
+pub use kept::{KeptOptions, KeptWhat};
 pub use pager::PagerOptions;
 pub use shared::{SharedMode, SharedOptions};
 pub use storm::{MOST_DEPTH, StormOptions};

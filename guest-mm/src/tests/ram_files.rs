@@ -1,5 +1,6 @@
 //! Files whose pages have no place but memory: nothing takes them out of it, and their file system moves them itself.
 
+use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -9,15 +10,16 @@ use crate::frames::Frames;
 use crate::fs::mounted::{Missing, WriteAt};
 use crate::fs::{TmpFile, Tmpfs};
 use crate::host::{HostFrames, HostMmu};
-use crate::migrate::{BatchEnd, Eviction};
-use crate::mm::mapping::FileError;
+use crate::migrate::{BatchEnd, Eviction, RefusalReason};
+use crate::mm::mapping::{AddressSpaceOps, FileError};
 use crate::mm::{FileArea, Sharing};
 use crate::pagetable::translate;
 use crate::swap::AreaHeader;
-use crate::tests::machine::{MIB, RW, TestMm, anonymous, load, machine, store};
+use crate::tests::machine::{MIB, RW, TestMm, anonymous, empty_block, load, machine, store};
 use crate::tests::test_fs::TestFs;
 use crate::{
-    Access, Backing, BlockIndex, HugeAdvice, IsolatedBlock, LruList, MapRequest, Pfn, Place, SpaceId,
+    Access, Backing, BlockIndex, Gfp, HugeAdvice, IsolatedBlock, LruList, MapRequest, Order, Pfn, Place,
+    SpaceId, ZoneKind,
 };
 
 type Ramfs<'a, 'm> = Tmpfs<'a, 'm, HostFrames, HostMmu, &'a Cpu>;
@@ -227,4 +229,119 @@ fn a_page_whose_frame_has_failed_is_an_error_of_its_readers_and_nobody_remembers
     mm.validate().unwrap();
     assert_eq!(program.read(&fs, &ramfs, &file, (0, 8)), Err(FileError::Io));
     assert_eq!(program.read(&fs, &ramfs, &file, (4096, 8)).unwrap(), [3; 8]);
+}
+
+/// Pages that nobody may find missing.
+struct Ring;
+
+impl AddressSpaceOps for Ring {
+    fn gfp(&self) -> Gfp {
+        Gfp::HIGHUSER
+    }
+
+    fn kept_by(&self) -> Option<&'static str> {
+        Some("a ring")
+    }
+}
+
+/// A ring of four pages, mapped and there.
+fn ring(mm: &TestMm<'_>, cpu: &Cpu, ramfs: &Ramfs<'_, '_>) -> (SpaceId, u64) {
+    let file = ramfs.kept(Arc::new(Ring), 4 * 4096);
+    let id = mm.create_space(cpu, &[]).unwrap();
+    let request = MapRequest {
+        len: 4 * 4096,
+        place: Place::Anywhere,
+        prot: RW,
+        backing: Backing::File(FileArea::new(file.mapping(), 0, Sharing::Shared)),
+    };
+    let va = mm.mmap(id, &request).unwrap();
+    for page in 0..4 {
+        store(mm, cpu, id, va + page * 4096, page + 1).unwrap();
+    }
+    (id, va)
+}
+
+/// Where the pages are; no access takes a fault.
+fn frames_without_fault(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Vec<Pfn> {
+    let root = mm.space(id).unwrap().root();
+    let frame = |page: u64| {
+        let at = va + page * 4096;
+        assert_eq!(mm.cpu_load(id, at), Ok(page + 1), "a fault");
+        mm.cpu_store(id, at, page + 1).unwrap();
+        Pfn::containing(translate(&mm.frames, root, at, Access::Write).unwrap().gpa).unwrap()
+    };
+    (0..4).map(frame).collect()
+}
+
+#[test]
+fn a_ring_is_outside_of_removable_memory_and_never_missing_whatever_is_emptied_around_it() {
+    machine!(mm, cpu, 512, 2);
+    mm.swap_on(&AreaHeader::new(1024), 0).unwrap();
+    let fs = TestFs::new(&mm, &cpu, 16);
+    let ramfs: Ramfs<'_, '_> = Tmpfs::in_ram(&mm, &cpu);
+    let (id, va) = ring(&mm, &cpu, &ramfs);
+    let frames = frames_without_fault(&mm, id, va);
+    let is_removable = |pfn: &Pfn| mm.phys.zone_of(*pfn).unwrap().kind() == ZoneKind::Movable;
+    assert!(!frames.iter().any(is_removable));
+    fs.shrink(12);
+    assert_eq!(frames_without_fault(&mm, id, va), frames);
+    for block in 0..2 {
+        let mut token = mm.phys.isolate(BlockIndex(block)).unwrap();
+        while !mm.evict_batch(&cpu, &mut token, Eviction::All, 64).is_pass_done {}
+        token.rewind();
+        assert_eq!(mm.migrate_batch(&cpu, &mut token, 1024).refused, []);
+        mm.phys.offline(token).unwrap();
+        assert_eq!(frames_without_fault(&mm, id, va), frames);
+    }
+    // Even a frame that is about to fail stays, and is named.
+    let refused = mm.soft_offline(&cpu, frames[0]).unwrap_err();
+    assert!(
+        std::format!("{refused}").contains("pinned by a ring"),
+        "{refused}"
+    );
+    assert_eq!(frames_without_fault(&mm, id, va), frames);
+    mm.validate().unwrap();
+    mm.destroy_space(&cpu, id).unwrap();
+    assert_eq!(fs.run(ramfs.reap()), 1);
+    mm.validate().unwrap();
+}
+
+#[test]
+fn a_ring_in_a_block_that_is_the_kernels_keeps_it_and_is_named() {
+    machine!(mm, cpu, 512, 1);
+    let block = BlockIndex(0);
+    let token = mm.phys.isolate(block).unwrap();
+    mm.phys.offline(token).unwrap();
+    let mut taken = Vec::new();
+    let all = Gfp::HIGHUSER.with(Gfp::MEMALLOC);
+    while let Ok(pfn) = mm.phys.alloc_pages(&cpu, all, Order::ZERO) {
+        taken.push(pfn);
+    }
+    mm.phys.online(block, ZoneKind::Normal).unwrap();
+    let fs = TestFs::new(&mm, &cpu, 16);
+    let ramfs: Ramfs<'_, '_> = Tmpfs::in_ram(&mm, &cpu);
+    let (id, va) = ring(&mm, &cpu, &ramfs);
+    let frames = frames_without_fault(&mm, id, va);
+    let on_block = frames.iter().filter(|pfn| mm.phys.block_of(**pfn) == Some(block));
+    assert_eq!(on_block.count(), 4, "a test of nothing");
+    let mut token = mm.phys.isolate(block).unwrap();
+    let report = mm.migrate_batch(&cpu, &mut token, 1024);
+    let named: Vec<_> = report.refused.iter().map(|refusal| refusal.reason).collect();
+    let pinned = RefusalReason::Pinned { holder: "a ring" };
+    assert_eq!(
+        named.iter().filter(|reason| **reason == pinned).count(),
+        4,
+        "{named:?}"
+    );
+    mm.phys.undo(token);
+    assert_eq!(frames_without_fault(&mm, id, va), frames);
+    mm.validate().unwrap();
+    mm.destroy_space(&cpu, id).unwrap();
+    assert_eq!(fs.run(ramfs.reap()), 1);
+    taken
+        .into_iter()
+        .for_each(|pfn| mm.phys.free_pages(&cpu, pfn).unwrap());
+    let (token, report) = empty_block(&mm, &cpu, 0);
+    assert_eq!(report.refused, []);
+    mm.phys.offline(token).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use super::descriptors::{OpenFile, close};
 use super::direct::{self, Direction};
-use super::{RootFs, find_block, shm, steps, until_memory};
+use super::{RootFs, aio, find_block, shm, steps, until_memory};
 use crate::fault;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
@@ -18,6 +18,7 @@ use guest_mm::mm::mapping::FileError;
 use guest_mm::mm::{CopyError, FaultError, FileArea, MappingId, Sharing};
 use guest_mm::{Backing, Gfp, MapRequest, PAGE_SIZE, Place, Prot, SpaceId};
 use guest_programs::abi::Error;
+use guest_programs::aio::AioCall;
 use guest_programs::files::{AT_POSITION, FileCall, MAX_PATH, Stat, map, open};
 
 /// Who calls.
@@ -38,6 +39,9 @@ pub(crate) async fn serve(
     space: SpaceId,
     context: &Context,
 ) -> Result<u64, Error> {
+    if let Some(call) = AioCall::from_number(context.rax) {
+        return steps(aio::serve(kernel, program, space, (call, context))).await;
+    }
     let call = FileCall::from_number(context.rax).ok_or(Error::NoCall)?;
     // What is needed for a moment is not room that each program has all the time.
     if let Some(result) = steps(shm::serve(kernel, program, space, (call, context))).await {
@@ -68,7 +72,10 @@ impl Caller<'_> {
                 close(self.root, open).await;
                 Ok(0)
             }
-            FileCall::Read => self.read(first, (second, third), fourth).await,
+            FileCall::Read => {
+                let open = self.program.files.find(first)?;
+                self.read(&open, (second, third), fourth).await
+            }
             FileCall::Write => self.write(first, (second, third), fourth).await,
             FileCall::Seek => self.seek(first, second),
             FileCall::Sync => {
@@ -156,8 +163,7 @@ impl Caller<'_> {
         }
     }
 
-    async fn read(&self, descriptor: u64, (address, len): (u64, u64), offset: u64) -> Result<u64, Error> {
-        let open = self.program.files.find(descriptor)?;
+    async fn read(&self, open: &OpenFile, (address, len): (u64, u64), offset: u64) -> Result<u64, Error> {
         let at_position = offset == AT_POSITION;
         let start = if at_position {
             open.position.load(Relaxed)
@@ -166,7 +172,7 @@ impl Caller<'_> {
         };
         if open.is_direct {
             return self
-                .direct(&open, (Direction::Read, start), (address, len), at_position)
+                .direct(open, (Direction::Read, start), (address, len), at_position)
                 .await;
         }
         let (len, mut done, mut ahead) = (to_usize(len), 0, open.read_ahead());
@@ -346,6 +352,23 @@ impl Caller<'_> {
         let errors = open.as_ref().map_or(&anew, |open| &open.errors);
         self.sync(self.root.write_data(id, errors), commit).await
     }
+}
+
+/// A read for a program that goes on meanwhile.
+pub(super) async fn read_for(
+    kernel: &'static Kernel,
+    root: &'static RootFs,
+    (program, space): (&Program, SpaceId),
+    open: &OpenFile,
+    (memory, offset): ((u64, u64), u64),
+) -> Result<u64, Error> {
+    let caller = Caller {
+        kernel,
+        root,
+        program,
+        space,
+    };
+    caller.read(open, memory, offset).await
 }
 
 /// Maps a part of a file.

@@ -1,5 +1,6 @@
 //! The files that a program has open, by number.
 
+use super::shm::Directory;
 use super::{RootFs, steps};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -29,6 +30,8 @@ pub(crate) struct OpenFile {
 
 /// The same of a file without a disk.
 pub(crate) struct OpenShm {
+    /// Where it is.
+    pub(super) directory: Directory,
     pub(super) file: Arc<TmpFile>,
     pub(super) appends: bool,
     pub(super) position: AtomicU64,
@@ -150,8 +153,9 @@ pub(super) async fn close(root: &'static RootFs, open: Arc<OpenFile>) {
 }
 
 impl OpenShm {
-    pub(super) const fn new(file: Arc<TmpFile>, appends: bool) -> Self {
+    pub(super) fn new((directory, file): (Directory, Arc<TmpFile>), appends: bool) -> Self {
         Self {
+            directory,
             file,
             appends,
             position: AtomicU64::new(0),

@@ -24,6 +24,8 @@ const MOST_PAGES: u64 = 64;
 /// Pages that went straight from a disk to a program, and the other way.
 static READ_PAGES: AtomicU64 = AtomicU64::new(0);
 static WRITTEN_PAGES: AtomicU64 = AtomicU64::new(0);
+/// Pages of such transfers that were in registered buffers.
+static REGISTERED_PAGES: AtomicU64 = AtomicU64::new(0);
 
 /// Whose memory.
 #[derive(Clone, Copy)]
@@ -44,7 +46,9 @@ pub(super) enum Direction {
 /// Pages of a program that stay where they are.
 struct Pinned<'a> {
     of: Of<'a>,
+    /// Those that were pinned for this transfer; others are in registered buffers.
     pins: Vec<Pin>,
+    frames: Vec<Pfn>,
 }
 
 impl Drop for Pinned<'_> {
@@ -96,16 +100,16 @@ async fn part(
     (address, nr_pages): (u64, u64),
 ) -> Result<u64, Error> {
     let pinned = pin(of, address, nr_pages).await?;
-    let frames: Vec<Pfn> = pinned.pins.iter().map(Pin::pfn).collect();
+    let frames = &pinned.frames;
     loop {
         // Not to be given up: the disk is at the frames until it has answered, which it does.
         let outcome = match direction {
             Direction::Read => {
-                let read = of.root.read_direct(file, index, &frames);
+                let read = of.root.read_direct(file, index, frames);
                 of.program.wait_for(steps(read)).await
             }
             Direction::Write => {
-                let written = of.root.write_direct(file, index, &frames);
+                let written = of.root.write_direct(file, index, frames);
                 let written = of.program.wait_for(steps(written)).await;
                 written.map(|()| nr_pages * PAGE_SIZE)
             }
@@ -131,13 +135,24 @@ async fn part(
 
 /// Pins pages of the program, each of which becomes its own first.
 async fn pin(of: Of<'_>, address: u64, nr_pages: u64) -> Result<Pinned<'_>, Error> {
-    let mut pinned = Pinned { of, pins: Vec::new() };
+    let mut pinned = Pinned {
+        of,
+        pins: Vec::new(),
+        frames: Vec::new(),
+    };
     for page in 0..nr_pages {
         let va = address + page * PAGE_SIZE;
+        if let Some(frame) = of.program.registered.frame_at(va) {
+            pinned.frames.push(frame);
+            REGISTERED_PAGES.fetch_add(1, Relaxed);
+            continue;
+        }
         let pin = fault::copy(of.kernel, of.program, |mm| {
             mm.pin_user(this_cpu(), of.space, va, "direct I/O")
         });
-        pinned.pins.push(pin.await.map_err(copy_error)?);
+        let pin = pin.await.map_err(copy_error)?;
+        pinned.frames.push(pin.pfn());
+        pinned.pins.push(pin);
     }
     Ok(pinned)
 }
@@ -145,5 +160,6 @@ async fn pin(of: Of<'_>, address: u64, nr_pages: u64) -> Result<Pinned<'_>, Erro
 /// The counters, as lines of `/proc/vmstat`.
 pub(crate) fn vmstat(out: &mut String) -> fmt::Result {
     writeln!(out, "direct_read_pages {}", READ_PAGES.load(Relaxed))?;
-    writeln!(out, "direct_written_pages {}", WRITTEN_PAGES.load(Relaxed))
+    writeln!(out, "direct_written_pages {}", WRITTEN_PAGES.load(Relaxed))?;
+    writeln!(out, "direct_registered_pages {}", REGISTERED_PAGES.load(Relaxed))
 }

@@ -1,20 +1,25 @@
 //! Files: the file system of the disk that `root=` names, the tasks that carry its pages and write them back, and what programs
 //! ask of it.
 
+mod aio;
 mod call;
 mod descriptors;
 mod direct;
 mod image;
 mod mount;
+mod registered;
+mod ring;
 mod shm;
 mod steps;
 mod write_back;
 
+pub(crate) use aio::{Aio, end as end_aio, owners as ring_owners, vmstat as aio_vmstat};
 pub(crate) use call::serve;
 pub(crate) use descriptors::Descriptors;
 pub(crate) use direct::vmstat as direct_vmstat;
 pub(crate) use image::{ImageError, open as open_program};
 pub(crate) use mount::{Files, INODES, NAMES, RootFs, mount};
+pub(crate) use registered::Registered;
 pub(crate) use shm::{Shm, anonymous as anonymous_shm, reap as reap_shm, vmstat as shm_vmstat};
 pub(crate) use steps::steps;
 pub(crate) use write_back::sync_all;

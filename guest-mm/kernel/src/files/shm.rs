@@ -1,4 +1,5 @@
-//! `/shm`: the directory of the file system without a disk. Its calls are the same as for files of the disk, and need none.
+//! `/shm` and `/ram`: the directories of the file systems without a disk. Their calls are the same as for files of the disk, and need none. What
+//! is in `/shm` goes to swap areas when memory is short, what is in `/ram` stays in memory.
 
 use super::call::mend;
 use super::descriptors::OpenShm;
@@ -29,14 +30,46 @@ use guest_sync::Cpu;
 /// Files without a disk.
 pub(crate) type Shm = Tmpfs<'static, 'static, AllFrames, AllCpus, fn() -> &'static Cpu>;
 
-/// Where they are.
-const DIRECTORY: &[u8] = b"/shm";
+/// Where a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Directory {
+    Shm,
+    Ram,
+}
+
+impl Directory {
+    const ALL: [Self; 2] = [Self::Shm, Self::Ram];
+
+    const fn path(self) -> &'static [u8] {
+        match self {
+            Self::Shm => b"/shm",
+            Self::Ram => b"/ram",
+        }
+    }
+
+    pub(super) const fn of(self, kernel: &'static Kernel) -> &'static Shm {
+        match self {
+            Self::Shm => &kernel.shm,
+            Self::Ram => &kernel.ram,
+        }
+    }
+
+    /// Bytes that all files here may have: half of memory and swap, as `tmpfs` by default has half of memory; a quarter of memory where nothing
+    /// leaves it. What is here cannot be got back by ending a program.
+    fn limit(self, kernel: &Kernel) -> u64 {
+        let pages = match self {
+            Self::Shm => oom::total_pages(kernel) / 2,
+            Self::Ram => kernel.phys.memory_stats().total_pages / 4,
+        };
+        pages * PAGE_SIZE
+    }
+}
 
 /// Who calls.
-struct Caller<'a> {
-    kernel: &'static Kernel,
-    program: &'a Program,
-    space: SpaceId,
+pub(super) struct Caller<'a> {
+    pub(super) kernel: &'static Kernel,
+    pub(super) program: &'a Program,
+    pub(super) space: SpaceId,
 }
 
 /// Carries out a call if it is one for a file here; `None` if it is for another.
@@ -64,8 +97,9 @@ pub(super) async fn serve(
         | FileCall::MakeDirectory
         | FileCall::ReadDirectory
         | FileCall::Stat => {
-            let name = caller.name(first, second).await?;
-            Some(caller.with_name(call, &name, (third, fourth)).await)
+            let (directory, name) = caller.name(first, second).await?;
+            let arguments = (third, fourth);
+            Some(caller.with_name(call, (directory, &name), arguments).await)
         }
         FileCall::SyncMapping => caller.is_mapped_at(first).then_some(Ok(0)),
         FileCall::SyncAll => None,
@@ -83,26 +117,33 @@ pub(super) async fn serve(
 impl Caller<'_> {
     /// What follows the directory in a path; empty for the directory itself. `None` if the path is another, or cannot be read: the caller reads it
     /// again then, and says so.
-    async fn name(&self, address: u64, len: u64) -> Option<Vec<u8>> {
+    async fn name(&self, address: u64, len: u64) -> Option<(Directory, Vec<u8>)> {
         let len = usize::try_from(len).ok().filter(|len| *len <= MAX_PATH)?;
         let mut path = alloc::vec![0; len];
         let copied = fault::copy(self.kernel, self.program, |mm| {
             mm.read_user(this_cpu(), self.space, address, &mut path)
         });
         copied.await.ok()?;
-        let rest = path.strip_prefix(DIRECTORY)?;
-        match rest.split_first() {
-            None => Some(Vec::new()),
-            Some((b'/', name)) => Some(name.to_vec()),
-            Some(_) => None,
-        }
+        Directory::ALL.into_iter().find_map(|directory| {
+            let rest = path.strip_prefix(directory.path())?;
+            match rest.split_first() {
+                None => Some((directory, Vec::new())),
+                Some((b'/', name)) => Some((directory, name.to_vec())),
+                Some(_) => None,
+            }
+        })
     }
 
-    async fn with_name(&self, call: FileCall, name: &[u8], (third, nth): (u64, u64)) -> Result<u64, Error> {
-        let shm = &self.kernel.shm;
+    async fn with_name(
+        &self,
+        call: FileCall,
+        (directory, name): (Directory, &[u8]),
+        (third, nth): (u64, u64),
+    ) -> Result<u64, Error> {
+        let shm = directory.of(self.kernel);
         match call {
             FileCall::Open if name.is_empty() => Err(Error::IsADirectory),
-            FileCall::Open => self.open(name, third).await,
+            FileCall::Open => self.open((directory, name), third).await,
             FileCall::Remove => {
                 shm.remove(name).map_err(name_error)?;
                 self.kernel.memory_came.raise();
@@ -116,7 +157,7 @@ impl Caller<'_> {
                 self.copy_out(third, name).await?;
                 Ok(name.len() as u64)
             }
-            FileCall::Stat => self.stat(name, third).await,
+            FileCall::Stat => self.stat((directory, name), third).await,
             // There is one directory, and it is there.
             _ if name.is_empty() => Err(Error::Exists),
             _ => Err(Error::Invalid),
@@ -139,13 +180,13 @@ impl Caller<'_> {
             FileCall::Write => self.write(open, (second, third), fourth).await,
             FileCall::Seek => {
                 let position = match second {
-                    AT_POSITION => self.kernel.shm.size(&open.file),
+                    AT_POSITION => open.directory.of(self.kernel).size(&open.file),
                     position => position,
                 };
                 open.position.store(position, Relaxed);
                 Ok(position)
             }
-            FileCall::SetSize => self.set_size(&open.file, second).await,
+            FileCall::SetSize => self.set_size((open.directory, &open.file), second).await,
             FileCall::Map => {
                 let mapping = open.file.mapping();
                 super::call::map_file(self.kernel, self.space, mapping, (second, third), fourth)
@@ -156,7 +197,7 @@ impl Caller<'_> {
         }
     }
 
-    async fn open(&self, name: &[u8], flags: u64) -> Result<u64, Error> {
+    async fn open(&self, (directory, name): (Directory, &[u8]), flags: u64) -> Result<u64, Error> {
         if flags & !(open::CREATE | open::TRUNCATE | open::APPEND) != 0 {
             return Err(Error::Invalid);
         }
@@ -164,25 +205,31 @@ impl Caller<'_> {
             0 => Missing::Fail,
             _ => Missing::Create,
         };
-        let file = self.kernel.shm.open(name, missing).map_err(name_error)?;
+        let file = directory
+            .of(self.kernel)
+            .open(name, missing)
+            .map_err(name_error)?;
         if flags & open::TRUNCATE != 0 {
-            self.set_size(&file, 0).await?;
+            self.set_size((directory, &file), 0).await?;
         }
-        let opened = OpenShm::new(file, flags & open::APPEND != 0);
+        let opened = OpenShm::new((directory, file), flags & open::APPEND != 0);
         let added = self.program.files.add_shm(opened);
         added.ok_or(Error::TooManyFiles)
     }
 
-    async fn read(&self, open: &OpenShm, (address, len): (u64, u64), offset: u64) -> Result<u64, Error> {
+    pub(super) async fn read(
+        &self,
+        open: &OpenShm,
+        (address, len): (u64, u64),
+        offset: u64,
+    ) -> Result<u64, Error> {
         let start = open.start(offset);
+        let shm = open.directory.of(self.kernel);
         let (len, mut done) = (to_usize(len), 0);
         let outcome = loop {
             let range = (start.saturating_add(done as u64), len - done);
             let to = (self.space, address.wrapping_add(done as u64));
-            match self
-                .wait_for(self.kernel.shm.read_to_user(&open.file, range, to))
-                .await?
-            {
+            match self.wait_for(shm.read_to_user(&open.file, range, to)).await? {
                 Ok(0) => break Ok(()),
                 Ok(read) => done += read,
                 Err(error) => match self.mend(error).await {
@@ -215,7 +262,7 @@ impl Caller<'_> {
                 false => WriteAt::Offset(start.saturating_add(done as u64)),
             };
             let from = (self.space, address.wrapping_add(done as u64));
-            let (shm, limit) = (&self.kernel.shm, limit(self.kernel));
+            let (shm, limit) = (open.directory.of(self.kernel), open.directory.limit(self.kernel));
             let write = shm.write_from_user(&open.file, (at, len - done), from, limit);
             match self.wait_for(write).await? {
                 Ok((now, written)) => (end, done) = (now, done + written),
@@ -233,9 +280,10 @@ impl Caller<'_> {
         }
     }
 
-    async fn set_size(&self, file: &TmpFile, size: u64) -> Result<u64, Error> {
+    async fn set_size(&self, (directory, file): (Directory, &TmpFile), size: u64) -> Result<u64, Error> {
         loop {
-            let set = self.kernel.shm.set_size(file, size, limit(self.kernel));
+            let limit = directory.limit(self.kernel);
+            let set = directory.of(self.kernel).set_size(file, size, limit);
             match self.wait_for(set).await? {
                 Ok(()) => return Ok(0),
                 Err(error) => self.mend(error).await?,
@@ -243,8 +291,8 @@ impl Caller<'_> {
         }
     }
 
-    async fn stat(&self, name: &[u8], address: u64) -> Result<u64, Error> {
-        let shm = &self.kernel.shm;
+    async fn stat(&self, (directory, name): (Directory, &[u8]), address: u64) -> Result<u64, Error> {
+        let shm = directory.of(self.kernel);
         let stat = if name.is_empty() {
             Stat {
                 is_directory: 1,
@@ -267,8 +315,9 @@ impl Caller<'_> {
     fn is_mapped_at(&self, address: u64) -> bool {
         let space = self.kernel.mm().space(self.space);
         let area = space.and_then(|space| space.vma_at(address));
-        area.and_then(|vma| vma.backing.file())
-            .is_some_and(|area| self.kernel.shm.has(area.mapping))
+        let mapping = area.and_then(|vma| vma.backing.file()).map(|area| area.mapping);
+        let mut directories = Directory::ALL.into_iter();
+        mapping.is_some_and(|mapping| directories.any(|directory| directory.of(self.kernel).has(mapping)))
     }
 
     async fn wait_for<T>(&self, what: impl Future<Output = T>) -> Result<T, Error> {
@@ -286,12 +335,6 @@ impl Caller<'_> {
     async fn mend(&self, error: FileError) -> Result<(), Error> {
         mend(self.kernel, self.program, error).await
     }
-}
-
-/// Bytes that all files here may have: half of memory and swap, as `tmpfs` by default has half of memory. What is here cannot be got back
-/// by ending a program.
-fn limit(kernel: &Kernel) -> u64 {
-    oom::total_pages(kernel) / 2 * PAGE_SIZE
 }
 
 fn name_error(error: NameError) -> Error {
@@ -313,8 +356,10 @@ pub(crate) fn anonymous(kernel: &Kernel, len: u64) -> (Backing, alloc::sync::Arc
 pub(crate) async fn reap(kernel: &'static Kernel) {
     loop {
         let seen = kernel.memory_came.count();
-        if steps(kernel.shm.reap()).await > 0 {
-            kernel.memory_came.raise();
+        for directory in Directory::ALL {
+            if steps(directory.of(kernel).reap()).await > 0 {
+                kernel.memory_came.raise();
+            }
         }
         kernel.memory_came.after(seen).await;
     }
@@ -324,5 +369,8 @@ pub(crate) async fn reap(kernel: &'static Kernel) {
 pub(crate) fn vmstat(out: &mut alloc::string::String, kernel: &Kernel) -> fmt::Result {
     let (named, nameless) = kernel.shm.nr_files();
     writeln!(out, "shm_files {named}")?;
-    writeln!(out, "shm_files_nameless {nameless}")
+    writeln!(out, "shm_files_nameless {nameless}")?;
+    let (named, nameless) = kernel.ram.nr_files();
+    writeln!(out, "ram_files {named}")?;
+    writeln!(out, "ram_files_nameless {nameless}")
 }

@@ -1,5 +1,6 @@
 //! What the workers of the devices tell the world: the control channel shows it.
 
+use crate::resize::blame::Blame;
 use guest_virtio::plan::StallReason;
 
 /// What the resize worker tells the world.
@@ -11,6 +12,8 @@ pub(crate) struct ResizeStatus {
     pub(crate) plugged: u64,
     /// Why it does not go on; `None` while it does, and when there is nothing to do.
     pub(crate) stall: Option<StallReason>,
+    /// A page that keeps a block, if that is why.
+    pub(crate) blame: Option<Blame>,
 }
 
 /// What the balloon's worker tells the world. Pages of 4 KiB.

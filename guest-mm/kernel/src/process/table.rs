@@ -5,7 +5,7 @@
 
 use super::{Kin, Program, State, Status};
 use crate::exercise::Exercises;
-use crate::files::Descriptors;
+use crate::files::{Aio, Descriptors, Registered};
 use crate::kernel::Kernel;
 use crate::machine::object_cache::{CacheBox, ObjectCache};
 use alloc::string::String;
@@ -73,6 +73,8 @@ impl Programs {
             is_doomed: AtomicBool::new(false),
             doom: Signal::new(),
             files: Descriptors::default(),
+            aio: Aio::default(),
+            registered: Registered::default(),
         };
         let mut record = PROGRAM_CACHE.store(record)?;
         let mut known = self.known.lock();
@@ -81,6 +83,11 @@ impl Programs {
         let program = Arc::new(record);
         known.push(program.clone());
         Ok(program)
+    }
+
+    /// The program with a number.
+    pub(crate) fn find(&self, pid: u32) -> Option<ProgramRef> {
+        self.known.lock().iter().find(|known| known.pid == pid).cloned()
     }
 
     /// A child of a program.

@@ -5,10 +5,9 @@ use crate::disks;
 use crate::files;
 use crate::machine::cpu::this_cpu;
 use crate::machine::quiet;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use guest_kernel::sync::{Winner, race};
-use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
+use guest_mm::migrate::{BatchEnd, MigrateReport, RefusalReason};
 use guest_mm::slab::MoveObjects;
 use guest_mm::{IsolatedBlock, KernelUse};
 
@@ -79,20 +78,5 @@ impl Worker {
             }
         }
         has_moved
-    }
-
-    /// What keeps a block from leaving, in words.
-    pub(super) fn in_words(&self, refusal: &Refusal) -> String {
-        let owner = match refusal.reason {
-            RefusalReason::Unmovable(KernelUse::Slab) => {
-                self.kernel.slabs.name_of(refusal.pfn).map(String::from)
-            }
-            RefusalReason::Unmovable(KernelUse::Dma { driver }) => disks::name_of_driver(self.kernel, driver),
-            _ => None,
-        };
-        owner.map_or_else(
-            || refusal.to_string(),
-            |name| alloc::format!("{refusal}: of {name}"),
-        )
     }
 }

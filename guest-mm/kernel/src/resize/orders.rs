@@ -2,11 +2,11 @@
 //! out of use or put back in use. Asked by the control channel, carried out by the resize worker, to whom blocks belong.
 
 use super::shrink::Emptied;
-use super::{Descriptors, Interruption, OfflineBlock, Worker};
+use super::{Descriptors, Interruption, OfflineBlock, Worker, blame};
 use crate::kernel::Kernel;
 use crate::nodes;
 use alloc::collections::VecDeque;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use guest_kernel::control_tree::OnlinePolicy;
@@ -209,7 +209,7 @@ impl Worker {
             .kernel
             .phys
             .isolate(block)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| blame::isolate_error(self.kernel, &error))?;
         // What is free on it is lost to programs, and what is in use on it takes as much elsewhere.
         if self.spare_bytes() < self.device.region().block_size() {
             self.put_back(isolated, None);
@@ -230,7 +230,7 @@ impl Worker {
                 let refusal = self.refusal.take();
                 let why = refusal.map_or_else(
                     || "there is no room elsewhere for what is on it".into(),
-                    |refusal| self.in_words(&refusal),
+                    |refusal| blame::refusal(self.kernel, &refusal),
                 );
                 self.put_back(isolated, None);
                 Err(why)

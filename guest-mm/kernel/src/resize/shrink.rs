@@ -1,6 +1,7 @@
 //! Shrinking: the cheapest blocks are isolated together (so that what moves off one does not land on the next), then
 //! emptied one after the other while programs run in between, taken offline, out of the direct map, and unplugged.
 
+use super::blame::Blame;
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
 use crate::machine::activity;
@@ -67,6 +68,12 @@ impl Worker {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
                 Emptied::No(block, reason) => {
+                    let refusal = self.refusal.take();
+                    let block_of = |refusal| Blame {
+                        block: block.block(),
+                        refusal,
+                    };
+                    self.blame = refusal.map(block_of).or(self.blame);
                     self.put_back(block, Some(reason));
                     if reason == StuckReason::NoMemory {
                         // Nor is there room for what is on the dearer ones.
@@ -122,11 +129,26 @@ impl Worker {
                 StuckReason::Pinned
             };
             let candidates: Vec<DeviceBlock> = self.planner.candidates().collect();
+            let held = candidates
+                .iter()
+                .find_map(|block| self.held_on(BlockIndex(block.raw())));
+            self.blame = held.or(self.blame);
             candidates
                 .into_iter()
                 .for_each(|block| self.planner.stuck(block, reason));
         }
         leaving
+    }
+
+    /// The page of a block that somebody holds, if one is.
+    fn held_on(&self, block: BlockIndex) -> Option<Blame> {
+        let (pfn, holder) = self.kernel.phys.pin_on(block)?;
+        let refusal = Refusal {
+            pfn,
+            order: self.kernel.phys.page(pfn)?.order(),
+            reason: RefusalReason::Pinned { holder },
+        };
+        Some(Blame { block, refusal })
     }
 
     /// Plugged blocks that could not be brought online.
