@@ -126,6 +126,7 @@ pub(crate) struct Counts {
     pub(crate) pgmigrate_fail: Count,
     pub(crate) thp_migration_success: Count,
     pub(crate) thp_migration_split: Count,
+    pub(crate) thp_migration_compacted: Count,
     pub(crate) block_pages_dropped: Count,
     pub(crate) block_pages_written: Count,
     pub(crate) migrate_written_first: Count,
@@ -140,6 +141,10 @@ pub(crate) struct Counts {
     pub(crate) blocks_unplugged: Count,
     pub(crate) blocks_unplug_free: Count,
     pub(crate) nr_memmap_pages: Count,
+    pub(crate) blocks_unplug_pass1: Count,
+    pub(crate) blocks_unplug_pass2: Count,
+    pub(crate) blocks_unplug_pass_more: Count,
+    pub(crate) blocks_put_back: Count,
     pub(crate) nr_anon_pages: Count,
     pub(crate) nr_anon_transparent_hugepages: Count,
     pub(crate) nr_page_table_pages: Count,
@@ -205,8 +210,10 @@ pub struct VmStat {
     pub pgmigrate_fail: u64,
     /// Huge pages moved whole.
     pub thp_migration_success: u64,
-    /// Huge pages split for migration, because no free pageblock was found outside.
+    /// Huge pages split for migration, because no free pageblock was found outside and none could be made.
     pub thp_migration_split: u64,
+    /// Huge pages for which a pageblock outside was emptied before they moved (no such counter in Linux).
+    pub thp_migration_compacted: u64,
     /// Pages that left memory at once while their block was emptied (no such counter in Linux).
     pub block_pages_dropped: u64,
     /// Pages that were written for it, and left when they had arrived (no such counter in Linux).
@@ -236,6 +243,14 @@ pub struct VmStat {
     pub blocks_unplug_free: u64,
     /// Frames of blocks that hold their own descriptors. (Linux counts those of boot memory too.)
     pub nr_memmap_pages: u64,
+    /// Hot-plug blocks that went offline once all of their pages were looked at once, or that had none in use.
+    pub blocks_unplug_pass1: u64,
+    /// Those that went offline after a second look at what was left.
+    pub blocks_unplug_pass2: u64,
+    /// Those that took more.
+    pub blocks_unplug_pass_more: u64,
+    /// Times that an isolated block was put back in use with what was on it.
+    pub blocks_put_back: u64,
     /// Anonymous frames in use, huge pages included.
     pub nr_anon_pages: u64,
     /// Anonymous huge pages in use.
@@ -306,6 +321,7 @@ impl Counts {
             pgmigrate_fail: self.pgmigrate_fail.value(),
             thp_migration_success: self.thp_migration_success.value(),
             thp_migration_split: self.thp_migration_split.value(),
+            thp_migration_compacted: self.thp_migration_compacted.value(),
             block_pages_dropped: self.block_pages_dropped.value(),
             block_pages_written: self.block_pages_written.value(),
             migrate_written_first: self.migrate_written_first.value(),
@@ -320,6 +336,10 @@ impl Counts {
             blocks_unplugged: self.blocks_unplugged.value(),
             blocks_unplug_free: self.blocks_unplug_free.value(),
             nr_memmap_pages: self.nr_memmap_pages.value(),
+            blocks_unplug_pass1: self.blocks_unplug_pass1.value(),
+            blocks_unplug_pass2: self.blocks_unplug_pass2.value(),
+            blocks_unplug_pass_more: self.blocks_unplug_pass_more.value(),
+            blocks_put_back: self.blocks_put_back.value(),
             nr_anon_pages: self.nr_anon_pages.value(),
             nr_anon_transparent_hugepages: self.nr_anon_transparent_hugepages.value(),
             nr_page_table_pages: self.nr_page_table_pages.value(),
@@ -469,10 +489,11 @@ impl VmStat {
     }
 
     /// What became of pages that were to be elsewhere, and of blocks.
-    const fn moves(&self) -> [(&'static str, u64); 15] {
+    const fn moves(&self) -> [(&'static str, u64); 20] {
         [
             ("thp_migration_success", self.thp_migration_success),
             ("thp_migration_split", self.thp_migration_split),
+            ("thp_migration_compacted", self.thp_migration_compacted),
             ("block_pages_dropped", self.block_pages_dropped),
             ("block_pages_written", self.block_pages_written),
             ("migrate_written_first", self.migrate_written_first),
@@ -486,6 +507,10 @@ impl VmStat {
             ("blocks_plugged", self.blocks_plugged),
             ("blocks_unplugged", self.blocks_unplugged),
             ("blocks_unplug_free", self.blocks_unplug_free),
+            ("blocks_unplug_pass1", self.blocks_unplug_pass1),
+            ("blocks_unplug_pass2", self.blocks_unplug_pass2),
+            ("blocks_unplug_pass_more", self.blocks_unplug_pass_more),
+            ("blocks_put_back", self.blocks_put_back),
         ]
     }
 }

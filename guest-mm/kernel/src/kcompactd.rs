@@ -7,7 +7,7 @@ use crate::machine::cpu::this_cpu;
 use crate::nodes::{self, Daemon};
 use alloc::vec::Vec;
 use guest_kernel::sync::{Winner, race, yield_now};
-use guest_mm::compact::{CompactResult, Goal};
+use guest_mm::compact::{CompactResult, Compaction, Goal};
 use guest_mm::{NodeId, Zone};
 
 /// How often it looks by itself. (Linux: `HPAGE_FRAG_CHECK_INTERVAL_MSEC`, half a second.)
@@ -44,10 +44,25 @@ pub(crate) async fn work(kernel: &'static Kernel, node: NodeId) {
 
 /// One run over a zone, with programs running between its steps.
 pub(crate) async fn compact(kernel: &'static Kernel, zone: &'static Zone, goal: Goal) -> CompactResult {
-    let mut run = match kernel.begin_compaction(zone, goal) {
-        Ok(run) => run,
-        Err(result) => return result,
+    match kernel.begin_compaction(zone, goal) {
+        Ok(run) => to_its_end(kernel, run).await,
+        Err(result) => result,
+    }
+}
+
+/// A huge page is made in a zone for one that is to leave its block, with programs running between the steps.
+pub(crate) async fn first_stage(kernel: &'static Kernel, zone: &'static Zone) -> CompactResult {
+    let begun = {
+        let _working = kernel.mm();
+        kernel.memory().begin_first_stage(zone)
     };
+    match begun {
+        Ok(run) => to_its_end(kernel, run).await,
+        Err(result) => result,
+    }
+}
+
+async fn to_its_end(kernel: &'static Kernel, mut run: Compaction<'static>) -> CompactResult {
     loop {
         let ended = kernel.mm().compaction_step(this_cpu(), &mut run);
         activity::answer();

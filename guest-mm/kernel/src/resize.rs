@@ -5,6 +5,7 @@
 //! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
 
 pub(crate) mod blame;
+mod difficult;
 mod evict;
 mod grow;
 mod kernel_pages;

@@ -10,6 +10,7 @@ use guest_sync::Cpu;
 
 use crate::blocks::{BlockIndex, BlockState, Slot};
 use crate::mem_map::Tag;
+use crate::migrate::{BusyPages, TwoStage};
 use crate::mm::AnonPlace;
 use crate::page::{Head, KernelUse, PageFlags, PageState};
 use crate::pfn::{Order, Pfn, PfnRange};
@@ -29,6 +30,12 @@ pub struct IsolatedBlock {
     pub(crate) cursor: u32,
     /// Frames moved off this block since it was isolated.
     pub(crate) moved_pages: u32,
+    /// How the huge page leaves that comes up next.
+    pub(crate) two_stage: TwoStage,
+    /// What becomes of pages in this pass that somebody is just using.
+    pub(crate) busy_pages: BusyPages,
+    /// Passes of migration that have come to their end.
+    pub(crate) passes: u32,
 }
 
 impl IsolatedBlock {
@@ -42,9 +49,26 @@ impl IsolatedBlock {
         self.moved_pages
     }
 
+    /// How often all of its pages were looked at to be moved.
+    pub const fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    /// Starts another pass over the pages that are still there, which puts busy ones off.
+    pub fn rewind(&mut self) {
+        self.rewind_with(BusyPages::PutOff);
+    }
+
     /// Starts another pass over the pages that are still there.
-    pub const fn rewind(&mut self) {
+    pub fn rewind_with(&mut self, busy_pages: BusyPages) {
         self.cursor = 0;
+        self.busy_pages = busy_pages;
+        self.two_stage = TwoStage::default();
+    }
+
+    /// From here on pages that somebody is just using are put off: nobody waits for them any longer.
+    pub const fn put_off_busy(&mut self) {
+        self.busy_pages = BusyPages::PutOff;
     }
 }
 
@@ -162,12 +186,16 @@ impl PhysicalMemory<'_> {
             section: tag,
             cursor: 0,
             moved_pages: 0,
+            two_stage: TwoStage::default(),
+            busy_pages: BusyPages::PutOff,
+            passes: 0,
         })
     }
 
     /// Puts an isolated block back in use, with whatever is still on it.
     #[expect(clippy::needless_pass_by_value, reason = "the token is used up")]
     pub fn undo(&self, block: IsolatedBlock) {
+        self.counts.blocks_put_back.add(1);
         let mut region = self.region.lock();
         let zone = self.zone_at(block.section.zone());
         let mut areas = zone.areas.lock();
@@ -227,6 +255,12 @@ impl PhysicalMemory<'_> {
         self.counts
             .blocks_unplug_free
             .add(u64::from(block.moved_pages == 0));
+        let by_passes = match block.passes {
+            0 | 1 => &self.counts.blocks_unplug_pass1,
+            2 => &self.counts.blocks_unplug_pass2,
+            _ => &self.counts.blocks_unplug_pass_more,
+        };
+        by_passes.add(1);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod source;
 use core::fmt;
 
 pub(crate) use defer::Deferral;
+pub(crate) use run::Runner;
 pub use run::{Compaction, Goal};
 pub(crate) use source::Source;
 

@@ -173,7 +173,8 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
                 drop(source);
                 run.is_done().then_some(CompactResult::Success)
             }
-            BatchEnd::NoMemory => {
+            // Its own pages are small, and none is waited for.
+            BatchEnd::NoMemory | BatchEnd::NoHugePage | BatchEnd::Busy(_) => {
                 run.leave(&source);
                 drop(source);
                 Some(self.scanners_met(run))

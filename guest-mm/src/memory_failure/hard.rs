@@ -17,6 +17,7 @@ use crate::mm::zap::{flush_of, order_of};
 use crate::page::{Page, PageFlags};
 use crate::pagetable::Entry;
 use crate::pfn::{Order, Pfn};
+use crate::phys::WithoutFrame;
 use crate::swap::SlotNr;
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -62,7 +63,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Result<Option<Contents>, MemoryFailureError> {
         let is_hugetlb = self.mapped_page(held.pfn).flags().has(PageFlags::HUGETLB);
         if is_hugetlb && !held.is_held {
-            return match self.phys.replace_free_huge(cpu, held.pfn) {
+            return match self.replace_in_pool(cpu, held.pfn) {
                 true => Ok(Some(Contents::Nothing)),
                 false => Err(MemoryFailureError::NoMemory(pfn)),
             };
@@ -85,11 +86,16 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let contents = self.take_anonymous(cpu, (held.pfn, page), losers);
         self.unlock_page(held.pfn, page);
         self.phys.release(cpu, held);
-        match is_hugetlb && self.phys.replace_free_huge(cpu, held_head(pfn)) {
+        match is_hugetlb && self.replace_in_pool(cpu, held_head(pfn)) {
             true => Ok(Some(contents)),
             false if is_hugetlb => Err(MemoryFailureError::NoMemory(pfn)),
             false => Ok(Some(contents)),
         }
+    }
+
+    fn replace_in_pool(&self, cpu: &Cpu, pfn: Pfn) -> bool {
+        let replaced = self.phys.replace_free_huge(cpu, pfn, WithoutFrame::Shrink);
+        replaced.is_gone()
     }
 
     /// Takes a page of programs' away from them. The caller has its lock and a reference.

@@ -7,7 +7,7 @@ use guest_sync::Cpu;
 use crate::blocks::{InUse, IsolatedBlock};
 use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::gfp::Gfp;
-use crate::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
+use crate::migrate::{BatchEnd, BusyPages, MigrateReport, Refusal, RefusalReason, Route};
 use crate::mm::Mm;
 use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::mapping::{Migration, WhyWrite};
@@ -15,7 +15,6 @@ use crate::mm::reclaim_file::Writes;
 use crate::mm::rmap::{Unmapped, Walk};
 use crate::page::{KernelUse, Page, PageFlags};
 use crate::pfn::{Order, Pfn};
-use crate::phys::PhysicalMemory;
 
 /// Pages unmapped and not yet copied. Ends with [`Mm::finish_migration`] or [`Mm::abort_migration`]; until then the
 /// programs that touch these pages wait.
@@ -117,62 +116,18 @@ impl Move {
 }
 
 /// Why a page did not get under way.
-enum Setback {
+pub(super) enum Setback {
     Refused(RefusalReason),
     NoMemory,
+    /// It is huge, and there is no free huge page outside.
+    NoHugePage,
     /// It was split into small pages, which come up next.
     Split,
     /// Nobody had it, and another one has taken its place.
     Replaced,
 }
 
-/// Which pages a batch takes, one after the other, and where they go.
-pub(crate) trait Route {
-    /// The next page in use. None comes up twice.
-    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse>;
-
-    /// The last page that came up did not get under way, and comes up again.
-    fn step_back(&mut self, order: Order);
-
-    /// A frame of that size for the next page; `None` when there is none to be had.
-    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn>;
-
-    /// A frame for something of the kernel's own: outside removable memory as long as there is room.
-    fn kernel_destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu) -> Option<Pfn> {
-        let own = phys.alloc_pages(cpu, Gfp::SPARE_KERNEL, Order::ZERO).ok();
-        own.or_else(|| self.destination(phys, cpu, Order::ZERO))
-    }
-
-    /// So many frames have moved.
-    fn moved(&mut self, nr_pages: u32);
-}
-
-impl Route for IsolatedBlock {
-    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse> {
-        phys.next_in_use(self)
-    }
-
-    fn step_back(&mut self, order: Order) {
-        self.cursor -= order.nr_pages();
-    }
-
-    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn> {
-        phys.alloc_pages(cpu, Gfp::SPARE, order).ok()
-    }
-
-    fn moved(&mut self, nr_pages: u32) {
-        self.moved_pages += nr_pages;
-    }
-}
-
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// Moves pages off an isolated block, about `budget_pages` 4 KiB pages' worth: at least one page, and a huge page
-    /// counts 512. One flush in all.
-    pub fn migrate_batch(&self, cpu: &Cpu, block: &mut IsolatedBlock, budget_pages: u32) -> MigrateReport {
-        let batch = self.begin_migration(cpu, block, budget_pages);
-        self.finish_migration(cpu, block, batch)
-    }
-
     /// Unmaps the next pages of an isolated block wherever they are mapped, with a destination for each.
     pub fn begin_migration(&self, cpu: &Cpu, block: &mut IsolatedBlock, budget_pages: u32) -> MigrationBatch {
         self.begin_moves(cpu, block, budget_pages)
@@ -193,6 +148,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         let mut taken = 0;
         while taken < budget_pages.max(1) {
             let Some(page) = route.next_in_use(self.phys) else {
+                route.pass_done();
                 batch.end = BatchEnd::PassDone;
                 break;
             };
@@ -207,12 +163,22 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     taken += order.nr_pages();
                     batch.moves.push(moving);
                 }
+                Err(Setback::Refused(RefusalReason::Busy)) if route.busy_pages() == BusyPages::Await => {
+                    route.step_back(order);
+                    batch.end = BatchEnd::Busy(pfn);
+                    break;
+                }
                 Err(Setback::Refused(reason)) => self.refuse(&mut batch.refused, (pfn, order), reason),
                 Err(Setback::Split) => route.step_back(order),
                 Err(Setback::Replaced) => {}
                 Err(Setback::NoMemory) => {
                     route.step_back(order);
                     batch.end = BatchEnd::NoMemory;
+                    break;
+                }
+                Err(Setback::NoHugePage) => {
+                    route.step_back(order);
+                    batch.end = BatchEnd::NoHugePage;
                     break;
                 }
             }
@@ -333,8 +299,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         batch: &mut MigrationBatch,
     ) -> Result<Move, Setback> {
         let is_hugetlb = self.migrating_page(page.pfn).flags().has(PageFlags::HUGETLB);
-        if is_hugetlb && !page.is_held && self.phys.replace_free_huge(cpu, page.pfn) {
-            return Err(Setback::Replaced);
+        if is_hugetlb
+            && !page.is_held
+            && let Some(setback) = self.replace_pooled(cpu, page.pfn, route)
+        {
+            return Err(setback);
         }
         let descriptor = match self.lock_movable(&page) {
             Ok(descriptor) => descriptor,
@@ -349,14 +318,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.phys.release(cpu, page);
             return Err(Setback::Refused(RefusalReason::Busy));
         };
-        let Some(to) = route.destination(self.phys, cpu, page.order) else {
+        let Some(to) = self.destination(cpu, route, page.order) else {
             self.unlock_page(page.pfn, descriptor);
-            if is_hugetlb {
-                // Its program was promised that it is huge.
-                self.phys.release(cpu, page);
-                return Err(Setback::NoMemory);
-            }
-            return Err(self.split_for_migration(cpu, page));
+            return Err(self.without_frame(cpu, page, route));
         };
         let nr_entries = self.unmap_page(cpu, at, walk, flush, &mut batch.unmapped);
         let home = Home::of(descriptor, migration);
@@ -413,7 +377,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// No frame of its size is free outside: a huge page goes in small pieces, if those have somewhere to go.
-    fn split_for_migration(&self, cpu: &Cpu, page: InUse) -> Setback {
+    pub(super) fn split_for_migration(&self, cpu: &Cpu, page: InUse) -> Setback {
         // One that cannot move at all is better left huge.
         let probe = match page.order {
             Order::ZERO => None,

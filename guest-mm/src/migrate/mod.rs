@@ -14,13 +14,18 @@
 //! Steps 2 to 3 are done for a batch of pages with one flush ([`Mm::begin_migration`]), then steps 4 to 6
 //! ([`Mm::finish_migration`]). Between the two, and at any failure before, [`Mm::abort_migration`] puts everything
 //! back.
+//!
+//! Huge pages move whole, into huge pages that are made for them if need be: in two stages ([`Mm::begin_first_stage`]). Pages that somebody is
+//! just using are put off in the first pass over a block, and waited for in the second ([`BusyPages`]).
 
 mod arrive;
 mod batch;
 mod evict;
 mod file;
 mod node;
+mod route;
 mod table;
+mod two_stage;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -28,12 +33,13 @@ use core::fmt;
 #[cfg(doc)]
 use crate::mm::Mm;
 use crate::page::KernelUse;
-use crate::pfn::{Order, Pfn};
+use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
 
 pub use batch::MigrationBatch;
-pub(crate) use batch::Route;
 pub use evict::{EvictReport, Eviction, Method};
 pub use node::NodeMove;
+pub(crate) use route::Route;
+pub(crate) use two_stage::TwoStage;
 
 /// What a batch did.
 #[must_use = "refused pages keep the block from going offline"]
@@ -61,6 +67,39 @@ pub enum BatchEnd {
     PassDone,
     /// No frame outside the block for the next page. Later there may be; the pass goes on where it stopped.
     NoMemory,
+    /// No free huge page outside the block for the next page, which is huge: one is to be made first
+    /// ([`Mm::begin_first_stage`](crate::Mm::begin_first_stage), [`IsolatedBlock::first_stage_ended`](crate::IsolatedBlock::first_stage_ended)).
+    /// The pass goes on where it stopped.
+    NoHugePage,
+    /// Somebody is just using the next page, and this pass waits for such pages ([`BusyPages::Await`],
+    /// [`Mm::until_idle`](crate::Mm::until_idle)). The pass goes on where it stopped.
+    Busy(Pfn),
+}
+
+/// What becomes of pages that somebody is just using: on their way to or from a disk, or on the move already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BusyPages {
+    /// They are refused, and come up in the next pass.
+    #[default]
+    PutOff,
+    /// The batch ends before such a page, so that it can be waited for.
+    Await,
+}
+
+impl MigrateReport {
+    /// Frames of 4 KiB moved.
+    pub const fn moved_pages(&self) -> u32 {
+        self.moved_small + self.moved_huge * PAGEBLOCK_NR_PAGES + self.moved_kernel
+    }
+
+    /// What the next batch did, too.
+    pub(crate) fn add(&mut self, next: Self) {
+        self.moved_small += next.moved_small;
+        self.moved_huge += next.moved_huge;
+        self.moved_kernel += next.moved_kernel;
+        self.refused.extend(next.refused);
+        self.end = next.end;
+    }
 }
 
 /// A page that cannot move now.

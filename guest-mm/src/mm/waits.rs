@@ -84,6 +84,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.page_waits.queue(pfn).until(is_free).await;
     }
 
+    /// Whether nobody has the lock of a page and it is on its way to no disk, or it is not in use any more.
+    pub fn is_idle(&self, pfn: Pfn) -> bool {
+        let flags = self.phys.page(pfn).map(Page::flags);
+        flags.is_none_or(|flags| !flags.has(PageFlags::LOCKED) && !flags.has(PageFlags::WRITEBACK))
+    }
+
+    /// Sleeps until nobody has the lock of a page and it is on its way to no disk, or until it is not in use any more. Others may take it
+    /// again before the caller does.
+    pub async fn until_idle(&self, pfn: Pfn) {
+        self.until_unlocked(PageWait::lock(pfn)).await;
+        self.until_unlocked(PageWait::writeback(pfn)).await;
+    }
+
     /// Sleeps until there is no migration entry in an address space, or no such space.
     pub async fn until_settled(&self, id: SpaceId) {
         let Some(space) = self.spaces.find(id) else {

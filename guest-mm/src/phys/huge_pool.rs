@@ -37,6 +37,35 @@ pub(crate) enum Claim {
     None,
 }
 
+/// What the pool does for a page that is to go when there is no other one for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WithoutFrame {
+    /// It keeps the page.
+    Keep,
+    /// It gets smaller, if the page is not promised.
+    Shrink,
+}
+
+/// What became of a free page of the pool that is to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Replaced {
+    /// It is free, and the pool has another one.
+    ByAnother,
+    /// It is free, and the pool has one less.
+    ByNone,
+    /// It is still the pool's: there is no other one.
+    NoFrame,
+    /// Somebody has just taken it.
+    Taken,
+}
+
+impl Replaced {
+    /// Whether the pool has it no more.
+    pub(crate) const fn is_gone(self) -> bool {
+        matches!(self, Self::ByAnother | Self::ByNone)
+    }
+}
+
 /// Pages of the pool of reserved huge pages, 2 MiB each (Linux `HugePages_*` in `/proc/meminfo`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HugePoolStat {
@@ -147,28 +176,29 @@ impl PhysicalMemory<'_> {
         pool.reserved += u64::from(claim == Claim::Reserved);
     }
 
-    /// Has another page take the place of a free one of the pool, which is freed; without another one the pool shrinks, if the page was not
-    /// promised. False when neither can be, or somebody has just taken the page.
-    pub(crate) fn replace_free_huge(&self, cpu: &Cpu, pfn: Pfn) -> bool {
+    /// Has another page take the place of a free one of the pool, which is freed. Without another one the pool may shrink, if the page was not
+    /// promised.
+    pub(crate) fn replace_free_huge(&self, cpu: &Cpu, pfn: Pfn, without: WithoutFrame) -> Replaced {
         let fresh = self.alloc_pages(cpu, Gfp::SPARE, Order::PAGEBLOCK).ok();
         let mut pool = self.huge_pool.state.lock();
         let place = pool.free.iter().position(|&free| free == pfn);
-        let can_shrink = pool.free.len() as u64 > pool.reserved;
+        let can_shrink = without == WithoutFrame::Shrink && pool.free.len() as u64 > pool.reserved;
         let replaced = match (place, fresh) {
             (Some(place), Some(fresh)) => {
                 self.table.page(fresh).add_flags(PageFlags::HUGETLB);
                 pool.free[place] = fresh;
-                true
+                Replaced::ByAnother
             }
             (Some(place), None) if can_shrink => {
                 pool.free.swap_remove(place);
                 pool.total -= 1;
-                true
+                Replaced::ByNone
             }
-            _ => false,
+            (Some(_), None) => Replaced::NoFrame,
+            (None, _) => Replaced::Taken,
         };
         drop(pool);
-        if replaced {
+        if replaced.is_gone() {
             self.table.page(pfn).remove_flags(PageFlags::HUGETLB);
             self.put_page(cpu, pfn);
         } else if let Some(fresh) = fresh {

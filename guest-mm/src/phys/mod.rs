@@ -30,8 +30,8 @@ use crate::zone::{NR_ZONES, Zone, ZoneKind};
 pub use self::alloc::AllocError;
 pub use boot::{AddError, BootRegion};
 pub use free::FreeError;
-pub(crate) use huge_pool::Claim;
 pub use huge_pool::HugePoolStat;
+pub(crate) use huge_pool::{Claim, Replaced, WithoutFrame};
 pub use node::Node;
 pub use pin::{Pin, PinError};
 

@@ -14,13 +14,13 @@ use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, 
 use crate::{Access, Gfp, HugeAdvice, NodeId, Order, Pfn, SpaceId, Zone, ZoneKind};
 
 /// A program that has filled all memory but a little with small pages and given every second one back.
-struct Scattered {
+pub(super) struct Scattered {
     id: SpaceId,
-    kept: Vec<u64>,
+    pub(super) kept: Vec<u64>,
 }
 
 impl Scattered {
-    fn new(mm: &TestMm<'_>, cpu: &Cpu) -> Self {
+    pub(super) fn new(mm: &TestMm<'_>, cpu: &Cpu) -> Self {
         let id = mm.create_space(cpu, &[]).unwrap();
         let va = mm.mmap(id, &anonymous(64 * MIB, HugeAdvice::NoHuge)).unwrap();
         let pages: Vec<u64> = (0..64 * MIB / 4096).map(|page| va + page * 4096).collect();
@@ -44,13 +44,13 @@ impl Scattered {
         Self { id, kept }
     }
 
-    fn check(&self, mm: &TestMm<'_>, cpu: &Cpu) {
+    pub(super) fn check(&self, mm: &TestMm<'_>, cpu: &Cpu) {
         for &va in &self.kept {
             assert_eq!(load(mm, cpu, self.id, va), Ok(va));
         }
     }
 
-    fn pfn_at(&self, mm: &TestMm<'_>, va: u64) -> Pfn {
+    pub(super) fn pfn_at(&self, mm: &TestMm<'_>, va: u64) -> Pfn {
         let root = mm.space(self.id).unwrap().root();
         Pfn::containing(translate(&mm.frames, root, va, Access::Read).unwrap().gpa).unwrap()
     }

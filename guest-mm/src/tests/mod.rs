@@ -35,5 +35,6 @@ mod swap;
 mod table_moves;
 pub(crate) mod test_fs;
 mod tmpfs;
+mod two_stage;
 mod vmemmap;
 mod world;

@@ -2,6 +2,7 @@
 //! emptied one after the other while programs run in between, taken offline, out of the direct map, and unplugged.
 
 use super::blame::Blame;
+use super::difficult::BUSY_NS;
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
 use crate::machine::activity;
@@ -13,8 +14,8 @@ use core::ops::RangeInclusive;
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::blocks::IsolateError;
-use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE};
+use guest_mm::migrate::{BatchEnd, BusyPages, MigrateReport, Refusal, RefusalReason};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE, Pfn};
 use guest_sync::Cpu;
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
@@ -29,9 +30,10 @@ const UNPLUG_AT: u64 = 64 << 20;
 /// Small pages that are moved at a time, with one flush: as many as a huge page has, as in Linux (`NR_MAX_BATCHED_MIGRATION`). Programs that touch
 /// one of them wait meanwhile; those that do not are called out of what they do for each flush.
 const BATCH_PAGES: u32 = 512;
-/// How often the pages of a block are looked at before the rest counts as stuck.
+/// How often the pages of a block are looked at before the rest counts as stuck. In the second pass those that somebody is using are waited
+/// for.
 const PASSES: u32 = 2;
-/// The same while what is left is only busy: just taken by another CPU, on its way to the disk. Programs run in between.
+/// The same while what is left is only busy, for longer than it is waited for. Programs run in between.
 const BUSY_PASSES: u32 = 16;
 
 /// Pages that are reclaimed at a time when there is nowhere for a block's pages to go.
@@ -44,6 +46,47 @@ pub(super) enum Emptied {
     Yes(OfflineBlock),
     No(IsolatedBlock, StuckReason),
     Interrupted(IsolatedBlock, Interruption),
+}
+
+/// What was learnt of a block while it was looked at.
+struct Looks {
+    /// Why it could not go offline, should this be the last look.
+    reason: StuckReason,
+    /// Looks that are over, without those after which a driver gave its memory.
+    passes: u32,
+    /// Until when busy pages are waited for.
+    busy_until: u64,
+    /// How often, one time after the other, there was no frame for the next page.
+    starved: u32,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self {
+            reason: StuckReason::Busy,
+            passes: 0,
+            busy_until: 0,
+            starved: 0,
+        }
+    }
+}
+
+/// Why moving pauses.
+enum TurnEnd {
+    /// Others want to run.
+    Time,
+    NoMemory {
+        has_moved: bool,
+    },
+    NoHugePage,
+    Busy(Pfn),
+    PassDone,
+}
+
+/// What comes after a pass.
+enum Pass {
+    Another(IsolatedBlock),
+    Last(Emptied),
 }
 
 /// Blocks on their way out.
@@ -255,9 +298,8 @@ impl Worker {
 
     /// Moves everything off an isolated block and takes it offline.
     pub(super) async fn move_off(&mut self, mut block: IsolatedBlock) -> Emptied {
-        let mut reason = StuckReason::Busy;
-        let (mut passes, started) = (0, self.kernel.clock.now());
-        let mut starved = 0;
+        let started = self.kernel.clock.now();
+        let mut looks = Looks::default();
         self.refusal = None;
         self.forget_drivers();
         loop {
@@ -266,54 +308,20 @@ impl Worker {
             if self.spare_bytes() < u64::from(used_pages) * PAGE_SIZE {
                 return Emptied::No(block, StuckReason::NoMemory);
             }
-            let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
-            while self.kernel.clock.now() < turn_end {
-                let report = self.migrate_batch(&mut block);
-                reason = report.refused.last().map_or(reason, refusal_reason);
-                self.refusal = report.refused.last().copied().or(self.refusal);
-                match report.end {
-                    BatchEnd::Budget if self.kernel.orders.rate() > 0 => break,
-                    BatchEnd::Budget => {}
-                    BatchEnd::NoMemory => {
-                        starved = if report.moved_small + report.moved_huge + report.moved_kernel > 0 {
-                            0
-                        } else {
-                            starved + 1
-                        };
-                        if starved > MOST_STARVED || !self.make_room().await {
-                            return Emptied::No(block, StuckReason::NoMemory);
-                        }
-                        break;
-                    }
-                    BatchEnd::PassDone => {
-                        let index = block.block();
-                        let offline = self.kernel.phys.offline(block);
-                        match offline {
-                            Ok(()) => {
-                                return Emptied::Yes(OfflineBlock {
-                                    block: index,
-                                    descriptors: Descriptors::There,
-                                });
-                            }
-                            Err(not_empty) => block = not_empty.block,
-                        }
-                        if self.move_drivers(&mut block).await {
-                            block.rewind();
-                            break;
-                        }
-                        passes += 1;
-                        let most = if reason == StuckReason::Busy {
-                            BUSY_PASSES
-                        } else {
-                            PASSES
-                        };
-                        if passes >= most {
-                            return Emptied::No(block, reason);
-                        }
-                        block.rewind();
-                        break;
+            match self.move_for_a_turn(&mut block, &mut looks.reason) {
+                TurnEnd::Time => {}
+                TurnEnd::NoMemory { has_moved } => {
+                    looks.starved = if has_moved { 0 } else { looks.starved + 1 };
+                    if looks.starved > MOST_STARVED || !self.make_room().await {
+                        return Emptied::No(block, StuckReason::NoMemory);
                     }
                 }
+                TurnEnd::NoHugePage => self.make_huge_page(&mut block).await,
+                TurnEnd::Busy(pfn) => self.await_page(&mut block, pfn, looks.busy_until).await,
+                TurnEnd::PassDone => match self.end_pass(block, &mut looks).await {
+                    Pass::Another(left) => block = left,
+                    Pass::Last(emptied) => return emptied,
+                },
             }
             yield_now().await;
             self.keep_rate(block.moved_pages(), started).await;
@@ -321,6 +329,59 @@ impl Worker {
                 return Emptied::Interrupted(block, why);
             }
         }
+    }
+
+    /// Moves pages until the other tasks of this CPU have waited long enough, or something is in the way.
+    fn move_for_a_turn(&mut self, block: &mut IsolatedBlock, reason: &mut StuckReason) -> TurnEnd {
+        let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
+        loop {
+            let report = self.migrate_batch(block);
+            *reason = report.refused.last().map_or(*reason, refusal_reason);
+            self.refusal = report.refused.last().copied().or(self.refusal);
+            match report.end {
+                BatchEnd::Budget if self.kernel.orders.rate() > 0 => return TurnEnd::Time,
+                BatchEnd::Budget if self.kernel.clock.now() >= turn_end => return TurnEnd::Time,
+                BatchEnd::Budget => {}
+                BatchEnd::NoMemory => {
+                    let has_moved = report.moved_pages() > 0;
+                    return TurnEnd::NoMemory { has_moved };
+                }
+                BatchEnd::NoHugePage => return TurnEnd::NoHugePage,
+                BatchEnd::Busy(pfn) => return TurnEnd::Busy(pfn),
+                BatchEnd::PassDone => return TurnEnd::PassDone,
+            }
+        }
+    }
+
+    /// All pages of the block were looked at: it goes offline, or is looked at once more, or is stuck.
+    async fn end_pass(&mut self, block: IsolatedBlock, looks: &mut Looks) -> Pass {
+        let index = block.block();
+        let mut block = match self.kernel.phys.offline(block) {
+            Ok(()) => {
+                return Pass::Last(Emptied::Yes(OfflineBlock {
+                    block: index,
+                    descriptors: Descriptors::There,
+                }));
+            }
+            Err(not_empty) => not_empty.block,
+        };
+        if self.move_drivers(&mut block).await {
+            block.rewind();
+            return Pass::Another(block);
+        }
+        looks.passes += 1;
+        let most = match looks.reason {
+            StuckReason::Busy => BUSY_PASSES,
+            _ => PASSES,
+        };
+        if looks.passes >= most {
+            return Pass::Last(Emptied::No(block, looks.reason));
+        }
+        if looks.passes == 1 {
+            looks.busy_until = self.kernel.clock.now() + BUSY_NS;
+        }
+        block.rewind_with(BusyPages::Await);
+        Pass::Another(block)
     }
 
     /// Moves the next pages. While they are copied programs on other CPUs run on; one that touches such a page waits.

@@ -49,6 +49,11 @@ async fn remove(sim: &Sim<'_>, mut block: IsolatedBlock) {
             BatchEnd::Budget => {}
             BatchEnd::NoMemory if sim.one_in(2) => break,
             BatchEnd::NoMemory => {}
+            // Nothing here waits for busy pages.
+            BatchEnd::Busy(pfn) => panic!("{pfn} is waited for"),
+            BatchEnd::NoHugePage => {
+                sim.with_failures(|| sim.mm.make_huge_page(sim.cpu, &mut block));
+            }
             BatchEnd::PassDone => match sim.mm.phys.offline(block) {
                 Ok(()) => {
                     let range = sim.mm.phys.hotplug_region().block_range(index).unwrap();

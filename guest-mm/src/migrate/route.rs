@@ -1,0 +1,73 @@
+//! Where migration finds its pages, and where it puts them: off a block, together in one place, near to a node.
+
+use guest_sync::Cpu;
+
+use crate::blocks::{InUse, IsolatedBlock};
+use crate::gfp::Gfp;
+use crate::migrate::{BusyPages, TwoStage};
+use crate::pfn::{Order, Pfn};
+use crate::phys::PhysicalMemory;
+
+/// Which pages a batch takes, one after the other, and where they go.
+pub(crate) trait Route {
+    /// The next page in use. None comes up twice.
+    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse>;
+
+    /// The last page that came up did not get under way, and comes up again.
+    fn step_back(&mut self, order: Order);
+
+    /// A frame of that size for the next page; `None` when there is none to be had.
+    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn>;
+
+    /// A frame for something of the kernel's own: outside removable memory as long as there is room.
+    fn kernel_destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu) -> Option<Pfn> {
+        let own = phys.alloc_pages(cpu, Gfp::SPARE_KERNEL, Order::ZERO).ok();
+        own.or_else(|| self.destination(phys, cpu, Order::ZERO))
+    }
+
+    /// So many frames have moved.
+    fn moved(&mut self, nr_pages: u32);
+
+    /// How huge pages go for which there is no place; without, they go in pieces.
+    fn two_stage(&mut self) -> Option<&mut TwoStage> {
+        None
+    }
+
+    /// What becomes of pages that somebody is just using.
+    fn busy_pages(&self) -> BusyPages {
+        BusyPages::PutOff
+    }
+
+    /// All pages have come up.
+    fn pass_done(&mut self) {}
+}
+
+impl Route for IsolatedBlock {
+    fn next_in_use(&mut self, phys: &PhysicalMemory<'_>) -> Option<InUse> {
+        phys.next_in_use(self)
+    }
+
+    fn step_back(&mut self, order: Order) {
+        self.cursor -= order.nr_pages();
+    }
+
+    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn> {
+        phys.alloc_pages(cpu, Gfp::SPARE, order).ok()
+    }
+
+    fn moved(&mut self, nr_pages: u32) {
+        self.moved_pages += nr_pages;
+    }
+
+    fn two_stage(&mut self) -> Option<&mut TwoStage> {
+        Some(&mut self.two_stage)
+    }
+
+    fn busy_pages(&self) -> BusyPages {
+        self.busy_pages
+    }
+
+    fn pass_done(&mut self) {
+        self.passes += 1;
+    }
+}
