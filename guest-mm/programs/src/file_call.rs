@@ -111,13 +111,19 @@ impl File {
     }
 }
 
-/// Pages of a file in the program's memory.
+/// Pages in the program's memory: of a file, or of its own.
 pub(crate) struct Mapping {
     address: u64,
     nr_pages: u64,
 }
 
 impl Mapping {
+    /// Pages that are no file's, with the given `guest_programs::abi::map_flags`.
+    pub(crate) fn of_memory(nr_pages: u64, flags: u64) -> Result<Self, Error> {
+        let address = crate::call::map(nr_pages * 4096, flags)?;
+        Ok(Self { address, nr_pages })
+    }
+
     /// Where a page is.
     pub(crate) fn address_of(&self, index: u64) -> u64 {
         assert!(index < self.nr_pages);

@@ -13,6 +13,7 @@ mod file_call;
 mod hog;
 mod intrinsics;
 mod kept;
+mod kind;
 mod memory_call;
 mod pager;
 mod reserved;
@@ -54,6 +55,7 @@ fn main() -> u64 {
         Some("kept") => kept::main(arguments),
         Some("names") => disk::names(arguments),
         Some("hog") => hog::main(arguments),
+        Some("kind") => kind::main(arguments),
         Some("pager") => pager::main(arguments),
         Some("reserved") => reserved::main(arguments),
         Some("rights") => rights::main(arguments),

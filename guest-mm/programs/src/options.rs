@@ -4,6 +4,7 @@ mod bench;
 mod direct;
 mod files;
 mod kept;
+mod kind;
 mod pager;
 mod shared;
 mod storm;
@@ -13,6 +14,7 @@ pub use bench::{BenchOptions, BenchWork, SlicesOptions};
 pub use direct::DirectOptions;
 pub use files::{FilesMode, FilesOptions, NamesOptions, ToldOptions};
 pub use kept::{KeptOptions, KeptWhat};
+pub use kind::{Kind, KindOptions};
 pub use pager::PagerOptions;
 pub use shared::{SharedMode, SharedOptions};
 pub use storm::{MOST_DEPTH, StormOptions};
@@ -160,6 +162,8 @@ pub struct ScatterOptions {
     pub percent: u8,
     /// `huge=N`: chunks of 2 MiB that it then asks for in huge pages: 1 to 64. Default 4.
     pub huge: u64,
+    /// `from=N`: it waits until the guest manages so many bytes (with suffix K, M or G). Default 0.
+    pub from: u64,
     /// `rounds=N`: how often it checks all of it before it ends; for ever without.
     pub rounds: Option<u64>,
     /// `seed=N`: what its pattern starts from. Default 1.
@@ -175,6 +179,7 @@ impl ScatterOptions {
         let options = Self {
             percent: 80,
             huge: 4,
+            from: 0,
             rounds: None,
             seed: 1,
         };
@@ -189,6 +194,7 @@ impl ScatterOptions {
                 self.percent = percent.filter(|percent| (1..=95).contains(percent))?;
             }
             "huge" => self.huge = value.parse().ok().filter(|huge| (1..=64).contains(huge))?,
+            "from" => self.from = parse_size(value)?,
             "rounds" => self.rounds = Some(value.parse().ok()?),
             "seed" => self.seed = value.parse().ok()?,
             _ => return None,
@@ -439,10 +445,11 @@ mod tests {
         let expected = ScatterOptions {
             percent: 70,
             huge: 3,
+            from: 64 << 20,
             rounds: Some(2),
             seed: 7,
         };
-        let line = "fill=70% huge=3 rounds=2 seed=7";
+        let line = "fill=70% huge=3 from=64M rounds=2 seed=7";
         assert_eq!(ScatterOptions::parse(line.split(' ')), Ok(expected));
         for bad in ["fill=70", "fill=96%", "huge=0", "huge=65", "rounds", "size=1M"] {
             assert_eq!(ScatterOptions::parse([bad].into_iter()), Err(BadArgument(bad)));

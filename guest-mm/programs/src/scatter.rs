@@ -24,6 +24,9 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         say(format_args!("no memory for a list of chunks"));
         return 2;
     };
+    while call::system_info().total < options.from {
+        call::sleep_ms(5);
+    }
     let wanted = call::system_info().total / 100 * u64::from(options.percent) / CHUNK;
     for _ in 0..wanted {
         if call::system_info().available < CHUNK || !take(&mut small, map_flags::NO_HUGE, options.seed) {
