@@ -1,7 +1,12 @@
 //! Reserved huge pages of the built-in guest, and what it shows of the memory of its programs.
 
+use std::collections::BTreeSet;
+
+use integration_tests::views::pagemap::Frame;
 use integration_tests::views::{self, Numbers};
 use integration_tests::{Home, Running, eventually};
+
+use crate::held::{Held, KIND, Kind};
 
 fn wait_for(vm: &Running, text: &str) {
     eventually(text, || vm.serial.text().contains(text).then_some(()));
@@ -83,6 +88,94 @@ fn reserved_huge_pages_are_promised_shared_and_moved_whole() {
     for program in vm.programs() {
         assert_eq!(program.checks_failed, 0, "{program:?}");
     }
+}
+
+static HUGE: [Kind; 2] = [
+    Kind {
+        name: "huge",
+        pages: 2048,
+        is_huge: true,
+        without: &["hugetlb"],
+        ..KIND
+    },
+    Kind {
+        name: "reserved",
+        pages: 2048,
+        is_huge: true,
+        flags: &["anon", "hugetlb"],
+        without: &[],
+        ..KIND
+    },
+];
+
+/// A guest with transparent and reserved huge pages on blocks, in which all that is free lies scattered.
+fn scattered(home: &Home) -> Running {
+    let [transparent, reserved] = HUGE.each_ref().map(|kind| kind.program("80M"));
+    let memory = [
+        "--memory",
+        "64M",
+        "--hotplug",
+        "128M",
+        "--block-size",
+        "4M",
+        "--cpus",
+        "2",
+    ];
+    // Nothing but what is tested here makes huge pages.
+    let cmdline = ["--cmdline", "thp_defrag=never migrate=remap validate"];
+    let programs = [
+        "--program",
+        &transparent,
+        "--program",
+        &reserved,
+        "--program",
+        "scatter fill=95% huge=1 from=150M seed=3",
+    ];
+    let mut vm = home.start("stages", &[&memory[..], &cmdline, &programs].concat());
+    vm.wait_for_driver();
+    vm.resize("112M");
+    vm.order("guest", &["hugepages", "4"]).success();
+    for kind in &HUGE {
+        Held::by(&vm, kind);
+    }
+    vm.resize("192M");
+    wait_for(&vm, "more chunks taken");
+    vm
+}
+
+#[test]
+fn huge_pages_leave_whole_after_small_ones_have_moved_together_to_make_room_for_them() {
+    let home = Home::new();
+    let mut vm = scattered(&home);
+    let held = HUGE.each_ref().map(|kind| Held::by(&vm, kind));
+    let blocks = held.iter().flat_map(|held| held.blocks_with(2048).into_keys());
+    let blocks: BTreeSet<u64> = blocks.collect();
+    for block in &blocks {
+        // They stay offline: a free one would have room.
+        vm.order(
+            "guest",
+            &["sysfs", &format!("memory/memory{block}/state"), "offline"],
+        )
+        .success();
+    }
+    for held in &held {
+        held.wait_for_checks();
+        let frames = held.frames();
+        let has_left = |block: Option<u64>| block.is_none_or(|block| !blocks.contains(&block));
+        let is_right = |it: &Frame| has_left(it.block) && it.head.is_multiple_of(512);
+        assert!(frames.len() == 2048 && frames.iter().all(is_right), "{frames:?}");
+    }
+    let counts = views::vmstat(&vm.guest("vmstat"));
+    assert_eq!(counts["thp_migration_split"], 0, "{counts:?}");
+    assert!(counts["thp_migration_success"] >= 8, "{counts:?}");
+    assert!(counts["thp_migration_compacted"] >= 4, "{counts:?}");
+    assert!(
+        counts["compact_isolated"] > 0 && counts["blocks_unplug_pass_more"] == 0,
+        "{counts:?}"
+    );
+    assert_eq!(pool(&vm), (4, 0, 0));
+    vm.wait_for_checks(1);
+    vm.stop();
 }
 
 #[test]

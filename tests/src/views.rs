@@ -1,5 +1,6 @@
 //! Reads what the built-in guest says about itself: the answers of `ballast guest NAME ...`.
 
+pub mod pagemap;
 pub mod physical;
 
 use std::collections::BTreeMap;
