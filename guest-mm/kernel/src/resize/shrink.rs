@@ -165,16 +165,17 @@ impl Worker {
         let affordable = self.affordable_blocks();
         self.isolate(wanted.min(affordable), &mut leaving);
         if leaving.used.is_empty() && leaving.offline.is_empty() {
-            // Ranking leaves out blocks with pinned pages.
-            let reason = if affordable == 0 {
-                StuckReason::NoMemory
-            } else {
-                StuckReason::Pinned
-            };
             let candidates: Vec<DeviceBlock> = self.planner.candidates().collect();
             let held = candidates
                 .iter()
                 .find_map(|block| self.held_on(BlockIndex(block.raw())));
+            // Ranking leaves out blocks with pinned pages. Where those and the kernel's are all that is left, more memory does not help.
+            let is_held = held.is_some() && self.kernel.phys.rank_blocks().is_empty();
+            let reason = if affordable == 0 && !is_held {
+                StuckReason::NoMemory
+            } else {
+                StuckReason::Pinned
+            };
             self.blame = held.or(self.blame);
             candidates
                 .into_iter()
