@@ -26,6 +26,14 @@ fn wait_for_memmap(vm: &Running, nr_pages: u64) {
     });
 }
 
+/// Waits until the guest follows the host's wishes, and answers.
+fn wait_for_answers(vm: &mut Running) {
+    vm.wait_for_driver();
+    eventually("the control channel", || {
+        (vm.order("guest", &["help"]).status == 0).then_some(())
+    });
+}
+
 fn assert_nothing_went_wrong(vm: &Running) {
     let stats = vm.stats();
     let wrong = ["violations", "guest_faults", "errors"].map(|field| stats.number(field));
@@ -43,7 +51,7 @@ const FAR_TOTAL: u64 = 6 * 1024 * MIB + 32 * MIB;
 fn a_small_guest_grows_far_with_descriptors_on_the_blocks_and_is_held_back_with_its_own() {
     let home = Home::new();
     let mut vm = home.start("own", &FAR);
-    vm.wait_for_driver();
+    wait_for_answers(&mut vm);
     assert_eq!(read(&vm, "memory/memmap_on_memory"), "off");
     let report = vm.try_resize(FAR_TOTAL, 4);
     assert_eq!(
@@ -58,7 +66,7 @@ fn a_small_guest_grows_far_with_descriptors_on_the_blocks_and_is_held_back_with_
     vm.stop();
 
     let mut vm = home.start("far", &[&FAR[..], &["--cmdline", "memmap_on_memory=on"]].concat());
-    vm.wait_for_driver();
+    wait_for_answers(&mut vm);
     assert_eq!(read(&vm, "memory/memmap_on_memory"), "on");
     let before = count(&vm, "nr_free_pages");
     vm.resize_to(FAR_TOTAL);
@@ -95,7 +103,7 @@ fn blocks_with_their_own_descriptors_come_and_go_under_programs() {
         "memmap_on_memory=on validate",
     ];
     let mut vm = home.start("comes", &[&options[..], &["--program", "hog fill=60%"]].concat());
-    vm.wait_for_driver();
+    wait_for_answers(&mut vm);
     for total in ["576M", "192M", "448M", "128M", "320M"] {
         vm.resize(total);
         vm.wait_for_checks(20);
@@ -183,7 +191,7 @@ fn a_node_comes_with_its_first_block_and_goes_with_its_last_or_as_a_whole() {
         "hog size=16M pages=small",
     ];
     let mut vm = home.start("nodes", &[&TWO_NODES[..], &programs].concat());
-    vm.wait_for_driver();
+    wait_for_answers(&mut vm);
     vm.wait_for_checks(10);
     assert_eq!(read(&vm, "node/possible"), "0,1");
     assert_node_1_is_gone(&vm);
@@ -221,7 +229,7 @@ fn a_node_that_cannot_go_as_a_whole_is_put_back_as_it_was_and_says_why() {
     let home = Home::new();
     let programs = ["--program", "hog fill=70%"];
     let mut vm = home.start("stays", &[&TWO_NODES[..], &programs].concat());
-    vm.wait_for_driver();
+    wait_for_answers(&mut vm);
     vm.resize("224M");
     eventually("memory of node 1 that has nowhere to go", || {
         (used(&vm) > 20_000).then_some(())

@@ -124,15 +124,17 @@ impl Worker {
         }
     }
 
+    /// Whether the descriptors of a block are on the block itself.
+    pub(super) fn has_own_descriptors(&self, block: BlockIndex) -> bool {
+        let range = self.kernel.phys.hotplug_region().block_range(block);
+        range.is_some_and(|range| self.kernel.vmemmap.is_on_block(&DirectFrames, range))
+    }
+
     /// Has blocks that are about to be unplugged lose the descriptors that are on themselves. From then on the array shows zeroes there.
     pub(super) fn strip(&self, blocks: &mut [OfflineBlock]) {
-        let region = self.kernel.phys.hotplug_region();
-        let is_on_itself = |offline: &OfflineBlock| {
-            let range = region.block_range(offline.block);
-            range.is_some_and(|range| self.kernel.vmemmap.is_on_block(&DirectFrames, range))
-        };
         let mut stripped = Vec::new();
-        for offline in blocks.iter_mut().filter(|offline| is_on_itself(offline)) {
+        let own = |offline: &&mut OfflineBlock| self.has_own_descriptors(offline.block);
+        for offline in blocks.iter_mut().filter(own) {
             stripped.push(*offline);
             offline.descriptors = Descriptors::Missing;
         }

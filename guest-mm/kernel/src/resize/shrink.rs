@@ -432,6 +432,13 @@ impl Worker {
             .map_or(0, |first| self.addresses(first.block).start)
             ..blocks.last().map_or(0, |last| self.addresses(last.block).end);
         self.kernel.direct_map.unmap_huge(addresses);
+        for OfflineBlock { block, .. } in &blocks {
+            assert!(
+                !self.has_own_descriptors(*block),
+                "block {} is about to go with its descriptors on it",
+                block.0
+            );
+        }
         let failure = match self.device.unplug(run).await {
             Ok(()) => {
                 self.planner.unplugged(run);
