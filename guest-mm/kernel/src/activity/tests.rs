@@ -216,7 +216,16 @@ fn while_one_cpu_works_all_others_stand_still_or_are_away() {
             });
         }
         activity.begin(cpu(0), &Threads);
-        (0..200).for_each(|_| look(cpu(0)));
+        // Until both are at work there is nobody who could go on.
+        let is_at_work = |number: usize| numbers[number][1].load(Ordering::Relaxed) > 0;
+        while !(is_at_work(1) && is_at_work(2)) {
+            activity.answer(cpu(0), &Threads);
+            thread::yield_now();
+        }
+        (0..300).for_each(|_| {
+            look(cpu(0));
+            thread::yield_now();
+        });
         // Another one may still want this CPU to stand still.
         activity.leave_manager(cpu(0), &Threads);
         over.store(true, Ordering::Relaxed);
