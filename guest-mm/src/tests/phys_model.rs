@@ -49,11 +49,19 @@ pub(crate) fn small_memory_for(
     block_nr_pages: u32,
     nr_blocks: u32,
 ) -> PhysicalMemory<'_> {
-    let memory = PhysicalMemory::new(
-        MemMap::new(Pfn::new(0), pages).unwrap(),
-        range(0, BOOT),
-        Topology::one_node(nr_cpus),
-    );
+    let topology = Topology::one_node(nr_cpus);
+    small_memory_of((topology, NodeId::ZERO), pages, block_nr_pages, nr_blocks)
+}
+
+/// The same for a machine of any shape, whose blocks are near to a node of it.
+pub(crate) fn small_memory_of(
+    (topology, node): (Topology, NodeId),
+    pages: &[Page],
+    block_nr_pages: u32,
+    nr_blocks: u32,
+) -> PhysicalMemory<'_> {
+    let all = MemMap::new(Pfn::new(0), pages).unwrap();
+    let memory = PhysicalMemory::new(all, range(0, BOOT), topology);
     let boot = BootRegion {
         node: NodeId::ZERO,
         span: range(0, BOOT),
@@ -62,11 +70,7 @@ pub(crate) fn small_memory_for(
     };
     memory.add_boot_region(boot).unwrap();
     memory
-        .set_hotplug_region(
-            NodeId::ZERO,
-            range(REGION, block_nr_pages * nr_blocks),
-            block_nr_pages,
-        )
+        .set_hotplug_region(node, range(REGION, block_nr_pages * nr_blocks), block_nr_pages)
         .unwrap();
     memory.validate().unwrap();
     memory

@@ -3,6 +3,8 @@
 //! Slow on purpose: every descriptor is looked at. For tests, and for a debugging command.
 
 mod mappings;
+#[cfg(test)]
+mod rest;
 mod section;
 mod space;
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::vec::Vec;
 
+use super::disk;
 use super::executor::pause;
 use super::files::{NAMES, SimFile};
 use super::memory::{Doomed, Process};
@@ -187,6 +188,18 @@ impl Sim<'_> {
         has_worked |= fs.end_requests();
         self.note_lost();
         has_worked
+    }
+
+    /// No block works any more that may break.
+    pub(super) fn break_disks(&self) {
+        let swap_blocks = disk::BLOCKS.iter().copied().map(u64::from).sum();
+        for fault in [Fault::Read, Fault::Write] {
+            (0..swap_blocks).for_each(|block| self.disk.break_block(fault, BlockNr(block)));
+            match &self.fs {
+                Fs::Map(fs) => (1..=200).for_each(|block| fs.disk.break_block(fault, BlockNr(block))),
+                Fs::Page(fs) => fs.break_all(fault),
+            }
+        }
     }
 
     pub(super) fn mend(&self) {

@@ -1,6 +1,7 @@
-//! An executor that polls one ready task after the other, in an order that random numbers decide.
+//! An executor that polls one ready task after the other, in an order that random numbers decide; and work that is given up where it waits.
 
-use core::pin::Pin;
+use core::future::poll_fn;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use std::boxed::Box;
 use std::sync::Arc;
@@ -92,4 +93,37 @@ pub(super) async fn pause() {
         Poll::Pending
     })
     .await;
+}
+
+/// When work is given up that has waited often enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GivenUp {
+    /// Where it begins to wait.
+    AtOnce,
+    /// After others had their turn.
+    Later,
+}
+
+/// Does something until it waits for the so many-th time, counted from 1, and drops it there. `None` if it came to that.
+pub(super) async fn give_up_after<T>(
+    (waits, when): (u64, GivenUp),
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let (mut work, mut left) = (pin!(work), waits);
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(done));
+        }
+        left -= 1;
+        match when {
+            GivenUp::AtOnce if left == 0 => return Poll::Ready(None),
+            GivenUp::Later if left == 0 => context.waker().wake_by_ref(),
+            GivenUp::AtOnce | GivenUp::Later => {}
+        }
+        Poll::Pending
+    })
+    .await
 }

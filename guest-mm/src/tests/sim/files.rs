@@ -27,9 +27,15 @@ const PATIENCE: u32 = 8;
 #[derive(Default)]
 pub(super) struct LostPages(SpinLock<Vec<(MappingId, u32)>>);
 
+impl LostPages {
+    pub(super) fn note(&self, mapping: MappingId, index: u32) {
+        self.0.lock().push((mapping, index));
+    }
+}
+
 impl AddressSpaceOps for LostPages {
     fn write_lost(&self, page: PrivatePage) {
-        self.0.lock().push((page.mapping, page.index));
+        self.note(page.mapping, page.index);
     }
 }
 

@@ -57,6 +57,13 @@ impl Program {
                     ..
                 }))
                 | Err(Doomed) => return false,
+                Ok(Err(CopyError::Fault {
+                    error: FaultError::Poisoned { .. },
+                    ..
+                })) => {
+                    sim.touches_lost(&self.process);
+                    return false;
+                }
                 Ok(Err(error)) => panic!("{error}"),
             }
         }
@@ -75,6 +82,10 @@ impl Program {
 
     /// What was locked is in memory: mapped, or just on the move.
     pub(super) fn check_locked(&self, sim: &Sim<'_>) {
+        // What was locked in a frame that has failed is on the disk only, or lost.
+        if self.process.has_met_failure.get() {
+            return;
+        }
         let space = sim.mm.space(self.process.space).unwrap();
         let space = space.lock();
         for page in &self.locked {

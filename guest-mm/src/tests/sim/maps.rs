@@ -215,7 +215,7 @@ impl Map {
         let file = &sim.files[self.file];
         match error {
             FaultError::OutOfMemory(_) => assert!(process.is_doomed(), "a program that waits gets memory"),
-            FaultError::NoHugePage { .. } | FaultError::Poisoned { .. } => panic!("{error}"),
+            FaultError::Poisoned { .. } => sim.touches_lost(process),
             FaultError::Io { .. } => {
                 let is_private = self.sharing == Sharing::Private;
                 sim.io_error(sim.has_failed(file) || is_private && sim.swap_failed.get());
@@ -230,7 +230,9 @@ impl Map {
                 assert!(is_beyond && !is_whole, "{error}");
                 count(&sim.seen.beyond_end, u32::from(!file.is_busy()));
             }
-            FaultError::NoArea { .. } | FaultError::UnknownSpace(_) => panic!("{error}"),
+            FaultError::NoHugePage { .. } | FaultError::NoArea { .. } | FaultError::UnknownSpace(_) => {
+                panic!("{error}")
+            }
         }
     }
 }

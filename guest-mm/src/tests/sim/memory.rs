@@ -66,6 +66,8 @@ pub(super) struct Doomed;
 /// A program as others see it.
 pub(super) struct Process {
     pub(super) space: SpaceId,
+    /// It had a page in a frame that has failed.
+    pub(super) has_met_failure: Cell<bool>,
     is_doomed: Cell<bool>,
     waits: RefCell<Option<Waker>>,
 }
@@ -113,7 +115,8 @@ impl Sim<'_> {
     pub(super) fn begin_process(&self, space: SpaceId) -> Rc<Process> {
         let process = Rc::new(Process {
             space,
-            is_doomed: Cell::new(false),
+            has_met_failure: Cell::new(false),
+            is_doomed: Cell::new(self.unborn_losers.borrow().contains(&space)),
             waits: RefCell::default(),
         });
         self.processes.borrow_mut().push(process.clone());
@@ -124,6 +127,12 @@ impl Sim<'_> {
     pub(super) fn end_process(&self, ended: &Rc<Process>) {
         let mut processes = self.processes.borrow_mut();
         processes.retain(|process| !Rc::ptr_eq(process, ended));
+    }
+
+    pub(super) fn some_process(&self) -> Option<Rc<Process>> {
+        let processes = self.processes.borrow();
+        let at = self.below(processes.len().max(1) as u64);
+        processes.get(usize::try_from(at).unwrap()).cloned()
     }
 
     pub(super) fn nr_programs(&self) -> usize {
@@ -213,23 +222,24 @@ impl Sim<'_> {
 
     /// Now and then somebody ends a program from outside.
     pub(super) fn kill_one(&self) {
-        let processes = self.processes.borrow();
-        let at = self.below(processes.len().max(1) as u64);
-        if let Some(process) = processes.get(usize::try_from(at).unwrap()) {
+        if let Some(process) = self.some_process() {
             process.doom();
             count(&self.seen.kills, 1);
         }
     }
 }
 
-/// The daemon of the node.
-pub(super) async fn kswapd(sim: &Sim<'_>) {
+/// The daemon of a node, which has none as long as it has no memory.
+pub(super) async fn kswapd(sim: &Sim<'_>, node: NodeId) {
     loop {
-        sim.mm.phys.daemon_wanted(NodeId::ZERO).await;
-        sim.failing(sim.reclaim.balance(sim.cpu, NodeId::ZERO)).await;
+        if sim.mm.phys.daemon_wanted(node).await.is_none() {
+            sim.clock.sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        sim.failing(sim.reclaim.balance(sim.cpu, node)).await;
         while sim.mm.phys.nr_waiting() > 0 {
             sim.clock.sleep(LOOK_AGAIN).await;
-            sim.failing(sim.reclaim.balance(sim.cpu, NodeId::ZERO)).await;
+            sim.failing(sim.reclaim.balance(sim.cpu, node)).await;
         }
     }
 }

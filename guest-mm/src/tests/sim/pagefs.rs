@@ -163,7 +163,7 @@ impl<'m> PageFs<'m> {
     }
 
     /// Tells the model of the file whose page it was, if it is one of those: others have a word each that is looked at with what is known of errors.
-    fn note_one_lost(&self, sim: &Sim<'_>, mapping: MappingId, index: u32) {
+    pub(super) fn note_one_lost(&self, sim: &Sim<'_>, mapping: MappingId, index: u32) {
         let name = self.mounted.name_of(mapping);
         let is_named = |known: &&[u8]| {
             name.as_ref()
@@ -175,6 +175,10 @@ impl<'m> PageFs<'m> {
         } else {
             sim.names.lost();
         }
+    }
+
+    pub(super) fn break_all(&self, fault: Fault) {
+        FRAGILE.for_each(|block| self.disk.break_block(fault, BlockNr(block)));
     }
 
     pub(super) fn mend(&self) {

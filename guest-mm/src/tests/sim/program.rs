@@ -72,6 +72,10 @@ impl Program {
     pub(super) async fn live(mut self, sim: &Sim<'_>) {
         while !sim.is_ending.get() && !self.process.is_doomed() && !sim.one_in(150) {
             pause().await;
+            if sim.parking.is_asked_for() {
+                self.stop(sim).await;
+                continue;
+            }
             match sim.below(52) {
                 0 | 1 => self.map(sim),
                 2 => self.unmap(sim).await,
@@ -97,6 +101,14 @@ impl Program {
         self.maps.check(sim, &self.process).await;
         self.huge.check(sim, &self.process).await;
         self.end(sim).await;
+    }
+
+    /// Waits with nothing pinned until all may go on, or it is to end.
+    async fn stop(&mut self, sim: &Sim<'_>) {
+        while !self.pins.is_empty() {
+            self.unpin(sim);
+        }
+        let _ = self.process.interruptible(sim.parking.stop()).await;
     }
 
     async fn turn_of_huge(&mut self, sim: &Sim<'_>) {
@@ -236,8 +248,12 @@ impl Program {
         }
         let child = fork.child();
         count(&sim.seen.forks, 1);
+        let process = sim.begin_process(child);
+        process
+            .has_met_failure
+            .set(process.is_doomed() || self.process.has_met_failure.get());
         let child = Self {
-            process: sim.begin_process(child),
+            process,
             pages: self.pages.clone(),
             words: self.words.clone(),
             locked: BTreeSet::new(),
@@ -322,10 +338,8 @@ impl Program {
             FaultError::Protection { access, .. } => {
                 assert!(!self.pages[&(va / PAGE_SIZE)].permits(access), "{error}");
             }
-            FaultError::NoArea { .. }
-            | FaultError::BeyondEnd { .. }
-            | FaultError::Poisoned { .. }
-            | FaultError::UnknownSpace(_) => {
+            FaultError::Poisoned { .. } => sim.touches_lost(&self.process),
+            FaultError::NoArea { .. } | FaultError::BeyondEnd { .. } | FaultError::UnknownSpace(_) => {
                 panic!("{error}")
             }
         }
@@ -370,6 +384,7 @@ impl Program {
                         self.process.space.number()
                     ),
                     Err(FaultError::OutOfMemory(_)) if self.process.is_doomed() => return,
+                    Err(FaultError::Poisoned { .. }) => sim.touches_lost(&self.process),
                     Err(error) => panic!("{error}"),
                 }
                 count(&sim.seen.words_checked, 1);
@@ -392,6 +407,7 @@ async fn destroy(sim: &Sim<'_>, space: SpaceId) {
         assert_eq!(error, SpaceError::Migrating(space));
         sim.mm.until_settled(space).await;
     }
+    sim.unborn_losers.borrow_mut().retain(|loser| *loser != space);
 }
 
 /// Repeats an access, with the faults it takes. It finds no memory only if the program is to end.

@@ -101,7 +101,7 @@ impl HugeAreas {
                 area.words.insert(va, stamp);
                 count(&sim.seen.reserved_pages, 1);
             }
-            Err(error) => area.check_refusal(process, error),
+            Err(error) => area.check_refusal(sim, process, error),
         }
     }
 
@@ -121,7 +121,7 @@ impl HugeAreas {
                         "{va:#x} of space {}",
                         process.space.number()
                     ),
-                    Err(error) => area.check_refusal(process, error),
+                    Err(error) => area.check_refusal(sim, process, error),
                 }
                 count(&sim.seen.words_checked, 1);
             }
@@ -130,10 +130,11 @@ impl HugeAreas {
 }
 
 impl Area {
-    fn check_refusal(&self, process: &Process, error: FaultError) {
+    fn check_refusal(&self, sim: &Sim<'_>, process: &Process, error: FaultError) {
         match error {
             FaultError::OutOfMemory(_) => assert!(process.is_doomed(), "a program that waits gets memory"),
             FaultError::NoHugePage { .. } => assert!(self.is_forked, "a reserved page is missing: {error}"),
+            FaultError::Poisoned { .. } => sim.touches_lost(process),
             error => panic!("{error}"),
         }
     }

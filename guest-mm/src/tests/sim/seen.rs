@@ -15,6 +15,13 @@ pub(super) struct Seen {
     pub(super) moved_pages: Cell<u32>,
     pub(super) evicted_pages: Cell<u32>,
     pub(super) blocks_removed: Cell<u32>,
+    pub(super) given_up: Cell<u32>,
+    pub(super) batches_given_up: Cell<u32>,
+    pub(super) packed: Cell<u32>,
+    pub(super) node_moves: Cell<u32>,
+    pub(super) frames_replaced: Cell<u32>,
+    pub(super) frames_lost: Cell<u32>,
+    pub(super) touches_of_lost: Cell<u32>,
     pub(super) injected: Cell<u32>,
     pub(super) io_errors: Cell<u32>,
     pub(super) lost_pages: Cell<u32>,
@@ -52,6 +59,7 @@ type Line = (&'static str, u32);
 /// All of it.
 pub(super) fn summary(all: &[Seen]) -> Vec<Line> {
     let mut lines = Vec::from_iter(of_memory(all));
+    lines.extend(of_blocks(all));
     lines.extend(of_files(all));
     lines
 }
@@ -73,9 +81,6 @@ fn of_memory(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
         ("words checked", total(|seen| &seen.words_checked)),
         ("waits for a page", total(|seen| &seen.waits)),
         ("requests without memory", total(|seen| &seen.no_memory)),
-        ("pages moved", total(|seen| &seen.moved_pages)),
-        ("pages evicted from blocks", total(|seen| &seen.evicted_pages)),
-        ("blocks removed", total(|seen| &seen.blocks_removed)),
         ("requests failed on purpose", total(|seen| &seen.injected)),
         ("errors of the disk met", total(|seen| &seen.io_errors)),
         ("pages that could not be written", total(|seen| &seen.lost_pages)),
@@ -91,6 +96,31 @@ fn of_memory(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
             "waits of reclaim for the disks",
             reclaim(|stat| stat.reclaim_throttled),
         ),
+    ]
+}
+
+fn of_blocks(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
+    let total = |what| sum(all, what);
+    [
+        ("pages moved", total(|seen| &seen.moved_pages)),
+        ("pages evicted from blocks", total(|seen| &seen.evicted_pages)),
+        ("blocks removed", total(|seen| &seen.blocks_removed)),
+        (
+            "blocks given up where somebody waited",
+            total(|seen| &seen.given_up),
+        ),
+        (
+            "batches under way that were given up",
+            total(|seen| &seen.batches_given_up),
+        ),
+        ("blocks packed", total(|seen| &seen.packed)),
+        ("pages moved to another node", total(|seen| &seen.node_moves)),
+        (
+            "frames replaced before they failed",
+            total(|seen| &seen.frames_replaced),
+        ),
+        ("frames lost with their contents", total(|seen| &seen.frames_lost)),
+        ("touches of what was lost", total(|seen| &seen.touches_of_lost)),
     ]
 }
 

@@ -110,7 +110,7 @@ impl Words {
         }
     }
 
-    /// Nobody changes words any more: who sleeps is called.
+    /// Nobody changes words any more, or not for some time: who sleeps is called.
     pub(super) fn end(&self) {
         for word in 0..NR_WORDS {
             self.futexes.wake(self.key(word), u32::MAX);
@@ -205,7 +205,7 @@ impl View {
         assert_eq!(key, words.key(word), "the word at {:#x}", self.va_of(at));
         let queued = words.futexes.enter(key).unwrap();
         let seen = sim.mm.futex_word(sim.cpu, process.space, self.va_of(at));
-        if seen != Ok(expected) || sim.is_ending.get() {
+        if seen != Ok(expected) || sim.is_ending.get() || sim.parking.is_asked_for() {
             return;
         }
         let asleep = words.fall_asleep(word, expected);

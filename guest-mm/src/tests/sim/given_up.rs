@@ -1,0 +1,306 @@
+//! A block that is emptied under programs, and what goes wrong meanwhile, at each place where it can, one after the other: it is given up where
+//! it waits, a request for memory fails, the disks fail. The machine and all that happens on it before are the same each time. Afterwards nobody may have
+//! anything locked or out of use, the block goes like any other, and programs and files have all that they had.
+//!
+//! What came before a mishap is the same as without it, and everything that must hold is looked at after each turn from there on.
+//!
+//! `SIM_SWEEPS=N` takes the machines of seeds 1 to N instead of the few that are taken otherwise, and all places instead of a part of those
+//! at which memory is asked for or the disks fail:
+//!
+//! ```sh
+//! SIM_SWEEPS=20 cargo test --release -p guest-mm --lib given_up -- --nocapture
+//! ```
+
+use core::cell::Cell;
+use core::future::poll_fn;
+use core::pin::pin;
+use std::eprintln;
+use std::rc::Rc;
+use std::vec::Vec;
+
+use super::executor::{Executor, GivenUp, give_up_after};
+use super::leaving::{Emptied, Leaving};
+use super::machine::{boot, on_machine};
+use super::parking::park;
+use super::turns::{give_all_back, play, step};
+use super::{BLOCKS, Sim, in_parallel, number};
+use crate::migrate::Method;
+use crate::tests::inject::Then;
+use crate::tests::phys_model::plug;
+use crate::{BlockIndex, Gfp, NodeId, Order, Pfn, ZoneKind};
+
+/// Turns before the block is emptied, and after.
+const BEFORE: u32 = 500;
+const AFTER: u32 = 60;
+/// Frames outside of blocks that are left meanwhile.
+const LEFT: u64 = 256;
+/// Machines that every test run takes.
+const SEEDS: [u64; 1] = [5];
+/// Which of the requests for memory fail otherwise.
+const EVERY: u32 = 41;
+/// At which of the waits the disks fail otherwise.
+const DISKS_EVERY: usize = 4;
+
+/// What programs do while a block is emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Programs {
+    /// Nothing.
+    Stand,
+    /// What they always do: some wait for what is under way when the block is given up.
+    Run,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+enum Mishap {
+    Nothing,
+    /// It is given up where it waits for the so many-th time, while programs run or not.
+    GivenUp(Programs, u64, GivenUp),
+    /// The request for memory after so many fails, and perhaps all after it.
+    NoFrame(u32, Then),
+    /// When it has waited so often, no block of the disks can be read or written any more for some time.
+    Disks(u64),
+}
+
+/// What came of it.
+struct Outcome {
+    /// `None` if it was given up.
+    emptied: Option<Emptied>,
+    /// How often it has waited.
+    waits: u64,
+    /// Pages that were moved, and that left memory.
+    moved: u32,
+    evicted: u32,
+    /// What was to go wrong has.
+    came_to_it: bool,
+}
+
+/// The work itself, its waits counted; something happens at one of them.
+async fn counted<T>(waits: &Cell<u64>, at_wait: impl Fn(u64), work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            waits.set(waits.get() + 1);
+            at_wait(waits.get());
+        }
+        polled
+    })
+    .await
+}
+
+/// The machine's life, with a block that is emptied in the middle of it.
+fn live(seed: u64, method: Method, mishap: Mishap) -> Outcome {
+    let (outcome, _) = on_machine(seed, |sim, begun| {
+        sim.is_validated.set(false);
+        let mut executor = boot(sim);
+        let crowd = crowd(sim);
+        for _ in 0..BEFORE {
+            step(sim, &mut executor);
+        }
+        park(sim, &mut executor);
+        for pfn in crowd {
+            sim.mm.phys.free_pages(sim.cpu, pfn).unwrap();
+        }
+        sim.mm.validate_at_rest().unwrap();
+        let block = fullest(sim);
+        let outcome = empty(sim, &mut executor, (block, method), mishap);
+        sim.is_failing.set(true);
+        sim.mend();
+        park(sim, &mut executor);
+        if let Err(error) = sim.mm.validate_at_rest() {
+            panic!("{method:?}, {mishap:?}: {error}");
+        }
+        if outcome.emptied == Some(Emptied::Yes(block)) {
+            come_back(sim, block);
+        }
+        // It goes like any other.
+        sim.is_validated.set(false);
+        let again = empty(sim, &mut executor, (block, method), Mishap::Nothing);
+        assert_eq!(
+            again.emptied,
+            Some(Emptied::Yes(block)),
+            "{method:?} after {mishap:?}"
+        );
+        park(sim, &mut executor);
+        sim.mm.validate_at_rest().unwrap();
+        come_back(sim, block);
+        sim.parking.go_on();
+        play(sim, &mut executor, AFTER);
+        give_all_back(sim, &mut executor, begun);
+        outcome
+    });
+    outcome
+}
+
+/// Takes what is free of the memory that was there from the beginning, but for a little: programs use the blocks.
+fn crowd(sim: &Sim<'_>) -> Vec<Pfn> {
+    let normal = sim.mm.phys.zone(NodeId::ZERO, ZoneKind::Normal);
+    let free = || normal.counters().free_pages;
+    let more = || {
+        (free() > LEFT).then(|| {
+            sim.mm
+                .phys
+                .alloc_pages(sim.cpu, Gfp::KERNEL, Order::ZERO)
+                .unwrap()
+        })
+    };
+    core::iter::from_fn(more).collect()
+}
+
+/// The device takes a block, and gives it back.
+fn come_back(sim: &Sim<'_>, block: BlockIndex) {
+    sim.take_away(block);
+    plug(sim.mm.phys, block, ZoneKind::Movable);
+}
+
+fn fullest(sim: &Sim<'_>) -> BlockIndex {
+    let blocks = (0..BLOCKS).map(BlockIndex);
+    let used = |block: &BlockIndex| sim.mm.phys.block_usage(*block).unwrap().used_pages;
+    blocks.max_by_key(used).expect("there are some")
+}
+
+/// Has everything leave a block.
+fn empty<'a>(
+    sim: &'a Sim<'_>,
+    executor: &mut Executor<'a>,
+    (block, method): (BlockIndex, Method),
+    mishap: Mishap,
+) -> Outcome {
+    let seen = [&sim.seen.moved_pages, &sim.seen.evicted_pages];
+    let before = seen.map(Cell::get);
+    let isolated = sim.mm.phys.isolate(block).unwrap();
+    let (waits, emptied) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+    let (counter, result) = (waits.clone(), emptied.clone());
+    let at = match mishap {
+        Mishap::GivenUp(_, waits, when) => (waits, when),
+        Mishap::Nothing | Mishap::NoFrame(..) | Mishap::Disks(_) => (u64::MAX, GivenUp::AtOnce),
+    };
+    executor.spawn(async move {
+        let at_wait = |wait| match mishap {
+            Mishap::Disks(at) if at == wait => {
+                sim.break_disks();
+                sim.is_validated.set(true);
+            }
+            Mishap::GivenUp(_, at, _) if at == wait => sim.is_validated.set(true),
+            _ => {}
+        };
+        let work = Leaving::new(sim, isolated).empty(method);
+        let work = counted(&counter, at_wait, work);
+        result.set(Some(give_up_after(at, work).await));
+    });
+    sim.is_failing.set(false);
+    match mishap {
+        Mishap::GivenUp(Programs::Run, ..) => {
+            sim.is_failing.set(true);
+            sim.parking.go_on();
+        }
+        Mishap::NoFrame(pass, then) => {
+            sim.is_validated.set(true);
+            sim.mm.phys.injected.lock().fail_after(pass, then);
+        }
+        Mishap::Nothing | Mishap::Disks(_) | Mishap::GivenUp(Programs::Stand, ..) => {}
+    }
+    while emptied.get().is_none() {
+        step(sim, executor);
+    }
+    let has_failed = !sim.mm.phys.injected.lock().clear();
+    let emptied = emptied.get().flatten();
+    let [moved, evicted] = [0, 1].map(|at: usize| seen[at].get() - before[at]);
+    Outcome {
+        emptied,
+        waits: waits.get(),
+        moved,
+        evicted,
+        came_to_it: match mishap {
+            Mishap::Nothing => true,
+            Mishap::GivenUp(..) => emptied.is_none(),
+            Mishap::NoFrame(..) => has_failed,
+            Mishap::Disks(at) => waits.get() >= at,
+        },
+    }
+}
+
+/// Machines that are swept, and which of the requests for memory fail on them.
+fn sweep() -> (Vec<(u64, Method)>, u32) {
+    let (seeds, every) = match number("SIM_SWEEPS") {
+        // Those without a swap area have no room for what is on a block.
+        Some(nr) => ((1..=nr).filter(|seed| seed % 4 > 0).collect(), 1),
+        None => (Vec::from(SEEDS), EVERY),
+    };
+    let with_methods = |seed| Method::ALL.map(|method| (seed, method));
+    (seeds.into_iter().flat_map(with_methods).collect(), every)
+}
+
+/// Has the same go wrong at one place after the other, until the work ends before it comes to that. How often it did.
+fn at_each_place(
+    (seed, method): (u64, Method),
+    places: impl Iterator<Item = u32>,
+    mishap: impl Fn(u32) -> Mishap,
+) -> u32 {
+    let mut nr = 0;
+    for place in places {
+        let outcome = live(seed, method, mishap(place));
+        if !outcome.came_to_it {
+            break;
+        }
+        nr += 1;
+    }
+    nr
+}
+
+#[test]
+fn a_block_given_up_wherever_somebody_waits_is_in_use_with_all_that_was_on_it() {
+    let (machines, every) = sweep();
+    in_parallel(&machines, |&machine| {
+        let whens: &[GivenUp] = match every {
+            1 => &[GivenUp::AtOnce, GivenUp::Later],
+            _ => &[GivenUp::Later],
+        };
+        for (&when, programs) in whens
+            .iter()
+            .flat_map(|when| [(when, Programs::Stand), (when, Programs::Run)])
+        {
+            let given_up = |wait| Mishap::GivenUp(programs, u64::from(wait), when);
+            let places = at_each_place(machine, 1.., given_up);
+            eprintln!("{machine:?}: given up {when:?} at {places} places, programs {programs:?}");
+            // What programs have pinned ends it early.
+            let least = if programs == Programs::Stand { 10 } else { 1 };
+            assert!(places >= least, "{machine:?} waits only {places} times");
+        }
+    });
+}
+
+#[test]
+fn a_block_that_is_emptied_while_no_frame_is_to_be_had_loses_nothing() {
+    let (machines, every) = sweep();
+    in_parallel(&machines, |&machine| {
+        for then in [Then::Serve, Then::Refuse] {
+            let every = usize::try_from(every).unwrap();
+            let places = at_each_place(machine, (0..).step_by(every), |pass| Mishap::NoFrame(pass, then));
+            eprintln!("{machine:?}: no frame at {places} places, {then:?}");
+            assert!(places > 0, "{machine:?} asks for no memory");
+        }
+    });
+}
+
+#[test]
+fn a_block_that_is_emptied_while_the_disks_fail_loses_nothing() {
+    let (machines, every) = sweep();
+    let step = if every == 1 { 1 } else { DISKS_EVERY };
+    in_parallel(&machines, |&machine| {
+        let whole = live(machine.0, machine.1, Mishap::Nothing);
+        assert!(whole.moved > 0, "{machine:?} moves nothing");
+        assert_eq!(
+            whole.evicted > 0,
+            machine.1 != Method::Remap,
+            "{machine:?} evicts {} pages",
+            whole.evicted
+        );
+        let places = at_each_place(machine, (1..).step_by(step), |wait| {
+            Mishap::Disks(u64::from(wait))
+        });
+        eprintln!("{machine:?}: no disk from {places} places on, of {}", whole.waits);
+        assert!(places > 0, "{machine:?} waits for nothing");
+    });
+}

@@ -1,0 +1,208 @@
+//! A block on its way out, as the guest's resize worker has one go: pages that leave memory first, then those that move, in batches and passes
+//! with programs running in between. It may be given up wherever it waits, by dropping it: then it is back in use with all that is still on it.
+
+use super::executor::pause;
+use super::{BLOCK, Sim, count};
+use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
+use crate::migrate::{BatchEnd, Eviction, Method, MigrateReport, MigrationBatch, Refusal, RefusalReason};
+use crate::{Frames, ZoneKind};
+
+/// What is in frames that are away: nobody may meet it.
+const GONE: u64 = 0xdead_beef_dead_beef;
+const WORDS: usize = 512;
+/// How often the pages of a block are looked at, and while what is left is only busy; and how often others are reclaimed for them.
+const PASSES: u32 = 2;
+const BUSY_PASSES: u32 = 16;
+const MOST_STARVED: u32 = 6;
+/// Turns that those have at most who are at work on what was left.
+const BUSY: u64 = 40;
+/// Pages that are reclaimed at a time for want of frames to move to.
+const RECLAIM_PAGES: u64 = 64;
+
+/// See the module.
+pub(super) struct Leaving<'a, 'm> {
+    sim: &'a Sim<'m>,
+    block: Option<IsolatedBlock>,
+    batch: Option<MigrationBatch>,
+    refusal: Option<Refusal>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Emptied {
+    /// The block is offline.
+    Yes(BlockIndex),
+    /// It is in use as before; the last page that would not go, if there was one.
+    No(Option<Refusal>),
+}
+
+impl Drop for Leaving<'_, '_> {
+    fn drop(&mut self) {
+        let (mm, cpu) = (self.sim.mm, self.sim.cpu);
+        if let Some(batch) = self.batch.take() {
+            count(&self.sim.seen.batches_given_up, 1);
+            mm.abort_migration(cpu, batch);
+        }
+        let Some(block) = self.block.take() else { return };
+        let index = block.block();
+        mm.phys.undo(block);
+        let state = mm.phys.hotplug_region().state(index);
+        assert_eq!(state, Some(BlockState::Online), "{index:?} was given up");
+    }
+}
+
+impl<'a, 'm> Leaving<'a, 'm> {
+    pub(super) fn new(sim: &'a Sim<'m>, block: IsolatedBlock) -> Self {
+        Self {
+            sim,
+            block: Some(block),
+            batch: None,
+            refusal: None,
+        }
+    }
+
+    /// Has everything go, in one of three ways.
+    pub(super) async fn empty(mut self, method: Method) -> Emptied {
+        if let Some(which) = method.eviction() {
+            self.evict(which).await;
+        }
+        self.move_off().await
+    }
+
+    /// Has everything go to other frames.
+    pub(super) async fn move_off(mut self) -> Emptied {
+        let phys = self.sim.mm.phys;
+        let (mut passes, mut starved) = (0, 0);
+        loop {
+            pause().await;
+            match self.move_some().await {
+                BatchEnd::Budget => {}
+                // Nothing here waits for busy pages.
+                BatchEnd::Busy(pfn) => panic!("{pfn} is waited for"),
+                BatchEnd::NoHugePage => self.make_huge_page(),
+                BatchEnd::NoMemory => {
+                    starved += 1;
+                    if starved > MOST_STARVED || !self.make_room().await {
+                        return Emptied::No(self.refusal);
+                    }
+                }
+                BatchEnd::PassDone => {
+                    let Some(block) = self.block.take() else {
+                        return Emptied::No(self.refusal);
+                    };
+                    let index = block.block();
+                    let Err(mut not_empty) = phys.offline(block) else {
+                        return Emptied::Yes(index);
+                    };
+                    not_empty.block.rewind();
+                    self.block = Some(not_empty.block);
+                    passes += 1;
+                    let is_busy = |refusal: Refusal| refusal.reason == RefusalReason::Busy;
+                    let most = match self.refusal.is_none_or(is_busy) {
+                        true => BUSY_PASSES,
+                        false => PASSES,
+                    };
+                    if passes >= most {
+                        return Emptied::No(self.refusal);
+                    }
+                    // What is on its way to a disk is busy until it has arrived.
+                    self.sim.clock.sleep(self.sim.below(BUSY)).await;
+                }
+            }
+        }
+    }
+
+    fn block(&mut self) -> &mut IsolatedBlock {
+        self.block.as_mut().expect("it is taken out only at the end")
+    }
+
+    fn budget(&self) -> u32 {
+        u32::try_from(1 + self.sim.below(u64::from(BLOCK) / 4)).unwrap()
+    }
+
+    /// Has pages leave memory, and waits for those that are written.
+    async fn evict(&mut self, which: Eviction) {
+        let (sim, mut written) = (self.sim, 0);
+        loop {
+            let (budget, block) = (self.budget(), self.block());
+            let evicted = sim.with_failures(|| sim.mm.evict_batch(sim.cpu, block, which, budget));
+            count(&sim.seen.evicted_pages, evicted.freed + evicted.written);
+            written += evicted.written;
+            if evicted.is_pass_done {
+                block.rewind();
+                break;
+            }
+            pause().await;
+        }
+        while written > 0 && sim.mm.phys.nr_being_written() > 0 {
+            sim.mm.phys.throttle().await;
+            // What is on its way may be anybody's: 32 pages have ended.
+            written = written.saturating_sub(32);
+        }
+    }
+
+    fn make_huge_page(&mut self) {
+        let (sim, block) = (self.sim, self.block());
+        sim.with_failures(|| sim.mm.make_huge_page(sim.cpu, block));
+    }
+
+    async fn make_room(&self) -> bool {
+        let sim = self.sim;
+        let reclaim = sim.reclaim.reclaim_pages(sim.cpu, RECLAIM_PAGES);
+        sim.failing(reclaim).await.has_progress
+    }
+
+    /// One batch, with programs running between its steps.
+    async fn move_some(&mut self) -> BatchEnd {
+        let (sim, budget) = (self.sim, self.budget());
+        let block = self.block();
+        let batch = sim.with_failures(|| sim.mm.begin_migration(sim.cpu, block, budget));
+        self.batch = Some(batch);
+        for _ in 0..sim.below(4) {
+            pause().await;
+        }
+        if let Some(batch) = &mut self.batch {
+            batch.copy(&sim.mm.frames);
+        }
+        for _ in 0..sim.below(2) {
+            pause().await;
+        }
+        let batch = self.batch.take().expect("it was begun above");
+        let report = sim.mm.finish_migration(sim.cpu, self.block(), batch);
+        sim.look_at_refusals(&report);
+        self.refusal = report.refused.last().copied().or(self.refusal);
+        count(
+            &sim.seen.moved_pages,
+            report.moved_small + 512 * report.moved_huge,
+        );
+        report.end
+    }
+}
+
+impl Sim<'_> {
+    /// Pages that could not move are pinned by somebody whom the simulation knows, or somebody is at work on them: a disk, or who moves them too.
+    pub(super) fn look_at_refusals(&self, report: &MigrateReport) {
+        let pinned_by = |holder| RefusalReason::Pinned { holder };
+        let direct = pinned_by(super::direct::HOLDER);
+        for refusal in &report.refused {
+            let known = [pinned_by("device"), direct, RefusalReason::Busy];
+            assert!(known.contains(&refusal.reason), "{refusal}");
+            count(&self.seen.direct_refusals, u32::from(refusal.reason == direct));
+        }
+    }
+
+    /// The device takes a block that is offline away with all that is in its frames.
+    pub(super) fn take_away(&self, block: BlockIndex) {
+        let range = self.mm.phys.hotplug_region().block_range(block).unwrap();
+        for pfn in range.iter() {
+            (0..WORDS).for_each(|word| self.mm.frames.write(pfn, word, GONE));
+        }
+        self.mm.phys.unplugged(block).unwrap();
+        count(&self.seen.blocks_removed, 1);
+    }
+
+    /// A block that is offline is in use again.
+    pub(super) fn bring_online(&self, block: BlockIndex) {
+        self.mm.phys.online(block, ZoneKind::Movable).unwrap();
+    }
+}
