@@ -75,7 +75,7 @@ impl IsolatedBlock {
 /// A chunk found in use in an isolated block, with all that was known of it when it was looked up.
 ///
 /// Whoever wants it moved hands this value over. The frame number is not looked up a second time: between two
-/// look-ups the page could have become another one (seed text 002, "a note on migration"). A page that can move is held by
+/// look-ups the page could have become another one (Takahashi, memory hotplug, 2003: "never twice from the page tree"). A page that can move is held by
 /// this value: it has a reference, which [`PhysicalMemory::release`] gives back.
 #[must_use = "a page that is held is never freed"]
 #[derive(Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Where the descriptors of a hot-added block are: in boot memory, or in the block's own first frames, so that growing
-//! takes hardly any of the memory that is there before (seed text 000, "management data placed so that removal stays possible"; Linux
+//! takes hardly any of the memory that is there before (Takahashi, memory hotplug, 2003: "management data placed so that removal stays possible"; Linux
 //! `memmap_on_memory`, `mm/memory_hotplug.c`).
 //!
 //! On the block they are the first to come and the last to go: the array of descriptors is backed with these frames before the block goes

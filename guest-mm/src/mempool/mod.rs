@@ -1,4 +1,4 @@
-//! Memory pools: a few elements kept for when the allocator has none (Linux `mm/mempool.c`; the seed text).
+//! Memory pools: a few elements kept for when the allocator has none (Linux `mm/mempool.c`).
 //!
 //! One user, one pool. A request goes to the allocator; only when that fails is one of the kept elements used; and
 //! when there is none left, the request waits until an element is freed. So whoever frees what he takes always gets

@@ -1,6 +1,6 @@
 //! Swap-out migration: pages of an isolated block leave memory instead of moving within it.
 //!
-//! The seed texts (000 and 002, "swapout") send the pages of an area through ordinary reclaim, with two differences: only
+//! Takahashi's memory hotplug (2003, "swapout") sends the pages of an area through ordinary reclaim, with two differences: only
 //! that area is looked at, and accessed bits do not save a page. What is clean is dropped, what is dirty is written, and free
 //! when it has arrived. What cannot leave (locked in memory, pinned, the
 //! kernel's own, no swap area for it) is left to *remap* ([`Mm::begin_migration`]). Together ([`Method::Combined`]) they

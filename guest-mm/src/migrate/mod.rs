@@ -1,6 +1,6 @@
 //! Remap migration: the pages of an isolated block move elsewhere while the programs that use them run on.
 //!
-//! The protocol of the seed texts (000 and 002, "remap"), for memory that is mapped once:
+//! The protocol of Takahashi's memory hotplug (2003, "remap"), for memory that is mapped once:
 //!
 //! 1. A new page is allocated outside the isolated block.
 //! 2. The page-table entry is replaced by a *migration entry*: whoever touches the page now waits.

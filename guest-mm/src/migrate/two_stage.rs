@@ -1,4 +1,4 @@
-//! Huge pages off a block in two stages (seed text 002, "two-stage migration of HugeTlbPage").
+//! Huge pages off a block in two stages (Takahashi, memory hotplug, 2003: "two-stage migration of HugeTlbPage").
 //!
 //! A huge page moves whole, to a free huge page outside the block. When none is left there, the *first stage* makes one: small pages move
 //! together ([`compact`](crate::compact)) until a pageblock is empty. The *second stage* moves the huge page into it. Only when the first stage

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Properties of an allocated page, named like Linux' `PG_*` (table 8-2 of the seed text).
+/// Properties of an allocated page, named like Linux' `PG_*` (Bovet & Cesati, "Understanding the Linux Kernel", 3rd ed., table 8-2).
 ///
 /// Legal combinations: none (the kernel's own); `TABLE`; `SLAB`; `ANON` with `LOCKED` or `PINNED` or neither, with any of `LRU`,
 /// `ACTIVE` or `CLEAN`, `REFERENCED` and `MLOCKED`, and with `SWAPCACHE` and the four of the disk (`DIRTY`, `UPTODATE`, `WRITEBACK`, `ERROR`);

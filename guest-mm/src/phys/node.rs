@@ -1,4 +1,4 @@
-//! The node descriptor (Linux `pg_data_t`; table 8-3 of the seed text).
+//! The node descriptor (Linux `pg_data_t`; "Understanding the Linux Kernel", 3rd ed., table 8-3).
 
 use crate::blocks::HotplugRegion;
 use crate::node::{NodeId, NodeState};

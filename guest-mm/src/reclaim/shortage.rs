@@ -24,7 +24,7 @@ const NR_ORDERS: usize = COSTLY_ORDER as usize + 1;
 /// Nobody has asked the daemon for anything.
 const NOTHING_WANTED: u8 = u8::MAX;
 
-/// What a node's daemon waits for (the seed text's table 8-3: `kswapd_wait`, `kswapd_max_order`).
+/// What a node's daemon waits for ("Understanding the Linux Kernel", 3rd ed., table 8-3: `kswapd_wait`, `kswapd_max_order`).
 #[derive(Debug)]
 struct Daemon {
     wait: WaitQueue,

@@ -5,7 +5,7 @@
 //! on slab:   | colour | object descriptors | object 0 | object 1 | ... | rest |
 //! off slab:  | colour | object 0 | object 1 | ... | rest |     descriptors: in an object of a general cache
 //! ```
-//! Source: the seed text on slab allocation, and Linux 2.6 `mm/slab.c` (`calculate_slab_order`, `kmem_cache_create`).
+//! Source: "Understanding the Linux Kernel", 3rd ed., chapter 8, and Linux 2.6 `mm/slab.c` (`calculate_slab_order`, `kmem_cache_create`).
 
 use super::debug::DebugLayout;
 use super::object::WORD;

@@ -1,5 +1,5 @@
 //! The slab allocator: objects of one size cut from chunks of frames, kept in caches (J. Bonwick, "The slab
-//! allocator", 1994; the seed text; Linux 2.6 `mm/slab.c`).
+//! allocator", 1994; "Understanding the Linux Kernel", 3rd ed., chapter 8; Linux 2.6 `mm/slab.c`).
 //!
 //! A *cache* holds objects of one kind. Its objects lie in *slabs*, chunks of the page allocator, which stand on three
 //! lists by how full they are. Each CPU keeps some objects at hand, so that most requests take no lock; whoever frees

@@ -2,7 +2,7 @@
 //!
 //! The manager writes to the frames of a ring whenever something has ended, on behalf of nobody who could wait for a page, and the program looks at them
 //! whenever it likes. So they are mapped once and for all: they are taken where nothing is ever taken away, nobody moves them, nothing reclaims them
-//! ([`AddressSpaceOps::kept_by`]; seed text 002, "memory of the AIO's events").
+//! ([`AddressSpaceOps::kept_by`]; Takahashi, memory hotplug, 2003: "buffers of AIO events").
 
 use crate::fault;
 use crate::kernel::Kernel;

@@ -1,5 +1,5 @@
 //! Packing: what is in use on removable memory moves together, so that as many blocks as possible have nothing on them: those can be given back at
-//! once, or left without power (seed text 002, "power saving").
+//! once, or left without power (Takahashi, memory hotplug, 2003: "power saving").
 
 use super::shrink::Emptied;
 use super::{Interruption, Worker};

@@ -72,7 +72,7 @@ pub enum MappingKind {
     /// Memory only (Linux `shmem`, `tmpfs`): zeroes at first, and pages that memory has no room for go to the swap area.
     Shmem,
     /// Memory only, and without a place anywhere else (Linux `ramfs`, `brd`): zeroes at first, and pages that never leave memory.
-    /// They move by remap alone (seed text 002, "pages without secondary storage").
+    /// They move by remap alone (Takahashi, memory hotplug, 2003: "pages without secondary storage").
     Ram(Arc<dyn AddressSpaceOps>),
 }
 

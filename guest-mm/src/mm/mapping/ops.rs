@@ -21,7 +21,7 @@ pub struct PrivatePage {
     pub private: u32,
 }
 
-/// Who does what when a page moves that has something of the file system's on it: the three choices of seed text 002 (there: the method
+/// Who does what when a page moves that has something of the file system's on it: the three choices of Takahashi's talk on memory hotplug, 2003 (there: the method
 /// is not defined, it moves the data, it does all).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Migration {
