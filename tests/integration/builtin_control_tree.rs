@@ -124,9 +124,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
     let home = Home::new();
     let mut vm = home.start("refuses", &["--memory", "64M", "--hotplug", "64M"]);
     vm.wait_for_driver();
-    eventually("the control channel", || {
-        (vm.ask(&["help"]).status == 0).then_some(())
-    });
+    vm.wait_for_answers();
     for (words, reason) in [
         (&["sysfs", "memory/blocks"][..], "there is no memory/blocks"),
         (

@@ -29,9 +29,7 @@ fn wait_for_memmap(vm: &Running, nr_pages: u64) {
 /// Waits until the guest follows the host's wishes, and answers.
 fn wait_for_answers(vm: &mut Running) {
     vm.wait_for_driver();
-    eventually("the control channel", || {
-        (vm.order("guest", &["help"]).status == 0).then_some(())
-    });
+    vm.wait_for_answers();
 }
 
 fn assert_nothing_went_wrong(vm: &Running) {

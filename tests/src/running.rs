@@ -188,11 +188,22 @@ impl Running {
         views::ps(&self.guest("ps"))
     }
 
+    /// Waits until the built-in guest answers questions: its console may come up after its memory device.
+    ///
+    /// # Panics
+    /// When the deadline passes.
+    pub fn wait_for_answers(&self) {
+        eventually("the guest's control channel", || {
+            (self.order("guest", &["help"]).status == 0).then_some(())
+        });
+    }
+
     /// Waits until every program of the built-in guest has verified its memory `more` times from now on.
     ///
     /// # Panics
     /// When a verification failed, a program ended, or the deadline passes.
     pub fn wait_for_checks(&mut self, more: u64) {
+        self.wait_for_answers();
         let begun: BTreeMap<u64, u64> = self.programs().iter().map(|it| (it.pid, it.checks_ok)).collect();
         assert!(!begun.is_empty(), "no program runs in {}", self.name);
         eventually("programs verifying their memory", || {

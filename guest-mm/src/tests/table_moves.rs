@@ -230,7 +230,7 @@ fn what_stays_for_good_comes_from_boot_memory_first_and_what_can_move_from_the_k
         (Gfp::KERNEL_RELOCATABLE, Some(BlockIndex(0))),
         (Gfp::USER, Some(BlockIndex(0))),
     ] {
-        for order in [Order::ZERO, Order::new(3).unwrap(), Order::PAGEBLOCK] {
+        for order in [Order::ZERO, Order::new(3).unwrap()] {
             let pfn = mm.phys.alloc_pages(&cpu, gfp, order).unwrap();
             assert_eq!(mm.phys.block_of(pfn), expected, "{gfp:?} of order {order:?}");
             mm.phys.free_pages(&cpu, pfn).unwrap();

@@ -24,9 +24,9 @@ pub(super) fn play<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, most: u32)
     }
 }
 
-/// One turn. There is always a program, and somebody who is ready or sleeps for some time.
+/// One turn. There is always a program that does not wait for another one to change a word, and somebody who is ready or sleeps for some time.
 pub(super) fn step<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) {
-    if sim.nr_programs() == 0 && !sim.is_ending.get() {
+    if sim.nr_programs() == sim.words.nr_asleep() && !sim.is_ending.get() {
         sim.newborn.borrow_mut().push(Program::new(sim));
     }
     for program in sim.newborn.take() {

@@ -98,6 +98,11 @@ impl Words {
         self.changing[word].set(self.changing[word].get() - 1);
     }
 
+    /// Programs that sleep until a word changes.
+    pub(super) fn nr_asleep(&self) -> usize {
+        self.sleepers.borrow().len()
+    }
+
     /// Nobody sleeps who knows an older value, unless he is about to be called.
     pub(super) fn check(&self) {
         for sleeper in self.sleepers.borrow().values() {
