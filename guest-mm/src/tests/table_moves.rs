@@ -6,8 +6,9 @@ use crate::blocks::BlockIndex;
 use crate::migrate::{BatchEnd, RefusalReason};
 use crate::page::PageFlags;
 use crate::tests::inject::Then;
-use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, remove, store};
-use crate::{Gfp, HugeAdvice, KernelUse, Order, Pfn, SpaceId};
+use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, machine_of, remove, store};
+use crate::tests::phys_model::{descriptors, one_cpu, small_memory_of};
+use crate::{Gfp, HugeAdvice, KernelUse, NodeId, Order, Pfn, SpaceId, Topology, ZoneLimits};
 use guest_sync::Cpu;
 
 /// Frames of the kernel's own until none is left outside removable memory.
@@ -218,7 +219,16 @@ fn the_kernels_own_is_named_by_what_it_is_used_for() {
 
 #[test]
 fn what_stays_for_good_comes_from_boot_memory_first_and_what_can_move_from_the_kernels_blocks() {
-    machine!(mm, cpu, 1024, 1);
+    // Blocks are above what the machine has at boot, as they are where that is less than 3 GiB.
+    let mut topology = Topology::one_node(1);
+    let limits = ZoneLimits {
+        dma32: Pfn::new(2048),
+        ..ZoneLimits::NORMAL
+    };
+    topology.set_limits(limits).unwrap();
+    let pages = descriptors(1024);
+    let memory = small_memory_of((topology, NodeId::ZERO), &pages, 1024, 1);
+    let (cpu, mm) = (one_cpu(), machine_of(&memory));
     let (token, _) = empty_block(&mm, &cpu, 0);
     mm.phys.offline(token).unwrap();
     mm.phys.online(BlockIndex(0), crate::ZoneKind::Normal).unwrap();
