@@ -1,6 +1,6 @@
 //! What programs and the manager share: system calls, and the structures they exchange.
 //!
-//! A system call is `int3` with its number in rax and up to three arguments in rdi, rsi and rdx. The result comes
+//! A system call is `int3` with its number in rax and up to four arguments in rdi, rsi, rdx and r10. The result comes
 //! back in rax: a number, or an [`Error`]'s code negated. All other registers stay as they are.
 
 /// The system calls.

@@ -1,32 +1,15 @@
 //! System calls for reads that go on meanwhile, and the program's side of an event ring.
 
-#![expect(
-    unsafe_code,
-    reason = "enters the manager with int3 and touches memory by address"
-)]
+#![expect(unsafe_code, reason = "touches memory by address")]
 
-use crate::call::{read_word, write_word};
-use core::arch::asm;
+use crate::call::{enter, read_word, write_word};
 use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest_programs::abi::Error;
 use guest_programs::aio::{AioCall, EVENT_BYTES, Event, FIRST_EVENT, HEAD, TAIL};
 
 fn call(number: AioCall, first: u64, second: u64, third: u64, fourth: u64) -> Result<u64, Error> {
-    let result;
-    // SAFETY: the manager changes rax and what the call says it changes in memory, which each caller provides for.
-    unsafe {
-        asm!(
-            "int3",
-            inlateout("rax") number as u64 => result,
-            in("rdi") first,
-            in("rsi") second,
-            in("rdx") third,
-            in("r10") fourth,
-            options(nostack)
-        );
-    }
-    Error::check(result)
+    Error::check(enter(number as u64, [first, second, third, fourth]))
 }
 
 /// Has memory stay where it is, outside of what can be taken away.

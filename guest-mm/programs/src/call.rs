@@ -29,20 +29,26 @@ extern "C" fn start() -> ! {
     exit(crate::main())
 }
 
-pub(crate) fn call(number: Call, first: u64, second: u64, third: u64) -> u64 {
+/// Enters the manager with any of its calls.
+pub(crate) fn enter(number: u64, [first, second, third, fourth]: [u64; 4]) -> u64 {
     let result;
     // SAFETY: the manager changes rax and what the call says it changes in memory, which each caller provides for.
     unsafe {
         asm!(
             "int3",
-            inlateout("rax") number as u64 => result,
+            inlateout("rax") number => result,
             in("rdi") first,
             in("rsi") second,
             in("rdx") third,
+            in("r10") fourth,
             options(nostack)
         );
     }
     result
+}
+
+pub(crate) fn call(number: Call, first: u64, second: u64, third: u64) -> u64 {
+    enter(number as u64, [first, second, third, 0])
 }
 
 /// Ends the program.

@@ -2,6 +2,7 @@
 //! takes away names.
 
 use crate::call::{self, say};
+use crate::checks::Checks;
 use crate::file_call::{self, File};
 use core::fmt::{self, Write};
 use guest_programs::abi::Error;
@@ -41,25 +42,6 @@ impl Write for Path {
         room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
         self.len += fits;
         Ok(())
-    }
-}
-
-/// What went well and what did not.
-#[derive(Default)]
-struct Checks {
-    ok: u64,
-    failed: u64,
-}
-
-impl Checks {
-    fn note(&mut self, is_right: bool) {
-        self.ok += u64::from(is_right);
-        self.failed += u64::from(!is_right);
-    }
-
-    fn report(&mut self) {
-        call::report(self.ok, self.failed);
-        self.ok = 0;
     }
 }
 
@@ -112,8 +94,8 @@ fn run_files(options: &FilesOptions<'_>) -> Result<u64, Failure> {
         generation += u32::from(options.mode == FilesMode::Write);
         round += 1;
     }
-    say(format_args!("{round} rounds, {} checks failed", checks.failed));
-    Ok(checks.failed)
+    say(format_args!("{round} rounds, {} checks failed", checks.failed()));
+    Ok(checks.failed())
 }
 
 fn path(options: &FilesOptions<'_>, number: u64) -> Path {
@@ -272,14 +254,15 @@ pub(crate) fn names<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
     match outcome {
         Ok(()) => say(format_args!(
             "{} names, {} checks failed",
-            options.count, checks.failed
+            options.count,
+            checks.failed()
         )),
         Err((what, error)) => {
             say(format_args!("{what}: {error:?}"));
             return 3;
         }
     }
-    u64::from(checks.failed > 0)
+    u64::from(checks.failed() > 0)
 }
 
 /// Takes away what somebody has left in a directory whose end came before he had.
@@ -331,7 +314,7 @@ fn run_names(options: &NamesOptions<'_>, checks: &mut Checks) -> Result<(), Fail
             file.close().map_err(|error| ("close", error))?;
         }
         checks.report();
-        say(format_args!("round {round}: {} checks failed", checks.failed));
+        say(format_args!("round {round}: {} checks failed", checks.failed()));
     }
     let mut found = [0; MAX_NAME];
     let listed =

@@ -2,6 +2,7 @@
 //! nothing that anybody has written since, and leaves its mark on memory that it shares with the others.
 
 use crate::call::{self, Chunk, say};
+use crate::checks::Checks;
 use guest_programs::abi::{Error, advice, map_flags, prot};
 use guest_programs::options::FamilyOptions;
 use guest_programs::pattern::{Pattern, Random};
@@ -17,31 +18,6 @@ const HEAP: u64 = 300 << 10;
 /// Depth of the recursion that lets the stack grow, of about 8 KiB each.
 const DEPTH: u64 = 60;
 
-/// What a member of the family has found.
-struct Checks {
-    ok: u64,
-    failed: u64,
-}
-
-impl Checks {
-    fn check(&mut self, is_right: bool, what: &str) {
-        if is_right {
-            self.ok += 1;
-            return;
-        }
-        self.failed += 1;
-        if self.failed <= 3 {
-            say(format_args!("{what} is wrong"));
-        }
-    }
-
-    /// A fork waits for memory, so that none fails.
-    fn no_fork(&mut self, error: Error) {
-        self.failed += 1;
-        say(format_args!("a fork is wrong: {error:?}"));
-    }
-}
-
 /// Runs until it has done its rounds; the exit status is 1 if any check of any member failed.
 pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
     let options = match FamilyOptions::parse(arguments) {
@@ -56,22 +32,21 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         let flags = if index % 2 == 0 { 0 } else { map_flags::NO_HUGE };
         *place = Chunk::map(flags).ok();
     }
-    let mut checks = Checks { ok: 0, failed: 0 };
+    let mut checks = Checks::default();
     let (mut forks, mut round) = (0_u64, 0);
     while options.rounds.is_none_or(|rounds| round < rounds) {
         round += 1;
         forks += generation(&options, &mut chunks, round, &mut checks);
-        call::report(checks.ok, checks.failed);
-        (checks.ok, checks.failed) = (0, checks.failed);
-        if checks.failed > 0 {
+        checks.report();
+        if checks.failed() > 0 {
             break;
         }
     }
     say(format_args!(
         "{round} rounds, {forks} forks, {} checks failed",
-        checks.failed
+        checks.failed()
     ));
-    u64::from(checks.failed > 0)
+    u64::from(checks.failed() > 0)
 }
 
 /// Fills everything, has children, each of which has one more, writes on meanwhile, and waits for them. Returns how many
@@ -85,7 +60,7 @@ fn generation(options: &FamilyOptions, chunks: &mut [Option<Chunk>], round: u64,
         match call::fork() {
             Ok(None) => call::exit(child(options, chunks, stamp, index)),
             Ok(Some(pid)) => (*place, forks) = (pid, forks + 1),
-            Err(error) => checks.no_fork(error),
+            Err(error) => no_fork(error, checks),
         }
         mark(options.seed, chunks, stamp + index * 10, index.into());
     }
@@ -103,7 +78,7 @@ fn generation(options: &FamilyOptions, chunks: &mut [Option<Chunk>], round: u64,
 /// A child's life: it finds what was there when it was forked, writes over part of it, and has a child of its own that finds
 /// that.
 fn child(options: &FamilyOptions, chunks: &mut [Option<Chunk>], stamp: u32, index: u32) -> u64 {
-    let mut checks = Checks { ok: 0, failed: 0 };
+    let mut checks = Checks::default();
     verify(options.seed, chunks, stamp, index - 1, &mut checks);
     let own = options.seed ^ 0x5a5a;
     fill(own, chunks, stamp + index);
@@ -112,12 +87,12 @@ fn child(options: &FamilyOptions, chunks: &mut [Option<Chunk>], stamp: u32, inde
             verify(own, chunks, stamp + index, 0, &mut checks);
             forget(chunks, &mut checks);
             heap_and_stack(index.into(), &mut checks);
-            call::report(checks.ok, checks.failed);
-            call::exit(u64::from(checks.failed > 0));
+            checks.report();
+            call::exit(u64::from(checks.failed() > 0));
         }
         Ok(Some(pid)) => Some(pid),
         Err(error) => {
-            checks.no_fork(error);
+            no_fork(error, &mut checks);
             None
         }
     };
@@ -126,8 +101,14 @@ fn child(options: &FamilyOptions, chunks: &mut [Option<Chunk>], stamp: u32, inde
         checks.check(call::wait(pid) == Ok(0), "a grandchild's exit status");
     }
     verify(own, chunks, stamp + index, 0, &mut checks);
-    call::report(checks.ok, checks.failed);
-    u64::from(checks.failed > 0)
+    checks.report();
+    u64::from(checks.failed() > 0)
+}
+
+/// A fork waits for memory, so that none fails.
+fn no_fork(error: Error, checks: &mut Checks) {
+    say(format_args!("a fork: {error:?}"));
+    checks.check(false, "a fork");
 }
 
 fn fill(seed: u64, chunks: &mut [Option<Chunk>], generation: u32) {

@@ -1,31 +1,15 @@
 //! System calls for files, and a buffer to read and write with.
 
-#![expect(
-    unsafe_code,
-    reason = "enters the manager with int3 and touches memory by address"
-)]
+#![expect(unsafe_code, reason = "touches memory by address")]
 
-use core::arch::asm;
+use crate::call::enter;
 use core::ptr::with_exposed_provenance;
 use guest_programs::abi::Error;
 use guest_programs::files::{AT_POSITION, FileCall, MAX_NAME, STAT_WORDS, Stat};
 use guest_programs::pattern::Page;
 
 fn call(number: FileCall, first: u64, second: u64, third: u64, fourth: u64) -> Result<u64, Error> {
-    let result;
-    // SAFETY: the manager changes rax and what the call says it changes in memory, which each caller provides for.
-    unsafe {
-        asm!(
-            "int3",
-            inlateout("rax") number as u64 => result,
-            in("rdi") first,
-            in("rsi") second,
-            in("rdx") third,
-            in("r10") fourth,
-            options(nostack)
-        );
-    }
-    Error::check(result)
+    Error::check(enter(number as u64, [first, second, third, fourth]))
 }
 
 fn with_path(number: FileCall, path: &str, third: u64, fourth: u64) -> Result<u64, Error> {

@@ -3,6 +3,7 @@
 
 use crate::aio_call::{Ring, register_buffer, unregister_buffers};
 use crate::call::{self, Chunk, Table, say};
+use crate::checks::Checks;
 use crate::file_call::{File, Mapping};
 use guest_programs::abi::{Error, map_flags};
 use guest_programs::files::{map, open};
@@ -19,29 +20,6 @@ const PATIENCE: u32 = 200;
 const LOOKS: u32 = 1000;
 
 type Failure = (&'static str, Error);
-
-/// What was found.
-#[derive(Default)]
-struct Checks {
-    ok: u64,
-    failed: u64,
-}
-
-impl Checks {
-    fn check(&mut self, is_right: bool, what: &str) {
-        self.ok += u64::from(is_right);
-        self.failed += u64::from(!is_right);
-        if !is_right && self.failed <= 5 {
-            say(format_args!("{what} is wrong"));
-        }
-    }
-
-    /// Tells the manager what was found since the last time; how many failed.
-    fn report(&mut self) -> u64 {
-        call::report(self.ok, self.failed);
-        core::mem::take(self).failed
-    }
-}
 
 /// Runs its rounds; the exit status is 1 if a check failed, 3 if a call did.
 pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
@@ -81,7 +59,7 @@ fn ram(options: &KeptOptions) -> Result<u64, Failure> {
         .map_err(|error| ("set size", error))?;
     let mapped = file.map(options.pages, map::SHARED | map::WRITE);
     let mut mapping: Mapping = mapped.map_err(|error| ("map", error))?;
-    let (mut checks, mut failed) = (Checks::default(), 0);
+    let mut checks = Checks::default();
     let mut page: Page = [0; WORDS];
     for round in rounds(options) {
         for index in 0..options.pages {
@@ -105,16 +83,16 @@ fn ram(options: &KeptOptions) -> Result<u64, Failure> {
                 now.fill(mapping.page_mut(index));
             }
         }
-        failed += checks.report();
+        checks.report();
         call::sleep_ms(options.pause_ms);
     }
-    Ok(failed)
+    Ok(checks.failed())
 }
 
 /// Chunks that are registered, and what a disk writes and reads goes through them. The first ones are kept; with `again=1` every eighth round
 /// has new ones.
 fn buffer(options: &KeptOptions) -> Result<u64, Failure> {
-    let (mut checks, mut failed) = (Checks::default(), 0);
+    let mut checks = Checks::default();
     let file = File::open("/kept", open::CREATE | open::TRUNCATE | open::DIRECT);
     let room = usize::try_from(options.chunks()).unwrap_or(0);
     let mut chunks = Table::new(room).map_err(|error| ("map", error))?;
@@ -138,10 +116,10 @@ fn buffer(options: &KeptOptions) -> Result<u64, Failure> {
                 transfer(options, (*file, nth as u64), chunk, &mut checks);
             }
         }
-        failed += checks.report();
+        checks.report();
         call::sleep_ms(options.pause_ms);
     }
-    Ok(failed)
+    Ok(checks.failed())
 }
 
 /// Gives up all chunks, and registers new ones.
@@ -181,16 +159,10 @@ fn register(chunk: &Chunk) -> Result<(), Error> {
 /// Checks what was in a chunk before it was registered, or since it was last written.
 fn fill_or_check(options: &KeptOptions, chunk: &mut Chunk, is_new: bool, checks: &mut Checks) {
     let generation = if is_new { 0 } else { chunk.generation };
-    let (mut ok, mut failed) = (0, 0);
     for (address, page) in chunk.pages() {
-        let is_right = file_page(options.seed, 1, address / 4096, generation)
-            .check(page)
-            .is_ok();
-        ok += u64::from(is_right);
-        failed += u64::from(!is_right);
+        let expected = file_page(options.seed, 1, address / 4096, generation);
+        checks.check(expected.check(page).is_ok(), "a page of a registered buffer");
     }
-    checks.ok += ok;
-    checks.check(failed == 0, "a registered buffer");
     chunk.generation = generation.wrapping_add(1);
     let generation = chunk.generation;
     for (address, page) in chunk.pages_mut() {
@@ -219,7 +191,7 @@ fn transfer(options: &KeptOptions, (file, nth): (File, u64), chunk: &mut Chunk, 
 
 /// Reads a file, as many pages at a time as the ring has room for, and looks for their events in memory.
 fn ring(options: &KeptOptions) -> Result<u64, Failure> {
-    let (mut checks, mut failed) = (Checks::default(), 0);
+    let mut checks = Checks::default();
     let path = options.path();
     let file = File::open(path, open::CREATE | open::TRUNCATE).map_err(|error| ("open", error))?;
     let mut page: Page = [0; WORDS];
@@ -236,10 +208,10 @@ fn ring(options: &KeptOptions) -> Result<u64, Failure> {
     for round in rounds(options) {
         let first = u64::from(round) * 17 % options.pages;
         read_some(options, file, &mut ring, (&mut chunk, first), &mut checks)?;
-        failed += checks.report();
+        checks.report();
         call::sleep_ms(options.pause_ms);
     }
-    Ok(failed)
+    Ok(checks.failed())
 }
 
 /// As many reads as there is room for, at pages from `first` on.

@@ -6,6 +6,7 @@
 mod aio_call;
 mod bench;
 mod call;
+mod checks;
 mod direct;
 mod disk;
 mod family;

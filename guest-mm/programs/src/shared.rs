@@ -1,6 +1,7 @@
 //! `shared`: memory that programs share, by forking and by a name under `/shm`, and words of it on which they wait for each other.
 
 use crate::call::{self, Chunk, say};
+use crate::checks::Checks;
 use crate::file_call::{self, File};
 use crate::memory_call::{self, Shared, futex_wait, futex_wait_for_ever, futex_wake, now};
 use core::sync::atomic::Ordering::SeqCst;
@@ -8,23 +9,6 @@ use guest_programs::abi::{Error, KILLED, map_flags};
 use guest_programs::files::{MAX_NAME, map, open};
 use guest_programs::options::{CHUNK, SharedMode, SharedOptions};
 use guest_programs::pattern::{Page, WORDS, file_page};
-
-/// What a member of the family has found.
-#[derive(Default)]
-struct Checks {
-    ok: u64,
-    failed: u64,
-}
-
-impl Checks {
-    fn check(&mut self, is_right: bool, what: &str) {
-        self.ok += u64::from(is_right);
-        self.failed += u64::from(!is_right);
-        if !is_right && self.failed <= 5 {
-            say(format_args!("{what} is wrong"));
-        }
-    }
-}
 
 /// Runs its rounds; the exit status is 1 if a check failed, 3 if a call did.
 pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
@@ -40,14 +24,14 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u64 {
         SharedMode::All => all(&options, &mut checks),
         SharedMode::Victim => victim(&mut checks),
     };
-    call::report(checks.ok, checks.failed);
+    checks.report();
     if let Err((what, error)) = outcome {
         say(format_args!("{what}: {error:?}"));
         return 3;
     }
-    say(format_args!("shared: {} checks failed", checks.failed));
+    say(format_args!("shared: {} checks failed", checks.failed()));
     if !options.stays {
-        return u64::from(checks.failed > 0);
+        return u64::from(checks.failed() > 0);
     }
     loop {
         call::sleep_ms(1000);
@@ -68,8 +52,8 @@ fn forked(child: impl FnOnce(&mut Checks)) -> Result<u64, Failure> {
     let Some(pid) = call::fork().map_err(|error| ("fork", error))? else {
         let mut checks = Checks::default();
         child(&mut checks);
-        call::report(checks.ok, checks.failed);
-        call::exit(u64::from(checks.failed > 0));
+        checks.report();
+        call::exit(u64::from(checks.failed() > 0));
     };
     Ok(pid)
 }

@@ -7,13 +7,12 @@ use guest_sync::Cpu;
 use crate::blocks::InUse;
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
-use crate::migrate::{MigrateReport, Route};
+use crate::migrate::MigrateReport;
 use crate::mm::Mm;
 use crate::node::NodeId;
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level};
-use crate::pfn::{Order, Pfn};
-use crate::phys::PhysicalMemory;
+use crate::pfn::Pfn;
 
 /// A move under way: which program's, from where to where, and how far it has come. No page comes up twice in it.
 #[derive(Clone, Debug)]
@@ -38,28 +37,6 @@ impl NodeMove {
     }
 }
 
-/// Pages that were found, and the node that they go to.
-struct ToNode {
-    found: alloc::vec::IntoIter<InUse>,
-    to: NodeId,
-}
-
-impl Route for ToNode {
-    fn next_in_use(&mut self, _: &PhysicalMemory<'_>) -> Option<InUse> {
-        self.found.next()
-    }
-
-    // A page that was split, or found no frame, stays.
-    fn step_back(&mut self, _: Order) {}
-
-    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn> {
-        let gfp = Gfp::SPARE.with(Gfp::THIS_NODE);
-        phys.alloc_pages_node(cpu, self.to, gfp, order).ok()
-    }
-
-    fn moved(&mut self, _: u32) {}
-}
-
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Moves the next pages, about `budget_pages` 4 KiB pages' worth; `None` at the end. Only what no other program maps is moved, as other
     /// programs may be near to other nodes (Linux `MPOL_MF_MOVE`).
@@ -71,15 +48,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Option<MigrateReport> {
         let mut found = Vec::new();
         moving.next = self.find_on_node(moving, budget_pages, &mut found)?;
-        let mut route = ToNode {
-            found: found.into_iter(),
-            to: moving.to,
-        };
-        let batch = self.begin_moves(cpu, &mut route, u32::MAX);
-        let report = self.finish_moves(cpu, &mut route, batch);
-        for left in route.found {
-            self.phys.release(cpu, left);
-        }
+        let gfp = Gfp::SPARE.with(Gfp::THIS_NODE);
+        let to = moving.to;
+        let (report, _) = self.move_found(cpu, found, |order| {
+            self.phys.alloc_pages_node(cpu, to, gfp, order).ok()
+        });
         Some(report)
     }
 

@@ -1,10 +1,14 @@
 //! Where migration finds its pages, and where it puts them: off a block, together in one place, near to a node.
 
+use alloc::vec::{self, Vec};
+
 use guest_sync::Cpu;
 
 use crate::blocks::{InUse, IsolatedBlock};
+use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
-use crate::migrate::{BusyPages, TwoStage};
+use crate::migrate::{BusyPages, MigrateReport, TwoStage};
+use crate::mm::Mm;
 use crate::pfn::{Order, Pfn};
 use crate::phys::PhysicalMemory;
 
@@ -69,5 +73,49 @@ impl Route for IsolatedBlock {
 
     fn pass_done(&mut self) {
         self.passes += 1;
+    }
+}
+
+/// Pages that somebody has looked up, each with a reference, and where they go.
+struct Found<D> {
+    pages: vec::IntoIter<InUse>,
+    destination: D,
+    moved_pages: u32,
+}
+
+impl<D: FnMut(Order) -> Option<Pfn>> Route for Found<D> {
+    fn next_in_use(&mut self, _: &PhysicalMemory<'_>) -> Option<InUse> {
+        self.pages.next()
+    }
+
+    // A page that was split, or found no frame, stays: who looked it up may look again.
+    fn step_back(&mut self, _: Order) {}
+
+    fn destination(&mut self, _: &PhysicalMemory<'_>, _: &Cpu, order: Order) -> Option<Pfn> {
+        (self.destination)(order)
+    }
+
+    fn moved(&mut self, nr_pages: u32) {
+        self.moved_pages += nr_pages;
+    }
+}
+
+impl<F: Frames, M: Mmu> Mm<'_, F, M> {
+    /// Moves pages that the caller holds to frames from `destination`, by *remap*, and lets go of them; also says how many 4 KiB pages moved.
+    pub(crate) fn move_found(
+        &self,
+        cpu: &Cpu,
+        pages: Vec<InUse>,
+        destination: impl FnMut(Order) -> Option<Pfn>,
+    ) -> (MigrateReport, u32) {
+        let mut route = Found {
+            pages: pages.into_iter(),
+            destination,
+            moved_pages: 0,
+        };
+        let batch = self.begin_moves(cpu, &mut route, u32::MAX);
+        let report = self.finish_moves(cpu, &mut route, batch);
+        route.pages.for_each(|page| self.phys.release(cpu, page));
+        (report, route.moved_pages)
     }
 }

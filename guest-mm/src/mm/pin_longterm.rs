@@ -12,11 +12,11 @@ use guest_sync::Cpu;
 use crate::blocks::InUse;
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
-use crate::migrate::{BatchEnd, Route};
+use crate::migrate::BatchEnd;
 use crate::mm::{CopyError, Mm};
 use crate::pagetable::VaRange;
-use crate::pfn::{Order, PAGE_SIZE, Pfn};
-use crate::phys::{PhysicalMemory, Pin};
+use crate::pfn::{PAGE_SIZE, Pfn};
+use crate::phys::Pin;
 use crate::zone::ZoneKind;
 
 /// How often pages are moved, and found on removable memory again, before that counts as a failure: huge pages that are split on their way come
@@ -55,29 +55,6 @@ impl From<CopyError> for LongtermError {
 /// The addresses of a range's pages.
 fn pages_of(range: VaRange) -> impl Iterator<Item = u64> {
     (0..range.nr_pages()).map(move |page| range.start() + page * PAGE_SIZE)
-}
-
-/// Pages on their way out of removable memory.
-struct OutOfRemovable {
-    found: alloc::vec::IntoIter<InUse>,
-    moved_pages: u32,
-}
-
-impl Route for OutOfRemovable {
-    fn next_in_use(&mut self, _: &PhysicalMemory<'_>) -> Option<InUse> {
-        self.found.next()
-    }
-
-    // A page that was split is looked up again by its address, piece by piece.
-    fn step_back(&mut self, _: Order) {}
-
-    fn destination(&mut self, phys: &PhysicalMemory<'_>, cpu: &Cpu, order: Order) -> Option<Pfn> {
-        phys.alloc_pages(cpu, Gfp::HIGHUSER, order).ok()
-    }
-
-    fn moved(&mut self, nr_pages: u32) {
-        self.moved_pages += nr_pages;
-    }
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
@@ -132,14 +109,10 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
     /// Moves pages to where nothing is taken away; all of them, or those that stay are the error.
     fn move_out_of_removable(&self, cpu: &Cpu, found: Vec<InUse>) -> Result<(), LongtermError> {
-        let mut route = OutOfRemovable {
-            found: found.into_iter(),
-            moved_pages: 0,
-        };
-        let batch = self.begin_moves(cpu, &mut route, u32::MAX);
-        let report = self.finish_moves(cpu, &mut route, batch);
-        self.phys.counts.longterm_moved.add(route.moved_pages.into());
-        route.found.for_each(|page| self.phys.release(cpu, page));
+        let (report, moved_pages) = self.move_found(cpu, found, |order| {
+            self.phys.alloc_pages(cpu, Gfp::HIGHUSER, order).ok()
+        });
+        self.phys.counts.longterm_moved.add(moved_pages.into());
         match (report.end, report.refused.first()) {
             (BatchEnd::NoMemory, _) => Err(LongtermError::NoOtherMemory),
             (_, Some(refusal)) => Err(LongtermError::Busy(refusal.pfn)),

@@ -10,7 +10,7 @@ use crate::mm::mapping::{DefaultOps, MappingKind};
 use crate::mm::{FaultError, FileArea, Sharing};
 use crate::tests::file_maps;
 use crate::tests::inject::Then;
-use crate::tests::machine::{MIB, RW, TestMm, anonymous, load, machine, remove, store};
+use crate::tests::machine::{MIB, RW, TestMm, anonymous, isolate_fullest, load, machine, remove, store};
 use crate::tests::test_fs::TestFs;
 use crate::{Access, Gfp, HugeAdvice, Order, Pfn};
 
@@ -74,8 +74,7 @@ fn migrate_with_failure(pass: u32, then: Then) -> bool {
     for &va in &words {
         store(&mm, &cpu, id, va, va).unwrap();
     }
-    let used = mm.phys.rank_blocks().last().unwrap().block;
-    let mut token = mm.phys.isolate(used).unwrap();
+    let mut token = isolate_fullest(&mm);
     mm.phys.injected.lock().fail_after(pass, then);
     let report = mm.migrate_batch(&cpu, &mut token, u32::MAX);
     let reached = !mm.phys.injected.lock().clear();

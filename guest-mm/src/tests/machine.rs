@@ -79,6 +79,12 @@ pub(crate) fn load(mm: &TestMm<'_>, cpu: &Cpu, id: SpaceId, va: u64) -> Result<u
     }
 }
 
+/// Isolates the block whose emptying costs most.
+pub(crate) fn isolate_fullest(mm: &TestMm<'_>) -> IsolatedBlock {
+    let fullest = mm.phys.rank_blocks().last().unwrap().block;
+    mm.phys.isolate(fullest).unwrap()
+}
+
 /// Isolates a block and moves everything off it.
 pub(crate) fn empty_block(mm: &TestMm<'_>, cpu: &Cpu, block: u32) -> (IsolatedBlock, MigrateReport) {
     let mut token = mm.phys.isolate(BlockIndex(block)).unwrap();

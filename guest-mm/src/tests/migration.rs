@@ -7,7 +7,9 @@ use crate::migrate::{BatchEnd, RefusalReason};
 use crate::mm::{FaultOutcome, MmapError, PageWait};
 use crate::pagetable::{PageFault, translate};
 use crate::phys::PinError;
-use crate::tests::machine::{MIB, RW, TestMm, anonymous, empty_block, load, machine, remove, store};
+use crate::tests::machine::{
+    MIB, RW, TestMm, anonymous, empty_block, isolate_fullest, load, machine, remove, store,
+};
 use crate::tests::phys_model::order;
 use crate::{Access, Entry, FrameState, Gfp, HugeAdvice, MapRequest, NodeId, Order, Pfn, Prot, ZoneKind};
 
@@ -134,8 +136,7 @@ fn an_unfinished_batch_makes_programs_wait_and_can_be_put_back() {
     let root = mm.space(id).unwrap().root();
     let gpa = translate(&mm.frames, root, va, Access::Read).unwrap().gpa;
     let pfn = Pfn::containing(gpa).unwrap();
-    let used = mm.phys.rank_blocks().last().unwrap().block;
-    let mut token = mm.phys.isolate(used).unwrap();
+    let mut token = isolate_fullest(&mm);
     for finish in [false, true] {
         token.rewind();
         let batch = mm.begin_migration(&cpu, &mut token, 5);
@@ -172,8 +173,7 @@ fn a_page_on_the_move_is_busy_for_a_second_batch() {
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
     store(&mm, &cpu, id, va, 42).unwrap();
-    let used = mm.phys.rank_blocks().last().unwrap().block;
-    let mut token = mm.phys.isolate(used).unwrap();
+    let mut token = isolate_fullest(&mm);
     let first = mm.begin_migration(&cpu, &mut token, 100);
     token.rewind();
     let second = mm.migrate_batch(&cpu, &mut token, 100);

@@ -11,7 +11,7 @@ use crate::migrate::{BatchEnd, BusyPages, RefusalReason};
 use crate::mm::Reserve;
 use crate::pagetable::translate;
 use crate::tests::compaction::Scattered;
-use crate::tests::machine::{MIB, RW, TestMm, anonymous, load, machine, remove, store};
+use crate::tests::machine::{MIB, RW, TestMm, anonymous, isolate_fullest, load, machine, remove, store};
 use crate::{Access, Backing, BlockIndex, Gfp, HugeAdvice, MapRequest, Order, Pfn, Place, SpaceId, Zone};
 
 /// A program with one huge page.
@@ -254,8 +254,7 @@ fn pages_that_somebody_is_using_are_put_off_in_the_first_pass_and_waited_for_in_
     for page in 0..16 {
         store(&mm, &cpu, id, va + page * 4096, page).unwrap();
     }
-    let used = mm.phys.rank_blocks().last().unwrap().block;
-    let mut token = mm.phys.isolate(used).unwrap();
+    let mut token = isolate_fullest(&mm);
     let busy = mm.begin_migration(&cpu, &mut token, 1);
     token.rewind();
     let first = mm.migrate_batch(&cpu, &mut token, u32::MAX);
@@ -298,8 +297,7 @@ fn who_does_not_wait_any_longer_puts_busy_pages_off_again() {
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = mm.mmap(id, &anonymous(16 * 4096, HugeAdvice::NoHuge)).unwrap();
     store(&mm, &cpu, id, va, 42).unwrap();
-    let used = mm.phys.rank_blocks().last().unwrap().block;
-    let mut token = mm.phys.isolate(used).unwrap();
+    let mut token = isolate_fullest(&mm);
     let busy = mm.begin_migration(&cpu, &mut token, 1);
     token.rewind_with(BusyPages::Await);
     assert!(matches!(
