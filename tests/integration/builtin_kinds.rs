@@ -374,7 +374,7 @@ fn all_kinds(seconds: u64) {
 
 #[test]
 fn under_all_kinds_at_once_every_unpinned_block_leaves_within_two_passes() {
-    all_kinds(20);
+    all_kinds(60);
 }
 
 /// `BALLAST_TEST_KINDS_SECONDS=600 cargo nextest run -p integration-tests --run-ignored only all_kinds_for_long`
