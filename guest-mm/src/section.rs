@@ -47,6 +47,8 @@ pub(crate) struct Section {
     pub(crate) memmap_pages: u32,
     /// Chunks with at least one pin.
     pub(crate) pinned_chunks: u32,
+    /// Those among them that somebody has pinned for long.
+    pub(crate) longterm_chunks: u32,
     /// Pageblocks inside free chunks of order 9 and 10.
     pub(crate) whole_pageblocks: u32,
     /// Free chunks of order 9 and 10, by their first pageblock; all in bucket 0.
@@ -77,6 +79,7 @@ impl Section {
             managed_pages: range.nr_pages(),
             memmap_pages: 0,
             pinned_chunks: 0,
+            longterm_chunks: 0,
             whole_pageblocks: 0,
             whole: [FillList::new(), FillList::new()],
             partial: [FillList::new(), FillList::new(), FillList::new()],

@@ -135,6 +135,7 @@ pub(crate) struct Counts {
     pub(crate) migrate_taken_over: Count,
     pub(crate) longterm_pinned: Count,
     pub(crate) longterm_moved: Count,
+    pub(crate) transfer_moved: Count,
     pub(crate) kernel_tables_moved: Count,
     pub(crate) kernel_vmalloc_moved: Count,
     pub(crate) kernel_slabs_moved: Count,
@@ -229,6 +230,8 @@ pub struct VmStat {
     pub longterm_pinned: u64,
     /// Pages that moved out of removable memory for that first (no such counter in Linux).
     pub longterm_moved: u64,
+    /// Pages that moved off blocks that were about to leave before they were pinned for a transfer (no such counter in Linux).
+    pub transfer_moved: u64,
     /// Page tables moved; these four are among `pgmigrate_success` (no such counters in Linux).
     pub kernel_tables_moved: u64,
     /// Pages of vmalloc areas.
@@ -330,6 +333,7 @@ impl Counts {
             migrate_taken_over: self.migrate_taken_over.value(),
             longterm_pinned: self.longterm_pinned.value(),
             longterm_moved: self.longterm_moved.value(),
+            transfer_moved: self.transfer_moved.value(),
             kernel_tables_moved: self.kernel_tables_moved.value(),
             kernel_vmalloc_moved: self.kernel_vmalloc_moved.value(),
             kernel_slabs_moved: self.kernel_slabs_moved.value(),

@@ -298,8 +298,11 @@ fn a_page_that_a_disk_reads_into_is_named_with_its_holder_and_leaves_when_the_di
             set(&vm, &state(block.index), "online").success();
         }
     }
-    let report = vm.try_resize(64 * MIB, 2);
+    // Each of those is awaited for a while first.
+    let report = vm.try_resize(64 * MIB, 10);
     assert_eq!(report.text("outcome"), "incomplete", "{report:?}");
+    let why = report.text("guest_reason");
+    assert!(why.contains("is pinned by direct I/O of kind["), "{why}");
     let left = vm.stats().number("plugged_size");
     assert_eq!(left, pinned.len() as u64 * BLOCK, "{report:?}");
     vm.limit_disk(0, UNLIMITED);
@@ -337,24 +340,18 @@ fn all_kinds(seconds: u64) {
         (used(&vm) >= 96 * MIB).then_some(())
     });
     let begun = Instant::now();
-    let (mut emptied, mut pinned, mut rounds) = (0, 0, 0);
+    let (mut emptied, mut rounds) = (0, 0);
     while rounds < 2 || begun.elapsed() < Duration::from_secs(seconds) {
         for block in views::blocks(&vm.guest("blocks")) {
-            let outcome = set(&vm, &state(block.index), "offline");
-            if outcome.status == 0 {
-                emptied += 1;
-                set(&vm, &state(block.index), "online").success();
-            } else {
-                // A disk is at it just now; nothing else is a reason to stay.
-                outcome.assert_refusal(1, &["is pinned by direct I/O"]);
-                pinned += 1;
-            }
+            set(&vm, &state(block.index), "offline").success();
+            emptied += 1;
+            set(&vm, &state(block.index), "online").success();
         }
         rounds += 1;
     }
     let counts = assert_two_passes(&vm);
     println!(
-        "{rounds} rounds in {} s: {emptied} blocks left, {} in one pass and {} in two; {pinned} were pinned; {} pages moved, {} dropped, {} written; {} MiB in use",
+        "{rounds} rounds in {} s: {emptied} blocks left, {} in one pass and {} in two; {} pages moved, {} dropped, {} written; {} MiB in use",
         begun.elapsed().as_secs(),
         counts["blocks_unplug_pass1"],
         counts["blocks_unplug_pass2"],
@@ -364,8 +361,7 @@ fn all_kinds(seconds: u64) {
         used(&vm) / MIB,
     );
     assert_eq!(counts["blocks_unplugged"], emptied);
-    assert!(pinned < emptied / 4, "{pinned} of {emptied}");
-    assert!(counts["blocks_put_back"] <= pinned, "{counts:?}");
+    assert_eq!(counts["blocks_put_back"], 0, "{counts:?}");
     vm.wait_for_checks(500);
     assert_eq!(counts["oom_kill"], 0);
     vm.stop();
@@ -373,7 +369,7 @@ fn all_kinds(seconds: u64) {
 }
 
 #[test]
-fn under_all_kinds_at_once_every_unpinned_block_leaves_within_two_passes() {
+fn under_all_kinds_at_once_every_block_leaves_within_two_passes() {
     all_kinds(60);
 }
 

@@ -14,7 +14,7 @@ use crate::migrate::{BusyPages, TwoStage};
 use crate::mm::AnonPlace;
 use crate::page::{Head, KernelUse, PageFlags, PageState};
 use crate::pfn::{Order, Pfn, PfnRange};
-use crate::phys::PhysicalMemory;
+use crate::phys::{PhysicalMemory, PinnedBy};
 use crate::section::{Admission, Section};
 
 /// A block that nobody can allocate from. Ends with [`PhysicalMemory::offline`] or [`PhysicalMemory::undo`].
@@ -88,8 +88,8 @@ pub struct InUse {
     pub place: Option<AnonPlace>,
     /// Whether it can be moved, and is held: a page of programs', of the swap cache, or of a file.
     pub is_held: bool,
-    /// The pin, if it is pinned.
-    pub pinned_by: Option<&'static str>,
+    /// Who has pinned it, if it is pinned.
+    pub pinned_by: Option<PinnedBy>,
 }
 
 /// Why a block cannot be isolated; nothing was changed.
@@ -104,7 +104,7 @@ pub enum IsolateError {
         /// Its state.
         state: BlockState,
     },
-    /// A page on it cannot move.
+    /// A page on it is pinned for long.
     Pinned {
         /// First frame of the page.
         pfn: Pfn,
@@ -150,7 +150,7 @@ impl PhysicalMemory<'_> {
     /// Withdraws a block: its free frames can no longer be had, and what is freed on it stays there.
     ///
     /// # Errors
-    /// When there is no such block, it is not online, or a page on it is pinned.
+    /// When there is no such block, it is not online, or a page on it is pinned for long.
     pub fn isolate(&self, block: BlockIndex) -> Result<IsolatedBlock, IsolateError> {
         let mut region = self.region.lock();
         let tag = match region.slot(block) {
@@ -168,11 +168,11 @@ impl PhysicalMemory<'_> {
             let mut areas = zone.areas.lock();
             if areas
                 .section(tag.section())
-                .is_some_and(|section| section.pinned_chunks > 0)
+                .is_some_and(|section| section.longterm_chunks > 0)
             {
-                let held = pins.held.iter().find(|held| range.contains(held.head));
+                let held = pins.longterm(|head| range.contains(head));
                 let held = held.expect("a section counts only chunks in the list of pins");
-                let (pfn, holder) = (held.head, held.holder);
+                let (pfn, holder) = (held.head, held.by.holder);
                 return Err(IsolateError::Pinned { pfn, holder });
             }
             areas.admit(&self.table.tags, tag.section(), Admission::Isolated);
@@ -205,6 +205,7 @@ impl PhysicalMemory<'_> {
         drop(areas);
         drop(region);
         self.shortage.memory_came();
+        self.pins_ended.wake_all();
     }
 
     /// Takes an empty block out of its zone: going-offline -> offline. Its descriptors are blank then, and are not
@@ -286,7 +287,7 @@ impl PhysicalMemory<'_> {
             order,
             place,
             is_held,
-            pinned_by: pinned.then(|| self.pins.lock().holder(pfn)).flatten(),
+            pinned_by: pinned.then(|| self.pins.lock().by(pfn)).flatten(),
         }
     }
 

@@ -10,6 +10,8 @@ use crate::zone::ZoneKind;
 /// A block that could be given up, and what that costs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct BlockCost {
+    /// Pages that transfers have pinned: their end must be awaited.
+    pub pinned_chunks: u32,
     /// Frames that must be moved or freed first.
     pub used_pages: u32,
     /// The block.
@@ -61,7 +63,8 @@ impl PhysicalMemory<'_> {
         self.zones().map(isolated_in).sum()
     }
 
-    /// Online removable blocks, the cheapest first; blocks with pinned pages are left out.
+    /// Online removable blocks, the cheapest first; those last where a transfer must end first, and without those that have pages which are pinned
+    /// for long.
     ///
     /// Among equals the highest address comes first, so that what is unplugged in one go tends to be neighbours,
     /// which the device joins into one request, and the low end of the region stays dense.
@@ -108,11 +111,19 @@ impl PhysicalMemory<'_> {
             let zone = self.zone_at(tag.zone());
             let areas = zone.areas.lock();
             let section = areas.section(tag.section())?;
-            let removable = zone.kind() == kind && section.pinned_chunks == 0;
+            let removable = zone.kind() == kind && section.longterm_chunks == 0;
             let used_pages = section.used_pages();
-            removable.then_some(BlockCost { used_pages, block })
+            let pinned_chunks = section.pinned_chunks;
+            removable.then_some(BlockCost {
+                pinned_chunks,
+                used_pages,
+                block,
+            })
         }));
         drop(region);
-        ranking.sort_unstable_by_key(|cost| (cost.used_pages, core::cmp::Reverse(cost.block)));
+        ranking.sort_unstable_by_key(|cost| {
+            let must_wait = cost.pinned_chunks > 0;
+            (must_wait, cost.used_pages, core::cmp::Reverse(cost.block))
+        });
     }
 }

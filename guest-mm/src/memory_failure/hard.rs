@@ -185,7 +185,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 const fn not_split(pfn: Pfn, error: SplitError) -> MemoryFailureError {
     match error {
         SplitError::NoMemory => MemoryFailureError::NoMemory(pfn),
-        SplitError::Pinned { holder } => refused(pfn, RefusalReason::Pinned { holder }),
+        SplitError::Pinned(by) => refused(pfn, RefusalReason::of_pin(by)),
         SplitError::Busy(_) => MemoryFailureError::Busy(pfn),
     }
 }

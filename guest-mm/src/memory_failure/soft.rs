@@ -71,7 +71,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
 
 pub(super) const fn refused(pfn: Pfn, reason: RefusalReason) -> MemoryFailureError {
     match reason {
-        RefusalReason::Pinned { holder } => MemoryFailureError::Pinned { pfn, holder },
+        RefusalReason::Pinned { holder } | RefusalReason::UnderIo { holder } => {
+            MemoryFailureError::Pinned { pfn, holder }
+        }
         RefusalReason::Unmovable(_) => MemoryFailureError::Unmovable(pfn),
         RefusalReason::Busy => MemoryFailureError::Busy(pfn),
     }

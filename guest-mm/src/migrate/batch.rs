@@ -163,7 +163,9 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                     taken += order.nr_pages();
                     batch.moves.push(moving);
                 }
-                Err(Setback::Refused(RefusalReason::Busy)) if route.busy_pages() == BusyPages::Await => {
+                Err(Setback::Refused(reason))
+                    if reason.passes() && route.busy_pages() == BusyPages::Await =>
+                {
                     route.step_back(order);
                     batch.end = BatchEnd::Busy(pfn);
                     break;
@@ -270,6 +272,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         refused.push(Refusal { pfn, order, reason });
     }
 
+    /// Whether there are references to a page besides those that are known and the batch's.
+    fn is_held_by_others(&self, moving: &Move) -> bool {
+        self.migrating_page(moving.page.pfn).count() as usize != moving.nr_references() + 1
+    }
+
     /// Puts pages back to which there are references besides those that the batch knows: somebody is just using them.
     fn refuse_held(&self, cpu: &Cpu, batch: &mut MigrationBatch) {
         let mut first = 0;
@@ -277,7 +284,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         while at < batch.moves.len() {
             let moving = &batch.moves[at];
             let entries = first..first + moving.nr_entries;
-            if self.migrating_page(moving.page.pfn).count() as usize == moving.nr_references() + 1 {
+            if !self.is_held_by_others(moving) {
                 (first, at) = (entries.end, at + 1);
                 continue;
             }
@@ -331,19 +338,26 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.phys.release(cpu, page);
             return Err(Setback::Refused(RefusalReason::Busy));
         }
-        Ok(Move {
+        let moving = Move {
             page,
             to,
             nr_entries,
             home,
-        })
+        };
+        // Who waits for such a page goes on with it, so it must be the last one.
+        if route.busy_pages() == BusyPages::Await && self.is_held_by_others(&moving) {
+            let first = batch.unmapped.len() - nr_entries;
+            let own: Vec<Unmapped> = batch.unmapped.drain(first..).collect();
+            self.stay(cpu, moving, &own);
+            return Err(Setback::Refused(RefusalReason::Busy));
+        }
+        Ok(moving)
     }
 
     /// Takes the page lock of a page that can move.
     pub(crate) fn lock_movable(&self, page: &InUse) -> Result<&Page, RefusalReason> {
-        let pinned = |holder| RefusalReason::Pinned { holder };
-        if let Some(holder) = page.pinned_by {
-            return Err(pinned(holder));
+        if let Some(by) = page.pinned_by {
+            return Err(RefusalReason::of_pin(by));
         }
         if !page.is_held {
             let used_for = self.phys.kernel_use(page).unwrap_or(KernelUse::Other);
@@ -358,11 +372,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         if !descriptor.try_lock() {
             return Err(RefusalReason::Busy);
         }
-        // It may have been pinned since it was found; nobody pins it any more now.
+        // It may have been pinned since it was found; nobody pins it now that it is locked.
         if descriptor.flags().has(PageFlags::PINNED) {
             self.unlock_page(page.pfn, descriptor);
-            let holder = self.phys.pins.lock().holder(page.pfn);
-            return Err(holder.map_or(RefusalReason::Busy, pinned));
+            let by = self.phys.pins.lock().by(page.pfn);
+            return Err(by.map_or(RefusalReason::Busy, RefusalReason::of_pin));
         }
         // On its way to the disk: the disk reads this frame.
         if descriptor.flags().has(PageFlags::WRITEBACK) {
@@ -393,7 +407,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 self.phys.counts.thp_migration_split.add(1);
                 Setback::Split
             }
-            Err(SplitError::Pinned { holder }) => Setback::Refused(RefusalReason::Pinned { holder }),
+            Err(SplitError::Pinned(by)) => Setback::Refused(RefusalReason::of_pin(by)),
             Err(SplitError::Busy(_)) => Setback::Refused(RefusalReason::Busy),
             Err(SplitError::NoMemory) => Setback::NoMemory,
         }

@@ -34,6 +34,7 @@ use core::fmt;
 use crate::mm::Mm;
 use crate::page::KernelUse;
 use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::phys::{PinTerm, PinnedBy};
 
 pub use batch::MigrationBatch;
 pub use evict::{EvictReport, Eviction, Method};
@@ -76,7 +77,7 @@ pub enum BatchEnd {
     Busy(Pfn),
 }
 
-/// What becomes of pages that somebody is just using: on their way to or from a disk, or on the move already.
+/// What becomes of pages that somebody is just using: on their way to or from a disk, pinned for a transfer, or on the move already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum BusyPages {
     /// They are refused, and come up in the next pass.
@@ -116,8 +117,13 @@ pub struct Refusal {
 /// Why a page cannot move now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RefusalReason {
-    /// Somebody holds its physical address.
+    /// Somebody holds its physical address for as long as he likes.
     Pinned {
+        /// Who.
+        holder: &'static str,
+    },
+    /// Somebody holds its physical address until a transfer has ended.
+    UnderIo {
         /// Who.
         holder: &'static str,
     },
@@ -127,12 +133,30 @@ pub enum RefusalReason {
     Busy,
 }
 
+impl RefusalReason {
+    /// That somebody has pinned the page.
+    pub(crate) const fn of_pin(by: PinnedBy) -> Self {
+        let PinnedBy { holder, term } = by;
+        match term {
+            PinTerm::Longterm => Self::Pinned { holder },
+            PinTerm::Transfer => Self::UnderIo { holder },
+        }
+    }
+
+    /// Whether it passes by itself, and soon.
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::Busy | Self::UnderIo { .. })
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pfn, order, reason } = self;
         write!(f, "{pfn} (order {}) ", order.number())?;
         match reason {
-            RefusalReason::Pinned { holder } => write!(f, "is pinned by {holder}"),
+            RefusalReason::Pinned { holder } | RefusalReason::UnderIo { holder } => {
+                write!(f, "is pinned by {holder}")
+            }
             RefusalReason::Unmovable(used_for) => write!(f, "is {used_for}, which cannot move"),
             RefusalReason::Busy => write!(f, "is being migrated already"),
         }

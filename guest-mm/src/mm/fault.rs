@@ -174,7 +174,7 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             Err(SplitError::Busy(wait)) => Ok(Some(wait)),
             Err(SplitError::NoMemory) => Err(FaultError::OutOfMemory(Gfp::KERNEL)),
             // A pinned page that is shared can only be copied whole.
-            Err(SplitError::Pinned { .. }) => Err(FaultError::OutOfMemory(Gfp::USER)),
+            Err(SplitError::Pinned(_)) => Err(FaultError::OutOfMemory(Gfp::USER)),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::mm::{Mm, PageWait};
 use crate::page::{Page, PageFlags};
 use crate::pagetable::{Level, TablePlace};
 use crate::pfn::{Order, PAGE_SHIFT, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::phys::PinnedBy;
 
 /// Why a huge page cannot be split; nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,10 +21,7 @@ pub(crate) enum SplitError {
     /// No frame for a page table.
     NoMemory,
     /// Somebody holds its physical address.
-    Pinned {
-        /// Who.
-        holder: &'static str,
-    },
+    Pinned(PinnedBy),
     /// Somebody else is just changing where it is mapped.
     Busy(PageWait),
 }
@@ -99,8 +97,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Ok(());
         }
         if page.flags().has(PageFlags::PINNED) {
-            let holder = self.phys.pins.lock().holder(head).unwrap_or("one who let go");
-            return Err(SplitError::Pinned { holder });
+            let by = self.phys.pins.lock().by(head);
+            return Err(by.map_or(SplitError::Busy(PageWait::lock(head)), SplitError::Pinned));
         }
         let (mut flush, mut unmapped) = (FlushBatch::new(), Vec::new());
         self.unmap_page(cpu, (head, page), &mut Walk::default(), &mut flush, &mut unmapped);

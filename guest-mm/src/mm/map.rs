@@ -12,6 +12,7 @@ use crate::mm::{
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level, Slot, VaRange};
 use crate::pfn::{PAGE_SIZE, PAGEBLOCK_SIZE, PfnRange};
+use crate::phys::PinnedBy;
 
 /// Where an area is to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -288,7 +289,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             drop(space);
             self.split_page(cpu, page).map_err(|error| match error {
                 SplitError::NoMemory => MmapError::NoMemory,
-                SplitError::Pinned { holder } => MmapError::Pinned { holder },
+                SplitError::Pinned(PinnedBy { holder, .. }) => MmapError::Pinned { holder },
                 SplitError::Busy(_) => MmapError::Migrating(found.id()),
             })?;
         }

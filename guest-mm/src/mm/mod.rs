@@ -19,6 +19,7 @@ mod mlock;
 mod nonlinear;
 mod page_out;
 mod pin_longterm;
+mod pin_transfer;
 pub(crate) mod reclaim;
 pub(crate) mod reclaim_file;
 pub(crate) mod rmap;

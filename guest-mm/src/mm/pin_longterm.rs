@@ -16,7 +16,7 @@ use crate::migrate::BatchEnd;
 use crate::mm::{CopyError, Mm};
 use crate::pagetable::VaRange;
 use crate::pfn::{PAGE_SIZE, Pfn};
-use crate::phys::Pin;
+use crate::phys::{OnLeaving, Pin, PinRequest, PinTerm, PinnedBy};
 use crate::zone::ZoneKind;
 
 /// How often pages are moved, and found on removable memory again, before that counts as a failure: huge pages that are split on their way come
@@ -72,7 +72,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Result<Vec<Pin>, LongtermError> {
         let mut rounds = 0;
         loop {
-            let found = self.find_removable(cpu, id, range)?;
+            let found = self.find_misplaced(cpu, id, pages_of(range), |head| self.is_removable(head))?;
             let last = found.last().map(|page| page.pfn);
             if last.is_some() {
                 self.move_out_of_removable(cpu, found)?;
@@ -88,20 +88,26 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
     }
 
-    /// The pages of a range that are on removable memory, each held.
-    fn find_removable(&self, cpu: &Cpu, id: SpaceId, range: VaRange) -> Result<Vec<InUse>, LongtermError> {
+    /// Those pages at some addresses that are `misplaced`, each the program's own and held.
+    pub(super) fn find_misplaced(
+        &self,
+        cpu: &Cpu,
+        id: SpaceId,
+        addresses: impl Iterator<Item = u64>,
+        misplaced: impl Fn(Pfn) -> bool,
+    ) -> Result<Vec<InUse>, CopyError> {
         let mut found: Vec<InUse> = Vec::new();
-        for va in pages_of(range) {
+        for va in addresses {
             let looked = self.with_own_page(cpu, id, va, |pfn| {
                 let head = self.phys.table.head_of(pfn).unwrap_or(pfn);
                 let is_known = found.last().is_some_and(|page| page.pfn == head);
-                if self.is_removable(head) && !is_known {
+                if misplaced(head) && !is_known {
                     found.push(self.phys.hold(head, self.mapped_page(head).order()));
                 }
             });
             if let Err(error) = looked {
                 found.into_iter().for_each(|page| self.phys.release(cpu, page));
-                return Err(error.into());
+                return Err(error);
             }
         }
         Ok(found)
@@ -128,6 +134,14 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         range: VaRange,
         holder: &'static str,
     ) -> Result<Option<Vec<Pin>>, LongtermError> {
+        let request = PinRequest {
+            by: PinnedBy {
+                holder,
+                term: PinTerm::Longterm,
+            },
+            whose: Some(id),
+            on_leaving: OnLeaving::Pin,
+        };
         let mut pins = Vec::new();
         let mut outcome = Ok(true);
         for va in pages_of(range) {
@@ -135,7 +149,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let looked = self.with_own_page(cpu, id, va, |pfn| {
                 outcome = match self.is_removable(pfn) {
                     true => Ok(false),
-                    false => match self.phys.pin_for(pfn, holder, Some(id)) {
+                    false => match self.phys.pin_for(pfn, &request) {
                         Ok(pin) => {
                             pins.push(pin);
                             Ok(true)

@@ -9,7 +9,6 @@ use crate::mm::fault::{Step, Want, area_for};
 use crate::mm::{Backing, FaultError, FaultOutcome, FilePlace, Mm, PageWait, Vma};
 use crate::pagetable::{Access, Found, VaRange};
 use crate::pfn::{PAGE_SIZE, Pfn};
-use crate::phys::{Pin, PinError};
 
 /// Why a copy stopped. What came before the address was copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,7 +20,7 @@ pub enum CopyError {
         /// As a fault at that address would report.
         error: FaultError,
     },
-    /// Somebody has the page lock: go on after [`Mm::until_unlocked`].
+    /// Somebody has the page, by its lock or, where it is to be pinned, by a pin: go on after [`Mm::until_unlocked`].
     Locked {
         /// Address of the page.
         va: u64,
@@ -118,41 +117,6 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             va = next;
         }
         Ok(())
-    }
-
-    /// Pins the page at an address, which becomes the program's own first: what its holder puts there the program sees,
-    /// whatever forks come.
-    ///
-    /// # Errors
-    /// Where the program's own store would fail, or the page is just being moved.
-    pub fn pin_user(&self, cpu: &Cpu, id: SpaceId, va: u64, holder: &'static str) -> Result<Pin, CopyError> {
-        let mut pin = None;
-        self.with_page(cpu, id, va, Rights::Program(Access::Write), |_, pfn| {
-            pin = Some(self.phys.pin_for(pfn, holder, Some(id)));
-        })?;
-        match pin {
-            Some(Ok(pin)) => Ok(pin),
-            Some(Err(error)) => Err(self.not_pinned(va, error)),
-            None => {
-                let error = FaultError::NoArea { va };
-                Err(CopyError::Fault { va, error })
-            }
-        }
-    }
-
-    /// Why the page at an address was not pinned, as a copy there would say it.
-    pub(crate) fn not_pinned(&self, va: u64, error: PinError) -> CopyError {
-        match error {
-            PinError::Migrating(pfn) => {
-                let head = self.phys.table.head_of(pfn).unwrap_or(pfn);
-                let page = PageWait::lock(head);
-                CopyError::Locked { va, page }
-            }
-            PinError::NotAnonymous(_) => {
-                let error = FaultError::NoArea { va };
-                CopyError::Fault { va, error }
-            }
-        }
     }
 
     /// Does something with the frame at an address, to which the program itself could store: it is its own then. The address space is locked

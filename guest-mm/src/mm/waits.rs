@@ -10,7 +10,7 @@ use crate::page::{Page, PageFlags};
 use crate::pfn::Pfn;
 use crate::wait::WaitQueue;
 
-/// A page whose lock somebody else has, or that is on its way to the swap area.
+/// A page whose lock somebody else has, or that is on its way to the swap area, or that is pinned while its block is to leave.
 #[must_use = "whoever does not wait for it looks again at once"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageWait {
@@ -29,6 +29,12 @@ impl PageWait {
     /// For the end of a write-back.
     pub(crate) const fn writeback(pfn: Pfn) -> Self {
         let flag = PageFlags::WRITEBACK;
+        Self { pfn, flag }
+    }
+
+    /// For the end of the pins of a page on a block that is about to leave.
+    pub(crate) const fn pins(pfn: Pfn) -> Self {
+        let flag = PageFlags::PINNED;
         Self { pfn, flag }
     }
 }
@@ -71,9 +77,12 @@ impl Drop for Counted<'_> {
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// Sleeps until nobody has the page lock, or the page has arrived; somebody else may take it again before the caller does.
+    /// Sleeps until nobody has the page lock, or the page has arrived, or is not pinned; somebody else may take it again before the caller does.
     pub async fn until_unlocked(&self, wait: PageWait) {
         let PageWait { pfn, flag } = wait;
+        if flag == PageFlags::PINNED {
+            return self.phys.until_unpinned(pfn).await;
+        }
         self.page_waits.nr_waiting.fetch_add(1, Ordering::SeqCst);
         let _counted = Counted(&self.page_waits.nr_waiting);
         let is_free = || {
@@ -84,17 +93,20 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         self.page_waits.queue(pfn).until(is_free).await;
     }
 
-    /// Whether nobody has the lock of a page and it is on its way to no disk, or it is not in use any more.
+    /// Whether nobody has the lock of a page of a block that is about to leave, it is on its way to no disk, and is not pinned; or it is not in use
+    /// any more.
     pub fn is_idle(&self, pfn: Pfn) -> bool {
         let flags = self.phys.page(pfn).map(Page::flags);
-        flags.is_none_or(|flags| !flags.has(PageFlags::LOCKED) && !flags.has(PageFlags::WRITEBACK))
+        let is_free = |flags: PageFlags| !flags.has(PageFlags::LOCKED) && !flags.has(PageFlags::WRITEBACK);
+        flags.is_none_or(is_free) && !self.phys.is_pin_awaited(pfn)
     }
 
-    /// Sleeps until nobody has the lock of a page and it is on its way to no disk, or until it is not in use any more. Others may take it
-    /// again before the caller does.
+    /// Sleeps until nobody has the lock of a page of a block that is about to leave, it is on its way to no disk, and is not pinned; or until it is not
+    /// in use any more. Others may take it again before the caller does, but do not pin it again for a transfer.
     pub async fn until_idle(&self, pfn: Pfn) {
         self.until_unlocked(PageWait::lock(pfn)).await;
         self.until_unlocked(PageWait::writeback(pfn)).await;
+        self.until_unlocked(PageWait::pins(pfn)).await;
     }
 
     /// Sleeps until there is no migration entry in an address space, or no such space.

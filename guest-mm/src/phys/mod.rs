@@ -25,6 +25,7 @@ use crate::pfn::{NR_PAGE_ORDERS, Order, Pfn, PfnRange};
 use crate::reclaim::{Shortage, WriteBack};
 use crate::section::{Admission, SectionHome};
 use crate::stats::{Counts, VmStat, ZoneStat};
+use crate::wait::WaitQueue;
 use crate::zone::{NR_ZONES, Zone, ZoneKind};
 
 pub use self::alloc::AllocError;
@@ -33,12 +34,13 @@ pub use free::FreeError;
 pub use huge_pool::HugePoolStat;
 pub(crate) use huge_pool::{Claim, Replaced, WithoutFrame};
 pub use node::Node;
-pub use pin::{Pin, PinError};
+pub(crate) use pin::{OnLeaving, PinRequest};
+pub use pin::{Pin, PinError, PinTerm, PinnedBy};
 
 /// Every frame the guest has, and who has it.
 ///
-/// Lock order: blocks, pins, failed frames, zone. Zones are locked one at a time. Those who wait for memory are woken with none of them
-/// held.
+/// Lock order: blocks, pins, failed frames, zone. Zones are locked one at a time. Those who wait for memory, or for the end of pins, are woken with none
+/// of them held.
 #[derive(Debug)]
 pub struct PhysicalMemory<'m> {
     pub(crate) table: FrameTable<'m>,
@@ -53,6 +55,8 @@ pub struct PhysicalMemory<'m> {
     first_zones: Box<[[AtomicU8; NR_ZONES]]>,
     pub(crate) region: SpinLock<HotplugRegion>,
     pub(crate) pins: SpinLock<pin::Pins>,
+    /// Those who wait until pages of blocks that are about to leave are not pinned any more.
+    pub(crate) pins_ended: WaitQueue,
     /// Frames whose memory has failed, in no order.
     pub(crate) poisoned: SpinLock<Vec<Pfn>>,
     pub(crate) counts: Counts,
@@ -106,6 +110,7 @@ impl<'m> PhysicalMemory<'m> {
             topology,
             region: SpinLock::new(HotplugRegion::default()),
             pins: SpinLock::new(pin::Pins::default()),
+            pins_ended: WaitQueue::new(),
             poisoned: SpinLock::new(Vec::new()),
             huge_pool: huge_pool::HugePool::default(),
             counts: Counts::default(),

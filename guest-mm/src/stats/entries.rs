@@ -74,7 +74,7 @@ impl VmStat {
     }
 
     /// What became of pages that were to be elsewhere, and of blocks.
-    const fn moves(&self) -> [(&'static str, u64); 20] {
+    const fn moves(&self) -> [(&'static str, u64); 21] {
         [
             ("thp_migration_success", self.thp_migration_success),
             ("thp_migration_split", self.thp_migration_split),
@@ -85,6 +85,7 @@ impl VmStat {
             ("migrate_taken_over", self.migrate_taken_over),
             ("longterm_pinned", self.longterm_pinned),
             ("longterm_moved", self.longterm_moved),
+            ("transfer_moved", self.transfer_moved),
             ("kernel_tables_moved", self.kernel_tables_moved),
             ("kernel_vmalloc_moved", self.kernel_vmalloc_moved),
             ("kernel_slabs_moved", self.kernel_slabs_moved),

@@ -28,6 +28,7 @@ mod nodes;
 mod page_out;
 mod paging;
 pub(crate) mod phys_model;
+mod pin_transfer;
 mod ram_files;
 mod reclaim;
 mod sim;

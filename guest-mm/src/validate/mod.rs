@@ -17,7 +17,7 @@ use crate::fill::{FillLinks, FillList};
 use crate::node::ZoneIndex;
 use crate::page::{Head, PageFlags};
 use crate::pfn::{Order, Pfn, PfnRange};
-use crate::phys::PhysicalMemory;
+use crate::phys::{PhysicalMemory, PinTerm};
 use crate::section::{Admission, FreeLinks, SectionHome, WholeLinks};
 use crate::zone::{Zone, ZoneCounters, ZoneKind};
 
@@ -215,16 +215,18 @@ impl PhysicalMemory<'_> {
         let mut heads: Vec<_> = pins.held.iter().map(|held| held.head).collect();
         heads.sort_unstable();
         heads.dedup();
-        let counted_in = |zone: &Zone| {
-            let areas = zone.areas.lock();
-            let counts = areas.iter().map(|(_, section)| section.pinned_chunks as usize);
-            counts.sum::<usize>()
-        };
-        let counted: usize = self.zones().map(counted_in).sum();
+        let is_longterm = |head: &&Pfn| pins.by(**head).is_some_and(|by| by.term == PinTerm::Longterm);
+        let found = (heads.len(), heads.iter().filter(is_longterm).count());
+        let mut counted = (0, 0);
+        for zone in self.zones() {
+            for (_, section) in zone.areas.lock().iter() {
+                counted.0 += section.pinned_chunks as usize;
+                counted.1 += section.longterm_chunks as usize;
+            }
+        }
         ensure!(
-            heads.len() == counted,
-            "{} pinned chunks, {counted} counted",
-            heads.len()
+            found == counted,
+            "pinned chunks, and those that are for long, are {found:?}, not {counted:?}"
         );
         for pfn in heads {
             let held = pins.held.iter().filter(|held| held.head == pfn).count();

@@ -133,28 +133,26 @@ async fn part(
     }
 }
 
-/// Pins pages of the program, each of which becomes its own first.
+/// Pins pages of the program, each of which becomes its own first: all of them at a time, as nobody may wait with some.
 async fn pin(of: Of<'_>, address: u64, nr_pages: u64) -> Result<Pinned<'_>, Error> {
-    let mut pinned = Pinned {
-        of,
-        pins: Vec::new(),
-        frames: Vec::new(),
-    };
-    for page in 0..nr_pages {
-        let va = address + page * PAGE_SIZE;
-        if let Some(frame) = of.program.registered.frame_at(va) {
-            pinned.frames.push(frame);
-            REGISTERED_PAGES.fetch_add(1, Relaxed);
-            continue;
-        }
-        let pin = fault::copy(of.kernel, of.program, |mm| {
-            mm.pin_user(this_cpu(), of.space, va, "direct I/O")
-        });
-        let pin = pin.await.map_err(copy_error)?;
-        pinned.frames.push(pin.pfn());
-        pinned.pins.push(pin);
-    }
-    Ok(pinned)
+    let addresses = (0..nr_pages).map(|page| address + page * PAGE_SIZE);
+    let registered: Vec<Option<Pfn>> = addresses
+        .clone()
+        .map(|va| of.program.registered.frame_at(va))
+        .collect();
+    let others = addresses.zip(&registered).filter(|(_, frame)| frame.is_none());
+    let others: Vec<u64> = others.map(|(va, _)| va).collect();
+    let pins = fault::copy(of.kernel, of.program, |mm| {
+        mm.pin_user_pages(this_cpu(), of.space, &others, "direct I/O")
+    });
+    let pins = pins.await.map_err(copy_error)?;
+    REGISTERED_PAGES.fetch_add(nr_pages - pins.len() as u64, Relaxed);
+    let mut pinned = pins.iter().map(Pin::pfn);
+    let frames = registered
+        .into_iter()
+        .filter_map(|frame| frame.or_else(|| pinned.next()))
+        .collect();
+    Ok(Pinned { of, pins, frames })
 }
 
 /// The counters, as lines of `/proc/vmstat`.

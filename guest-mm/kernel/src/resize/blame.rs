@@ -29,7 +29,9 @@ impl Blame {
 /// Why a page stayed, with the names of the programs that it is held for, or of the cache or disk that it belongs to.
 pub(super) fn refusal(kernel: &Kernel, refusal: &Refusal) -> String {
     match refusal.reason {
-        RefusalReason::Pinned { .. } => with_owners(kernel, refusal.to_string(), refusal.pfn),
+        RefusalReason::Pinned { .. } | RefusalReason::UnderIo { .. } => {
+            with_owners(kernel, refusal.to_string(), refusal.pfn)
+        }
         RefusalReason::Unmovable(used_for) => {
             let owner = match used_for {
                 KernelUse::Slab => kernel.slabs.name_of(refusal.pfn).map(String::from),

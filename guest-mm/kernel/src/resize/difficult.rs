@@ -9,9 +9,10 @@ use guest_kernel::sync::race;
 use guest_mm::compact::CompactResult;
 use guest_mm::{IsolatedBlock, Pfn, Zone};
 
-/// How long a block's busy pages are waited for in all, from the end of the first pass on: a disk that takes longer is not worth a block out of use.
+/// How long a block's busy pages, those among them that a disk is at, are waited for in all, from the end of the first pass on: a disk that
+/// takes longer is not worth a block out of use.
 pub(super) const BUSY_NS: u64 = 3_000_000_000;
-/// How long somebody has a page who neither has its lock nor writes it: who just looks it up, maps it or lets go of it.
+/// How long somebody has a page who neither has its lock nor writes nor pins it: who just looks it up, maps it or lets go of it.
 const MOMENT_NS: u64 = 500_000;
 
 impl Worker {

@@ -169,7 +169,7 @@ impl Worker {
             let held = candidates
                 .iter()
                 .find_map(|block| self.held_on(BlockIndex(block.raw())));
-            // Ranking leaves out blocks with pinned pages. Where those and the kernel's are all that is left, more memory does not help.
+            // Ranking leaves out blocks with pages that are pinned for long. Where those and the kernel's are all that is left, more memory does not help.
             let is_held = held.is_some() && self.kernel.phys.rank_blocks().is_empty();
             let reason = if affordable == 0 && !is_held {
                 StuckReason::NoMemory
@@ -481,7 +481,9 @@ fn isolate_reason(error: IsolateError) -> StuckReason {
 
 fn refusal_reason(refusal: &Refusal) -> StuckReason {
     match refusal.reason {
-        RefusalReason::Pinned { .. } | RefusalReason::Unmovable(_) => StuckReason::Pinned,
+        RefusalReason::Pinned { .. } | RefusalReason::UnderIo { .. } | RefusalReason::Unmovable(_) => {
+            StuckReason::Pinned
+        }
         RefusalReason::Busy => StuckReason::Busy,
     }
 }

@@ -45,41 +45,34 @@ impl Program {
         sim.close(open).await;
     }
 
-    /// Pins pages of the program, as far as that goes.
+    /// Pins pages of the program: all, or none.
     async fn pin_all(&self, sim: &Sim<'_>, pages: &[u64]) -> Vec<Pin> {
-        let mut pins = Vec::new();
-        for page in pages {
-            let va = page * PAGE_SIZE;
-            let pin = || match sim.with_failures(|| sim.mm.pin_user(sim.cpu, self.process.space, va, HOLDER))
-            {
-                Err(CopyError::Fault {
-                    error: FaultError::OutOfMemory(gfp),
-                    ..
-                }) => Err(gfp),
-                outcome => Ok(outcome),
-            };
-            let pinned = loop {
-                match sim.until_memory(&self.process, pin).await {
-                    Ok(Err(CopyError::Locked { page, .. })) => {
-                        let wait = sim.mm.until_unlocked(page);
-                        if self.process.interruptible(wait).await.is_err() {
-                            return pins;
-                        }
+        let (cpu, space) = (sim.cpu, self.process.space);
+        let addresses: Vec<u64> = pages.iter().map(|page| page * PAGE_SIZE).collect();
+        let pin = || match sim.with_failures(|| sim.mm.pin_user_pages(cpu, space, &addresses, HOLDER)) {
+            Err(CopyError::Fault {
+                error: FaultError::OutOfMemory(gfp),
+                ..
+            }) => Err(gfp),
+            outcome => Ok(outcome),
+        };
+        loop {
+            match sim.until_memory(&self.process, pin).await {
+                Ok(Ok(pins)) => return pins,
+                Ok(Err(CopyError::Locked { page, .. })) => {
+                    let wait = sim.mm.until_unlocked(page);
+                    if self.process.interruptible(wait).await.is_err() {
+                        return Vec::new();
                     }
-                    Ok(outcome) => break outcome,
-                    Err(Doomed) => return pins,
                 }
-            };
-            match pinned {
-                Ok(pin) => pins.push(pin),
-                Err(CopyError::Fault { error, .. }) => {
+                Ok(Err(CopyError::Fault { va, error })) => {
                     self.check_refusal(sim, va, error);
-                    return pins;
+                    return Vec::new();
                 }
-                Err(error) => panic!("{error}"),
+                Ok(Err(error)) => panic!("{error}"),
+                Err(Doomed) => return Vec::new(),
             }
         }
-        pins
     }
 
     /// The disk is done with the pages, which are where they were.

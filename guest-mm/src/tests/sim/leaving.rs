@@ -2,10 +2,13 @@
 //! with programs running in between. It may be given up wherever it waits, by dropping it: then it is back in use with all that is still on it.
 
 use super::executor::pause;
+use super::memory::before;
 use super::{BLOCK, Sim, count};
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
-use crate::migrate::{BatchEnd, Eviction, Method, MigrateReport, MigrationBatch, Refusal, RefusalReason};
-use crate::{Frames, ZoneKind};
+use crate::migrate::{
+    BatchEnd, BusyPages, Eviction, Method, MigrateReport, MigrationBatch, Refusal, RefusalReason,
+};
+use crate::{Frames, Pfn, ZoneKind};
 
 /// What is in frames that are away: nobody may meet it.
 const GONE: u64 = 0xdead_beef_dead_beef;
@@ -14,8 +17,9 @@ const WORDS: usize = 512;
 const PASSES: u32 = 2;
 const BUSY_PASSES: u32 = 16;
 const MOST_STARVED: u32 = 6;
-/// Turns that those have at most who are at work on what was left.
+/// Turns that those have at most who are at work on what was left; and for how many they are waited for, from the end of the first pass on.
 const BUSY: u64 = 40;
+const MOST_BUSY: u64 = 400;
 /// Pages that are reclaimed at a time for want of frames to move to.
 const RECLAIM_PAGES: u64 = 64;
 
@@ -25,6 +29,8 @@ pub(super) struct Leaving<'a, 'm> {
     block: Option<IsolatedBlock>,
     batch: Option<MigrationBatch>,
     refusal: Option<Refusal>,
+    /// Until when busy pages are waited for.
+    busy_until: u64,
 }
 
 /// What came of it.
@@ -58,6 +64,7 @@ impl<'a, 'm> Leaving<'a, 'm> {
             block: Some(block),
             batch: None,
             refusal: None,
+            busy_until: 0,
         }
     }
 
@@ -77,8 +84,7 @@ impl<'a, 'm> Leaving<'a, 'm> {
             pause().await;
             match self.move_some().await {
                 BatchEnd::Budget => {}
-                // Nothing here waits for busy pages.
-                BatchEnd::Busy(pfn) => panic!("{pfn} is waited for"),
+                BatchEnd::Busy(pfn) => self.await_page(pfn).await,
                 BatchEnd::NoHugePage => self.make_huge_page(),
                 BatchEnd::NoMemory => {
                     starved += 1;
@@ -94,9 +100,12 @@ impl<'a, 'm> Leaving<'a, 'm> {
                     let Err(mut not_empty) = phys.offline(block) else {
                         return Emptied::Yes(index);
                     };
-                    not_empty.block.rewind();
+                    not_empty.block.rewind_with(BusyPages::Await);
                     self.block = Some(not_empty.block);
                     passes += 1;
+                    if passes == 1 {
+                        self.busy_until = self.sim.clock.now() + self.sim.below(MOST_BUSY);
+                    }
                     let is_busy = |refusal: Refusal| refusal.reason == RefusalReason::Busy;
                     let most = match self.refusal.is_none_or(is_busy) {
                         true => BUSY_PASSES,
@@ -109,6 +118,20 @@ impl<'a, 'm> Leaving<'a, 'm> {
                     self.sim.clock.sleep(self.sim.below(BUSY)).await;
                 }
             }
+        }
+    }
+
+    /// Waits until nobody is busy with a page, for as long as the block waits for such pages.
+    async fn await_page(&mut self, pfn: Pfn) {
+        let (mm, clock) = (self.sim.mm, &self.sim.clock);
+        let left = self.busy_until.saturating_sub(clock.now());
+        if left == 0 {
+            return self.block().put_off_busy();
+        }
+        count(&self.sim.seen.pages_awaited, 1);
+        match mm.is_idle(pfn) {
+            true => clock.sleep(1).await,
+            false => before(mm.until_idle(pfn), clock.sleep(left)).await.unwrap_or(()),
         }
     }
 
@@ -182,10 +205,10 @@ impl<'a, 'm> Leaving<'a, 'm> {
 impl Sim<'_> {
     /// Pages that could not move are pinned by somebody whom the simulation knows, or somebody is at work on them: a disk, or who moves them too.
     pub(super) fn look_at_refusals(&self, report: &MigrateReport) {
-        let pinned_by = |holder| RefusalReason::Pinned { holder };
-        let direct = pinned_by(super::direct::HOLDER);
+        let under_io = |holder| RefusalReason::UnderIo { holder };
+        let direct = under_io(super::direct::HOLDER);
         for refusal in &report.refused {
-            let known = [pinned_by("device"), direct, RefusalReason::Busy];
+            let known = [under_io("device"), direct, RefusalReason::Busy];
             assert!(known.contains(&refusal.reason), "{refusal}");
             count(&self.seen.direct_refusals, u32::from(refusal.reason == direct));
         }

@@ -100,7 +100,7 @@ impl Process {
 }
 
 /// What the first comes to, unless the second is done before.
-async fn before<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
+pub(super) async fn before<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
     let (mut first, mut second) = (pin!(first), pin!(second));
     poll_fn(|context| {
         if let Poll::Ready(value) = first.as_mut().poll(context) {

@@ -6,7 +6,7 @@ use super::executor::{GivenUp, give_up_after};
 use super::leaving::{Emptied, Leaving};
 use super::{BLOCKS, Sim, count};
 use crate::ZoneKind;
-use crate::blocks::{BlockIndex, BlockState, IsolateError, IsolatedBlock};
+use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
 use crate::migrate::Method;
 use crate::tests::phys_model::plug;
 
@@ -28,9 +28,7 @@ pub(super) async fn live(sim: &Sim<'_>) {
                 if used == Some(0) && !sim.one_in(4) {
                     continue;
                 }
-                if let Some(isolated) = isolate(sim, block) {
-                    remove(sim, isolated).await;
-                }
+                remove(sim, isolate(sim, block)).await;
             }
             state => panic!("{block:?} is {state:?}"),
         }
@@ -42,16 +40,10 @@ pub(super) async fn live(sim: &Sim<'_>) {
     }
 }
 
-fn isolate(sim: &Sim<'_>, block: BlockIndex) -> Option<IsolatedBlock> {
-    match sim.mm.phys.isolate(block) {
-        Ok(isolated) => Some(isolated),
-        Err(IsolateError::Pinned { holder, .. }) => {
-            let is_direct = holder == super::direct::HOLDER;
-            count(&sim.seen.direct_refusals, u32::from(is_direct));
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+/// Nobody pins for longer than a transfer takes, so every block can be isolated.
+fn isolate(sim: &Sim<'_>, block: BlockIndex) -> IsolatedBlock {
+    let isolated = sim.mm.phys.isolate(block);
+    isolated.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Does something to its end, or gives it up where it waits.
@@ -81,10 +73,7 @@ async fn pack(sim: &Sim<'_>) {
     let mut tried: Vec<BlockIndex> = Vec::new();
     while let Some(next) = sim.mm.phys.next_to_pack(&tried) {
         tried.push(next.block);
-        let Some(isolated) = isolate(sim, next.block) else {
-            continue;
-        };
-        let leaving = Leaving::new(sim, isolated).move_off();
+        let leaving = Leaving::new(sim, isolate(sim, next.block)).move_off();
         if let Emptied::Yes(block) = perhaps(sim, leaving).await {
             sim.bring_online(block);
             count(&sim.seen.packed, 1);

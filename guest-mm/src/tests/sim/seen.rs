@@ -14,6 +14,7 @@ pub(super) struct Seen {
     pub(super) no_memory: Cell<u32>,
     pub(super) moved_pages: Cell<u32>,
     pub(super) evicted_pages: Cell<u32>,
+    pub(super) pages_awaited: Cell<u32>,
     pub(super) blocks_removed: Cell<u32>,
     pub(super) given_up: Cell<u32>,
     pub(super) batches_given_up: Cell<u32>,
@@ -104,6 +105,7 @@ fn of_blocks(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
     [
         ("pages moved", total(|seen| &seen.moved_pages)),
         ("pages evicted from blocks", total(|seen| &seen.evicted_pages)),
+        ("waits of blocks for a page", total(|seen| &seen.pages_awaited)),
         ("blocks removed", total(|seen| &seen.blocks_removed)),
         (
             "blocks given up where somebody waited",
@@ -150,7 +152,7 @@ fn of_files(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
         ),
         ("words past the page cache", total(|seen| &seen.direct_words)),
         (
-            "blocks and pages not moved for the disk",
+            "pages not moved for the disk",
             total(|seen| &seen.direct_refusals),
         ),
         ("calls with names", total(|seen| &seen.names)),
