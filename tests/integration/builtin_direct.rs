@@ -38,7 +38,10 @@ fn every_block_leaves_within_two_passes_under_programs_that_do_direct_io_without
             let blocks = views::blocks(&vm.guest("blocks"));
             blocks.iter().any(|block| block.used_pages > 64).then_some(())
         });
-        vm.resize_to(64 * MIB);
+        let outcome = vm.resize("64M");
+        let [first, second, later] = passes(&outcome);
+        // 16 blocks of 2 MiB.
+        assert_eq!((first + second, later), (16, 0), "{outcome}");
         vm.resize_to(96 * MIB);
     }
     vm.limit_disk(0, UNLIMITED);
@@ -56,6 +59,17 @@ fn every_block_leaves_within_two_passes_under_programs_that_do_direct_io_without
 
 fn counts(vm: &Running) -> Numbers {
     views::vmstat(&vm.guest("vmstat"))
+}
+
+/// `NAME: has SIZE after TIME; blocks left: N in pass 1, N in pass 2, N later`
+fn passes(outcome: &str) -> [u64; 3] {
+    let (_, counts) = outcome.split_once("; blocks left: ").expect(outcome);
+    let numbers = counts
+        .trim()
+        .split(", ")
+        .filter_map(|part| part.split(' ').next());
+    let numbers: Vec<u64> = numbers.map(|number| number.parse().expect("a number")).collect();
+    numbers.try_into().expect("three of them")
 }
 
 /// Empties each block that is in use and brings it back.

@@ -7,7 +7,7 @@ mod tree;
 use crate::devices::{Console, restart};
 use crate::disks;
 use crate::files;
-use crate::kernel::{Kernel, Memory};
+use crate::kernel::{Kernel, Memory, Passes};
 use crate::log::log;
 use crate::machine::{activity, heap};
 use crate::memory_failure;
@@ -199,7 +199,11 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
     if let Some(blame) = status.blame {
         write!(out, " ({})", blame.describe(kernel))?;
     }
-    writeln!(out)
+    let Passes([first, second, later]) = Passes::of(&kernel.phys.stats()).since(status.before);
+    writeln!(out)?;
+    writeln!(out, "resize_left_pass1 {first}")?;
+    writeln!(out, "resize_left_pass2 {second}")?;
+    writeln!(out, "resize_left_later {later}")
 }
 
 fn balloon(out: &mut String, kernel: &Kernel) -> fmt::Result {

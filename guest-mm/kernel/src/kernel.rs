@@ -9,7 +9,7 @@ mod frames;
 mod status;
 
 pub(crate) use frames::KernelFrames;
-pub(crate) use status::{BalloonStatus, ResizeStatus};
+pub(crate) use status::{BalloonStatus, Passes, ResizeStatus};
 
 use crate::boot::Machine;
 use crate::disks::DiskStatus;

@@ -16,7 +16,7 @@ mod shrink;
 
 use self::blame::Blame;
 use crate::devices::{Memory, restart};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Passes};
 use crate::log::log;
 use crate::nodes;
 use core::ops::Range;
@@ -134,7 +134,7 @@ impl Worker {
             return Ok(Some(StallReason::Busy));
         };
         let target = self.device.region().target(&config);
-        self.kernel.resize.lock().requested = config.requested_size;
+        self.asked_for(config.requested_size);
         log!(
             Debug,
             "memory device: {} MiB requested, {} MiB plugged",
@@ -166,6 +166,16 @@ impl Worker {
             result?;
             self.interrupted().await?;
             self.obey().await?;
+        }
+    }
+
+    /// The host wants so many bytes plugged; blocks that leave are counted anew when that is new.
+    fn asked_for(&self, requested: u64) {
+        let passes = Passes::of(&self.kernel.phys.stats());
+        let mut status = self.kernel.resize.lock();
+        if status.requested != requested {
+            status.requested = requested;
+            status.before = passes;
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) struct Resize {
     wait: Option<u64>,
 
     /// Print one JSON object: outcome, target_bytes, reached_bytes, elapsed_milliseconds, cause,
-    /// reason, guest_reason
+    /// reason, guest_reason, passes
     #[arg(long)]
     json: bool,
 }
@@ -75,7 +75,7 @@ enum ChangeError {
 
 /// The guest did not do it.
 #[derive(Debug, thiserror::Error)]
-#[error("name {name:?}: has {reached}, not {target}, after {elapsed}: {reason}{guest}")]
+#[error("name {name:?}: has {reached}, not {target}, after {elapsed}: {reason}{guest}{passes}")]
 struct NotReached {
     name: String,
     reached: ByteSize,
@@ -83,6 +83,7 @@ struct NotReached {
     elapsed: String,
     reason: String,
     guest: String,
+    passes: String,
 }
 
 impl Resize {
@@ -125,7 +126,7 @@ impl Resize {
                     ByteSize(report.reached_bytes),
                     elapsed(report.elapsed_milliseconds),
                 );
-                format!("{name}: has {reached} after {elapsed}\n")
+                format!("{name}: has {reached} after {elapsed}{}\n", passes(report))
             }
             ResizeState::Incomplete | ResizeState::Superseded => {
                 return Err(Failure::run_time(NotReached::new(name, report)));
@@ -192,6 +193,7 @@ impl NotReached {
                 || silence(report).to_owned(),
                 |reason| format!(" (the guest says: {reason})"),
             ),
+            passes: passes(report),
         }
     }
 }
@@ -205,6 +207,13 @@ fn silence(report: &ResizeReport) -> &'static str {
         Some("stalled" | "no-request") => " (the guest gives no reason)",
         _ => "",
     }
+}
+
+/// What is added of the passes in which blocks left.
+fn passes(report: &ResizeReport) -> String {
+    report
+        .passes
+        .map_or_else(String::new, |passes| format!("; {passes}"))
 }
 
 /// A time as people say it: `36 ms`, `4.2 s`.
@@ -256,6 +265,7 @@ fn drawn(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::report::PassReport;
     use crate::spec::{GIB, MIB};
 
     #[test]
@@ -299,10 +309,15 @@ mod tests {
             cause: Some("stalled".into()),
             reason: Some("stalled".into()),
             guest_reason: Some("no-memory".into()),
+            passes: Some(PassReport {
+                first: 3,
+                second: 1,
+                later: 0,
+            }),
         };
         let text = NotReached::new(&VmName::new("a").expect("a name"), &report).to_string();
-        let expected =
-            "name \"a\": has 640 MiB, not 1 GiB, after 30.0 s: stalled (the guest says: no-memory)";
+        let expected = "name \"a\": has 640 MiB, not 1 GiB, after 30.0 s: stalled (the guest says: no-memory); \
+             blocks left: 3 in pass 1, 1 in pass 2, 0 later";
         assert_eq!(text, expected);
     }
 
@@ -316,6 +331,7 @@ mod tests {
             cause: Some(cause.into()),
             reason: Some("why".into()),
             guest_reason: None,
+            passes: None,
         };
         assert_eq!(silence(&report("stalled", MIB)), " (the guest gives no reason)");
         assert!(silence(&report("no-request", 2 * GIB)).contains("cannot be moved"));

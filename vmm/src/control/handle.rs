@@ -35,6 +35,9 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// The guest refused, or did not answer properly in time.
     fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError>;
 
+    /// What the built-in guest counts, if it answers in time. Other guests are not asked.
+    fn guest_vmstat(&self, timeout: Duration) -> Option<String>;
+
     /// Carries out an order to the balloon and says how it stands then.
     ///
     /// # Errors
@@ -85,6 +88,10 @@ impl MachineHandle for VmHandle {
 
     fn guest_command(&self, line: &str, timeout: Duration) -> Result<String, GuestCommandError> {
         Self::guest_command(self, line, timeout)
+    }
+
+    fn guest_vmstat(&self, timeout: Duration) -> Option<String> {
+        Self::guest_vmstat(self, timeout)
     }
 
     fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError> {

@@ -5,6 +5,8 @@ mod disk;
 
 pub use balloon::{BalloonReport, GuestStatistics, Hinting};
 pub use disk::DiskReport;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The state of one VM.
@@ -286,6 +288,47 @@ pub struct ResizeReport {
     pub reason: Option<String>,
     /// What the guest itself gives as its reason, in its own words.
     pub guest_reason: Option<String>,
+    /// How the blocks left, if some were to leave and the guest says it.
+    #[serde(default)]
+    pub passes: Option<PassReport>,
+}
+
+/// How many blocks the guest emptied in how many passes over their pages, since it was asked for a size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassReport {
+    /// In one, or with nothing on them.
+    pub first: u64,
+    /// In two: pages that somebody was using were awaited.
+    pub second: u64,
+    /// In more.
+    pub later: u64,
+}
+
+impl PassReport {
+    /// What the guest counts, unless that is nothing.
+    pub(crate) fn of(vmstat: &str) -> Option<Self> {
+        let count = |name: &str| {
+            let mut lines = vmstat.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value?.trim().parse().ok()
+        };
+        let passes = Self {
+            first: count("resize_left_pass1")?,
+            second: count("resize_left_pass2")?,
+            later: count("resize_left_later")?,
+        };
+        (passes != Self::default()).then_some(passes)
+    }
+}
+
+impl fmt::Display for PassReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, second, later } = self;
+        write!(
+            f,
+            "blocks left: {first} in pass 1, {second} in pass 2, {later} later"
+        )
+    }
 }
 
 /// How a resize ended, from the point of view of the one who asked.

@@ -24,7 +24,7 @@ use super::api::{
     VM_PATH,
 };
 use super::handle::MachineHandle;
-use super::report::{BalloonReport, ResizeReport, ResizeState, VmStatus};
+use super::report::{BalloonReport, PassReport, ResizeReport, ResizeState, VmStatus};
 use super::stream::{self, Wish};
 use crate::machine::{IncompleteReason, ResizeOutcome, ResizePlace};
 use crate::spec::MAX_STATS_SECONDS;
@@ -35,7 +35,7 @@ pub(super) const MAX_WAITERS: usize = 16;
 pub(super) const MAX_READERS: usize = 16;
 /// How long a waiter may take to notice that its client is gone.
 const TURN: Duration = Duration::from_millis(250);
-/// How long the guest may take to say why it stalls: it may be too busy to say anything.
+/// How long the guest may take to say why it stalls, and how its blocks left: it may be too busy to say anything.
 const REASON_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What all requests share.
@@ -100,8 +100,12 @@ async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection
         )));
     }
     let asked = Instant::now();
-    shared
-        .call(move |machine| machine.resize(total_bytes, place).map_err(Refusal::of))
+    let before = shared
+        .call(move |machine| {
+            let before = machine.status().total_plugged;
+            machine.resize(total_bytes, place).map_err(Refusal::of)?;
+            Ok(before)
+        })
         .await?;
     let Some(seconds) = wait_seconds else {
         let status = shared.call(|machine| Ok(machine.status())).await?;
@@ -113,10 +117,15 @@ async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection
         )));
     };
     let deadline = asked + Duration::from_secs(seconds);
-    shared
-        .wait(move |machine, gone| wait_for_size(machine, total_bytes, asked, deadline, gone))
-        .await
-        .map(Json)
+    let wait = move |machine: &dyn MachineHandle, gone: &AtomicBool| {
+        let mut report = wait_for_size(machine, total_bytes, asked, deadline, gone)?;
+        // Only of those that this resize took: a balloon may have done the rest.
+        if machine.status().total_plugged < before {
+            report.passes = passes(machine);
+        }
+        Ok(report)
+    };
+    shared.wait(wait).await.map(Json)
 }
 
 async fn guest(State(shared): State<Shared>, body: Result<Bytes, BytesRejection>) -> Answer<GuestAnswer> {
@@ -226,12 +235,17 @@ fn wait_for_size(
 /// What the guest's driver gives as its reason for not going on. `None` from a guest that has no such answer, such as a
 /// stock Linux.
 fn stall_reason(machine: &dyn MachineHandle) -> Option<String> {
-    let vmstat = machine.guest_command("vmstat", REASON_TIMEOUT).ok()?;
+    let vmstat = machine.guest_vmstat(REASON_TIMEOUT)?;
     let reason = vmstat
         .lines()
         .find_map(|line| line.strip_prefix("resize_stall_reason "))?
         .trim();
     (reason != "none").then(|| reason.to_owned())
+}
+
+/// In how many passes blocks have left, if the guest says it.
+fn passes(machine: &dyn MachineHandle) -> Option<PassReport> {
+    PassReport::of(&machine.guest_vmstat(REASON_TIMEOUT)?)
 }
 
 /// A report without reasons.
@@ -245,6 +259,7 @@ fn report(target_bytes: u64, reached_bytes: u64, outcome: ResizeState, asked: In
         cause: None,
         reason: None,
         guest_reason: None,
+        passes: None,
     }
 }
 

@@ -205,6 +205,12 @@ impl VmHandle {
         self.shared.guest_command(line, timeout)
     }
 
+    /// What the built-in guest counts, if it answers in time. Other guests are not asked: their console is nobody's control channel.
+    #[must_use]
+    pub fn guest_vmstat(&self, timeout: Duration) -> Option<String> {
+        self.shared.guest_vmstat(timeout)
+    }
+
     /// Carries out an order to the balloon and says how it stands then. Waits for the guest only where the order is to
     /// wait.
     ///

@@ -172,13 +172,15 @@ impl Shared {
         self.channel.command(self.devices.console.as_ref(), line, timeout)
     }
 
-    /// What the built-in guest gives as its reason for not following a resize. Other guests are not asked: their
-    /// console is nobody's control channel.
+    /// What the built-in guest counts. Other guests are not asked: their console is nobody's control channel.
+    pub(super) fn guest_vmstat(&self, timeout: Duration) -> Option<String> {
+        let is_built_in = matches!(self.spec.payload, Payload::BuiltIn { .. });
+        is_built_in.then(|| self.guest_command("vmstat", timeout).ok())?
+    }
+
+    /// What the built-in guest gives as its reason for not following a resize.
     fn stall_reason(&self) -> Option<String> {
-        if !matches!(self.spec.payload, Payload::BuiltIn { .. }) {
-            return None;
-        }
-        let vmstat = self.guest_command("vmstat", REASON_TIMEOUT).ok()?;
+        let vmstat = self.guest_vmstat(REASON_TIMEOUT)?;
         let reason = vmstat
             .lines()
             .find_map(|line| line.strip_prefix("resize_stall_reason "))?

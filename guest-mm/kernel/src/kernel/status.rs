@@ -1,6 +1,7 @@
 //! What the workers of the devices tell the world: the control channel shows it.
 
 use crate::resize::blame::Blame;
+use guest_mm::VmStat;
 use guest_virtio::plan::StallReason;
 
 /// What the resize worker tells the world.
@@ -14,6 +15,28 @@ pub(crate) struct ResizeStatus {
     pub(crate) stall: Option<StallReason>,
     /// A page that keeps a block, if that is why.
     pub(crate) blame: Option<Blame>,
+    /// How many blocks had left before the host wanted that.
+    pub(crate) before: Passes,
+}
+
+/// How many blocks have left at the first look at their pages, at the second, and later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Passes(pub(crate) [u64; 3]);
+
+impl Passes {
+    /// Since boot.
+    pub(crate) const fn of(stats: &VmStat) -> Self {
+        Self([
+            stats.blocks_unplug_pass1,
+            stats.blocks_unplug_pass2,
+            stats.blocks_unplug_pass_more,
+        ])
+    }
+
+    /// Since things stood like `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self([0, 1, 2].map(|pass| self.0[pass] - before.0[pass]))
+    }
 }
 
 /// What the balloon's worker tells the world. Pages of 4 KiB.

@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::control::api;
 use crate::control::rate::{RateLimiter, TokenBucket};
 use crate::control::report::{
-    BalloonReport, DiskReport, GuestStatistics, NetReport, NodeReport, RegionReport, ResizeState, VmStatus,
-    VsockReport,
+    BalloonReport, DiskReport, GuestStatistics, NetReport, NodeReport, PassReport, RegionReport,
+    ResizeReport, ResizeState, VmStatus, VsockReport,
 };
 use crate::journal::EventKind;
 use crate::machine::{IncompleteReason, Shortfall, Way};
@@ -53,6 +53,24 @@ fn every_field_of_the_state_is_documented() {
     let mut names = Vec::new();
     keys(&serde_json::to_value(status).expect("plain data"), &mut names);
     assert!(names.len() > 100, "{names:?}");
+    names.iter().for_each(|name| assert_documented(name));
+}
+
+#[test]
+fn every_field_of_the_result_of_a_resize_is_documented() {
+    let report = ResizeReport {
+        outcome: ResizeState::Reached,
+        target_bytes: 0,
+        reached_bytes: 0,
+        elapsed_milliseconds: 0,
+        cause: None,
+        reason: None,
+        guest_reason: None,
+        passes: Some(PassReport::default()),
+    };
+    let mut names = Vec::new();
+    keys(&serde_json::to_value(report).expect("plain data"), &mut names);
+    assert!(names.len() > 8, "{names:?}");
     names.iter().for_each(|name| assert_documented(name));
 }
 

@@ -141,6 +141,10 @@ impl MachineHandle for FakeMachine {
         }
     }
 
+    fn guest_vmstat(&self, timeout: Duration) -> Option<String> {
+        self.guest_command("vmstat", timeout).ok()
+    }
+
     fn balloon(&self, order: BalloonRequest) -> Result<BalloonReport, BalloonError> {
         match order {
             BalloonRequest::StatisticsInterval { seconds } => Ok(BalloonReport {

@@ -1,6 +1,7 @@
 //! Those who ask for a size, and those who wait for it.
 
 use super::*;
+use crate::control::report::PassReport;
 
 #[test]
 fn a_resize_without_waiting_only_asks() {
@@ -49,6 +50,43 @@ fn a_resize_that_is_not_reached_says_how_far_it_got_and_why() {
         Some("stalled with 6 MiB still to be taken and 2 MiB taken: nothing has moved for 1 s")
     );
     assert_eq!(report.guest_reason.as_deref(), Some("no-memory"));
+}
+
+#[test]
+fn how_blocks_left_is_said_when_some_did_and_the_guest_counts_them() {
+    let fixture = Fixture::new();
+    let counts = "resize_left_pass1 3\nresize_left_pass2 1\nresize_left_later 0\n";
+    for (vmstat, passes) in [
+        (Some(counts), Some((3, 1, 0))),
+        (Some("resize_left_pass1 3\n"), None),
+        (
+            Some("resize_left_pass1 0\nresize_left_pass2 0\nresize_left_later 0\n"),
+            None,
+        ),
+        (None, None),
+    ] {
+        let grown = fixture.client().resize(BOOT + 8 * MIB, None);
+        assert_eq!(grown.expect("accepted").passes, None);
+        fixture.machine.change(|state| {
+            state.plugged = 8 * MIB;
+            state.vmstat = vmstat.map(str::to_owned);
+        });
+        let again = fixture.client().resize(BOOT + 8 * MIB, Some(Duration::ZERO));
+        let again = again.expect("answered");
+        assert_eq!(
+            (again.outcome, again.passes),
+            (ResizeState::Reached, None),
+            "none left"
+        );
+        let client = fixture.client();
+        let waiter = std::thread::spawn(move || client.resize(BOOT, Some(Duration::from_secs(600))));
+        fixture.machine.until_waiting(1);
+        fixture.machine.change(|state| state.plugged = 0);
+        let report = waiter.join().expect("no panic").expect("answered");
+        assert_eq!(report.outcome, ResizeState::Reached);
+        let passes = passes.map(|(first, second, later)| PassReport { first, second, later });
+        assert_eq!(report.passes, passes, "{vmstat:?}");
+    }
 }
 
 #[test]
