@@ -19,6 +19,7 @@ mod image;
 mod limit;
 mod link;
 mod log;
+mod panics;
 mod pause;
 mod ps;
 mod resize;
@@ -90,6 +91,7 @@ enum Command {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
+    panics::end_the_process();
     match Cli::try_parse() {
         Ok(cli) => {
             log::to_standard_error(cli.log);
