@@ -7,6 +7,7 @@ pub mod debian;
 pub mod host_box;
 pub mod huge_pages;
 pub mod linux;
+pub mod qmp;
 pub mod running;
 pub mod transcript;
 pub mod views;

@@ -11,7 +11,6 @@ mod contest;
 mod figure;
 mod ours;
 mod qemu;
-mod qmp;
 #[path = "../frame/row.rs"]
 mod row;
 mod sample;

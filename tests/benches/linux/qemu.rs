@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use integration_tests::Home;
 use integration_tests::debian::Release;
 use integration_tests::linux::LinuxImage;
+use integration_tests::qmp::Qmp;
 use integration_tests::transcript::Transcript;
 use serde_json::json;
 
 use crate::contest::{BLOCKS_MIB, BOOT_MIB, CMDLINE, Contestant, MIB};
-use crate::qmp::Qmp;
 
 /// Between two looks at a size: QEMU tells of a change at most once a second.
 const LOOK: Duration = Duration::from_millis(5);

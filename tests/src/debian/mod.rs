@@ -49,6 +49,18 @@ pub fn is_root() -> bool {
 /// # Panics
 /// When it cannot be made or kept.
 pub(crate) fn shared(name: &str, make: impl FnOnce(&Path) -> PathBuf) -> PathBuf {
+    shared_while(name, |_| true, make)
+}
+
+/// As [`shared`], and made anew when it is there but not `valid` any more.
+///
+/// # Panics
+/// As [`shared`].
+pub(crate) fn shared_while(
+    name: &str,
+    valid: impl FnOnce(&Path) -> bool,
+    make: impl FnOnce(&Path) -> PathBuf,
+) -> PathBuf {
     let target = profile_dir()
         .parent()
         .expect("a profile's folder has a parent")
@@ -58,10 +70,16 @@ pub(crate) fn shared(name: &str, make: impl FnOnce(&Path) -> PathBuf) -> PathBuf
         .unwrap_or_else(|error| panic!("no lock file: {error}"));
     lock.lock().unwrap_or_else(|error| panic!("cannot lock: {error}"));
     let kept = target.join(name);
-    if !kept.exists() {
+    if !(kept.exists() && valid(&kept)) {
         let staging =
             tempfile::tempdir_in(&target).unwrap_or_else(|error| panic!("no staging folder: {error}"));
         let made = make(staging.path());
+        if kept.exists() {
+            // It goes with the staging folder.
+            let stale = staging.path().join("stale");
+            fs::rename(&kept, &stale)
+                .unwrap_or_else(|error| panic!("cannot move {}: {error}", kept.display()));
+        }
         fs::rename(&made, &kept).unwrap_or_else(|error| panic!("cannot keep {}: {error}", kept.display()));
     }
     kept
@@ -96,4 +114,28 @@ fn find(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shared_is_made_once_and_anew_when_it_is_not_valid_any_more() {
+        let name = format!("test-{}", std::process::id());
+        let make = |text: &'static str| {
+            move |staging: &Path| {
+                let made = staging.join("made");
+                fs::write(&made, text).unwrap();
+                made
+            }
+        };
+        let text = |path: &Path| fs::read_to_string(path).unwrap();
+        assert_eq!(text(&shared(&name, make("first"))), "first");
+        assert_eq!(text(&shared(&name, make("second"))), "first");
+        let kept = shared_while(&name, |kept| text(kept) == "second", make("third"));
+        assert_eq!(text(&kept), "third");
+        fs::remove_file(kept.with_extension("lock")).unwrap();
+        fs::remove_file(kept).unwrap();
+    }
 }

@@ -1,17 +1,18 @@
 //! What is in the box: an initial ramdisk with a KVM module, the test binary, `ballast`, and the stock guest.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Parts;
 use super::machine::{QEMU, QEMU_PACKAGE};
 use crate::ballast::{binary, finish};
 use crate::cpio::Archive;
-use crate::debian::{KernelPackage, Release, busybox, require};
-use crate::linux::LinuxImage;
+use crate::debian::{KernelPackage, busybox, require, root_image};
+use crate::linux::{GUEST_PROGRAMS, LinuxImage};
 
-/// Loads KVM, runs the program with its arguments, reports its exit status on the second serial port, and switches the box off.
+/// Loads KVM, says on the second serial port that it is ready, waits for the program's arguments, runs it, reports its exit
+/// status there too, and switches the box off.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /root
 /bin/busybox mount -t proc proc /proc
@@ -26,10 +27,15 @@ done
 export PATH=/bin HOME=/root RUST_BACKTRACE=1 VARIABLE=/guest
 DISK
 cd /
-/box/deps/PROGRAM $(cat /arguments)
+echo "READY"
+read -r arguments <ORDER
+/box/deps/PROGRAM $arguments
 echo "host box: exit status $?"
 poweroff -f
 "#;
+
+/// What a box says once it only waits for its order.
+pub(super) const READY: &str = "host box: ready";
 
 /// Name of the program in the box.
 const PROGRAM: &str = "integration";
@@ -41,11 +47,11 @@ const QEMU_FILES: [&str; 3] = [
     "/usr/share/qemu/linuxboot_dma.bin",
 ];
 
-/// The ramdisk of a box that runs this very program with `arguments`, and has `parts`.
+/// The ramdisk of a box that runs this very program, and has `parts`.
 ///
 /// # Panics
 /// When one of its parts is missing.
-pub(super) fn ramdisk(package: &KernelPackage, arguments: &str, parts: Parts) -> Vec<u8> {
+pub(super) fn ramdisk(package: &KernelPackage, parts: Parts) -> Vec<u8> {
     let mut archive = Archive::default();
     let mut order = String::new();
     let disk_driver: &[&str] = if parts.root_disk { &["virtio_blk"] } else { &[] };
@@ -54,20 +60,7 @@ pub(super) fn ramdisk(package: &KernelPackage, arguments: &str, parts: Parts) ->
         order.push_str(&format!("{name}\n"));
     }
     archive.add("/modules/order", order.as_bytes());
-    let disk = if parts.root_disk {
-        format!("export {}=/dev/vda", super::DISK_VARIABLE)
-    } else {
-        String::new()
-    };
-    archive.add(
-        "/init",
-        INIT.replace("VARIABLE", super::IMAGE_VARIABLE)
-            .replace("DISK", &disk)
-            .replace("PROGRAM", PROGRAM)
-            .replace("ANSWER", super::pulse::ANSWER)
-            .as_bytes(),
-    );
-    archive.add("/arguments", arguments.as_bytes());
+    archive.add("/init", init(parts).as_bytes());
     add_file(&mut archive, "/bin/busybox", &busybox());
     if parts.qemu {
         add_program(&mut archive, QEMU, &require(QEMU, QEMU_PACKAGE));
@@ -75,17 +68,11 @@ pub(super) fn ramdisk(package: &KernelPackage, arguments: &str, parts: Parts) ->
             add_file(&mut archive, file, Path::new(file));
         }
     }
-    let program = std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"));
     // Laid out like a target directory, so that the test binary finds its neighbours in the same way.
-    add_program(&mut archive, &format!("/box/deps/{PROGRAM}"), &program);
+    add_program(&mut archive, &format!("/box/deps/{PROGRAM}"), &this_program());
     add_program(&mut archive, "/box/ballast", &binary());
     let staging = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-    let kernels = if parts.kernels.is_empty() {
-        &[Release::V6_12]
-    } else {
-        parts.kernels
-    };
-    for release in kernels {
+    for release in parts.releases() {
         let guest = LinuxImage::prepare(*release, staging.path());
         for file in [&guest.kernel, &guest.initrd] {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -93,6 +80,41 @@ pub(super) fn ramdisk(package: &KernelPackage, arguments: &str, parts: Parts) ->
         }
     }
     archive.finish()
+}
+
+fn init(parts: Parts) -> String {
+    let disk = if parts.root_disk {
+        format!("export {}=/dev/vda", super::DISK_VARIABLE)
+    } else {
+        String::new()
+    };
+    INIT.replace("VARIABLE", super::IMAGE_VARIABLE)
+        .replace("DISK", &disk)
+        .replace("PROGRAM", PROGRAM)
+        .replace("READY", READY)
+        .replace("ANSWER", super::pulse::ANSWER)
+        .replace("ORDER", super::pulse::ORDER)
+}
+
+/// The files that a box with `parts` is made of, and the program that emulates it.
+///
+/// # Panics
+/// When one of them is missing.
+pub(super) fn sources(parts: Parts) -> Vec<PathBuf> {
+    let mut files = vec![this_program(), binary(), busybox(), require(QEMU, QEMU_PACKAGE)];
+    files.extend(GUEST_PROGRAMS.map(super::program));
+    files.extend(
+        parts
+            .releases()
+            .iter()
+            .map(|it| KernelPackage::fetch(*it).image()),
+    );
+    files.extend(parts.root_disk.then(root_image));
+    files
+}
+
+fn this_program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|error| panic!("where am I? {error}"))
 }
 
 /// Adds the file at `from` as `to`.

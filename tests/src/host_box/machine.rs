@@ -1,4 +1,4 @@
-//! Boots the box, waits for its end, and judges what it reported.
+//! A box's emulated machine; runs one for a test, waits for its end, and judges what it reported.
 
 use std::fs;
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::pulse::Pulse;
-use super::{CASE, Parts};
+use super::{CASE, Parts, snapshot};
 use crate::ballast::Reaper;
 use crate::debian::{KernelPackage, Release, require, root_image};
 
-/// How many boxes a test may use up that stop.
-const BOXES: u32 = 2;
+/// How many boxes may stop before that is a failure.
+pub(super) const BOXES: u32 = 2;
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 pub(super) const QEMU_PACKAGE: &str = "qemu-system-x86";
@@ -40,18 +40,13 @@ pub(super) struct Inner<'a> {
 /// When the inner run fails, does not give its proof, or the box does not report.
 pub(super) fn run(inner: &Inner<'_>, parts: Parts) -> String {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-    let package = KernelPackage::fetch(Release::V6_12);
-    let (ramdisk, report) = (dir.path().join("ramdisk"), dir.path().join("report"));
-    let written = fs::write(&ramdisk, super::image::ramdisk(&package, inner.arguments, parts));
-    written.unwrap_or_else(|error| panic!("cannot write the box's ramdisk: {error}"));
-    let disk = parts.root_disk.then(root_image);
+    let report = dir.path().join("report");
+    let snapshot = snapshot::fetch(parts);
     for number in 1..=BOXES {
-        let mut pulse = Pulse::new(dir.path());
-        let end = wait(
-            boot(&package, &ramdisk, disk.as_deref(), (&report, &pulse)),
-            &mut pulse,
-            inner.lifetime,
-        );
+        let mut pulse = Pulse::with_order(dir.path(), inner.arguments);
+        let mut qemu = command(parts, (&report, &pulse));
+        qemu.arg("-incoming").arg(snapshot::reader(&snapshot));
+        let end = wait(start(qemu), &mut pulse, inner.lifetime);
         let (console, report) = (pulse.console(), read(&report));
         println!("---- in the host box\n{report}----");
         if end == End::Stopped {
@@ -82,13 +77,8 @@ enum End {
     TooLong,
 }
 
-/// Starts a box.
-fn boot(
-    package: &KernelPackage,
-    ramdisk: &Path,
-    disk: Option<&Path>,
-    (report, pulse): (&Path, &Pulse),
-) -> Reaper {
+/// The machine of a box with `parts`, which has a kernel and no ramdisk yet.
+pub(super) fn command(parts: Parts, (report, pulse): (&Path, &Pulse)) -> Command {
     let mut qemu = Command::new(require(QEMU, QEMU_PACKAGE));
     // One processor: with two, the emulated kernel was seen to trip over its own patching of code (int3 in
     // `__schedule`) about once in ten boots, which QEMU's emulation of several does not get right.
@@ -105,20 +95,23 @@ fn boot(
     qemu.args(pulse.arguments());
     qemu.arg("-serial").arg(format!("file:{}", report.display()));
     qemu.arg("-kernel")
-        .arg(package.image())
-        .arg("-initrd")
-        .arg(ramdisk);
+        .arg(KernelPackage::fetch(Release::V6_12).image());
     // Its kernel would try the timer for a few milliseconds of what an emulated processor takes for time, and on a busy
     // machine panic, or go on with the timer connected in another way.
     qemu.args([
         "-append",
         "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check",
     ]);
-    if let Some(disk) = disk {
+    if parts.root_disk {
         // What is written lasts as long as the box.
-        let drive = format!("file={},if=virtio,format=raw,snapshot=on", disk.display());
+        let drive = format!("file={},if=virtio,format=raw,snapshot=on", root_image().display());
         qemu.arg("-drive").arg(drive);
     }
+    qemu
+}
+
+/// Starts a machine.
+pub(super) fn start(mut qemu: Command) -> Reaper {
     let child = qemu
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start {QEMU}: {error}"));
@@ -140,7 +133,8 @@ fn wait(mut qemu: Reaper, pulse: &mut Pulse, lifetime: Duration) -> End {
     End::TooLong
 }
 
-fn read(path: &Path) -> String {
+/// What a box has reported so far.
+pub(super) fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).replace('\r', "")
 }
 

@@ -4,12 +4,14 @@
 //! `svm` flag), a test runs directly. Elsewhere the test binary boots QEMU's software emulation of a whole machine
 //! with AMD-V, with a Debian kernel and its own `kvm_amd`, and runs *itself* inside, for that one test; what the
 //! inner run printed and how it ended comes back over a serial port. A box that ends without saying so is a failure.
+//! All boxes with the same parts boot once: each test's goes on from there (`snapshot`).
 //! One that stops as a whole, which is taken to be the emulator's doing and was not proved to be, is replaced once, with
 //! a word of it (`pulse`).
 
 mod image;
 mod machine;
 mod pulse;
+mod snapshot;
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,6 +55,15 @@ impl Parts {
         Self {
             root_disk: true,
             ..Self::default()
+        }
+    }
+
+    /// The kernels of stock guests that are in the box.
+    fn releases(&self) -> &'static [Release] {
+        if self.kernels.is_empty() {
+            &[Release::V6_12]
+        } else {
+            self.kernels
         }
     }
 }

@@ -17,10 +17,17 @@ const BEAT: Duration = Duration::from_millis(250);
 /// do than it has processors, takes seconds.
 const STILL: Duration = Duration::from_secs(90);
 
-/// What the box runs on its first serial port.
+/// What the box runs on its first serial port. A line with something in it is the box's order, and goes to [`ORDER`].
 pub(super) const ANSWER: &str = r#"stty -F /dev/ttyS0 -echo
-while read -r line; do echo "host box: alive"; done </dev/ttyS0 >/dev/ttyS0 &
+mkfifo ORDER
+while read -r line; do
+  [ -z "$line" ] || echo "$line" >ORDER
+  echo "host box: alive"
+done </dev/ttyS0 >/dev/ttyS0 &
 "#;
+
+/// The pipe in the box that its order comes out of.
+pub(super) const ORDER: &str = "/order";
 
 /// The first serial port of one box: its console, and its pulse.
 pub(super) struct Pulse {
@@ -30,6 +37,7 @@ pub(super) struct Pulse {
     beaten: Instant,
     answered: Instant,
     still: Duration,
+    order: Option<String>,
 }
 
 impl Pulse {
@@ -42,6 +50,16 @@ impl Pulse {
             beaten: Instant::now(),
             answered: Instant::now(),
             still: STILL,
+            order: None,
+        }
+    }
+
+    /// As [`Self::new`], and the box gets `order` once it has answered: what is sent to a machine that is still being read
+    /// from its file is lost.
+    pub(super) fn with_order(dir: &Path, order: &str) -> Self {
+        Self {
+            order: Some(format!("{order}\n")),
+            ..Self::new(dir)
         }
     }
 
@@ -74,7 +92,13 @@ impl Pulse {
             let mut bytes = [0; 4096];
             match line.read(&mut bytes) {
                 Ok(0) => {}
-                Ok(_) => self.answered = Instant::now(),
+                Ok(_) => {
+                    self.answered = Instant::now();
+                    if let Some(order) = self.order.take() {
+                        line.write_all(order.as_bytes())
+                            .unwrap_or_else(|error| panic!("a box that answers takes no order: {error}"));
+                    }
+                }
                 // A box that has just switched itself off, with a beat unread.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
@@ -101,7 +125,6 @@ mod tests {
     fn a_port_that_answers_is_alive_and_one_that_does_not_has_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let mut pulse = Pulse::new(dir.path());
-        pulse.still = 20 * BEAT;
         let port = UnixListener::bind(&pulse.socket).unwrap();
         let answering = thread::spawn(move || {
             let (mut line, _) = port.accept().unwrap();
@@ -117,6 +140,7 @@ mod tests {
         }
         // The port stays open, and says nothing any more: this loop ends.
         let silent = answering.join().unwrap();
+        pulse.still = 2 * BEAT;
         while pulse.is_felt() {
             thread::yield_now();
         }

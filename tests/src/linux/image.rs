@@ -25,6 +25,9 @@ const MORE_MODULES: [&str; 5] = [
     "vmw_vsock_virtio_transport",
 ];
 
+/// Programs of this package that run in guests.
+pub(crate) const GUEST_PROGRAMS: [&str; 2] = ["memcheck", "vsock-peer"];
+
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp
 /bin/busybox mount -t proc proc /proc
@@ -121,7 +124,7 @@ fn initrd(package: &KernelPackage) -> Vec<u8> {
     archive.add("/modules/order", order.as_bytes());
     archive.add("/init", INIT.as_bytes());
     host_box::add_file(&mut archive, "/bin/busybox", &busybox());
-    for program in ["memcheck", "vsock-peer"] {
+    for program in GUEST_PROGRAMS {
         let path = format!("/bin/{program}");
         host_box::add_program(&mut archive, &path, &host_box::program(program));
     }

@@ -4,6 +4,7 @@ mod image;
 mod log;
 mod memory;
 
+pub(crate) use image::GUEST_PROGRAMS;
 pub use image::LinuxImage;
 pub use memory::Found;
 

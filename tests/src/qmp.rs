@@ -1,4 +1,4 @@
-//! QEMU's machine protocol: JSON lines over a unix socket, as much of it as a resize needs.
+//! QEMU's machine protocol: JSON lines over a unix socket, as much of it as the tests and benches need.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection.
-pub(crate) struct Qmp {
+pub struct Qmp {
     lines: BufReader<UnixStream>,
 }
 
@@ -21,7 +21,7 @@ impl Qmp {
     ///
     /// # Errors
     /// There is no socket, or it does not greet.
-    pub(crate) fn connect(socket: &Path) -> Result<Qmp, Box<dyn Error>> {
+    pub fn connect(socket: &Path) -> Result<Qmp, Box<dyn Error>> {
         let begun = Instant::now();
         let stream = loop {
             match UnixStream::connect(socket) {
@@ -45,7 +45,7 @@ impl Qmp {
     ///
     /// # Errors
     /// QEMU refuses, or is gone.
-    pub(crate) fn order(&mut self, command: &str, arguments: &Value) -> Result<Value, Box<dyn Error>> {
+    pub fn order(&mut self, command: &str, arguments: &Value) -> Result<Value, Box<dyn Error>> {
         let order = json!({"execute": command, "arguments": arguments});
         writeln!(self.lines.get_mut(), "{order}")?;
         loop {
