@@ -20,5 +20,7 @@ pub use gate::{Gate, GateGuard};
 pub use inodes::{Evict, InodeCache, InodeShrinker, InodeStat, Node};
 pub use mounted::{Keep, Machine, Mounted};
 pub use names::{Dentry, Known, NameCache, NameStat};
+#[cfg(test)]
+pub(crate) use ram_pages::RamPages;
 pub use store::{Heap, Store, per_frame};
 pub use tmpfs::{NameError, TmpFile, Tmpfs};

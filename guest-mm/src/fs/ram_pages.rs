@@ -22,7 +22,7 @@ const KNOWN: u32 = 1;
 
 /// The pages of one file. See the module.
 #[derive(Debug, Default)]
-pub(super) struct RamPages {
+pub(crate) struct RamPages {
     /// Where pages are, by index. Locked after a page; nothing but the heap is locked under this lock.
     frames: SpinLock<RadixTree<Pfn>>,
 }
@@ -65,7 +65,7 @@ impl RamPages {
     ///
     /// # Errors
     /// What stopped it before the first byte.
-    pub(super) async fn read<F: Frames, M: Mmu>(
+    pub(crate) async fn read<F: Frames, M: Mmu>(
         &self,
         (mm, cpu): (&Mm<'_, F, M>, impl ThisCpu + Copy),
         id: MappingId,
@@ -137,7 +137,7 @@ impl RamPages {
     ///
     /// # Errors
     /// What stopped it before the first byte.
-    pub(super) async fn write<F: Frames, M: Mmu>(
+    pub(crate) async fn write<F: Frames, M: Mmu>(
         &self,
         (mm, cpu): (&Mm<'_, F, M>, impl ThisCpu + Copy),
         id: MappingId,

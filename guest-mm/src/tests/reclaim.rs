@@ -3,6 +3,9 @@
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
 use std::boxed::Box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 use std::vec::Vec;
 
 use guest_sync::{Cpu, SpinLock};
@@ -12,7 +15,7 @@ use crate::mm::{IoChoice, PageIo};
 use crate::reclaim::{Reclaim, Reclaimed, Scheme, Shrinker};
 use crate::swap::AreaHeader;
 use crate::tests::machine::{TestMm, anonymous, machine, store};
-use crate::{Gfp, HugeAdvice, NodeId, Order, SpaceId, Watermark};
+use crate::{BlockIndex, Gfp, HugeAdvice, NodeId, Order, Pfn, SpaceId, Watermark};
 
 const BLOCKS: u32 = 4096;
 
@@ -236,4 +239,41 @@ fn caches_are_asked_for_as_large_a_part_as_pages_are_looked_at() {
         (100..=500).contains(&asked[10]),
         "about a quarter, twice over: {asked:?}"
     );
+}
+
+/// Remembers that it was called.
+#[derive(Default)]
+struct Called(AtomicBool);
+
+impl Wake for Called {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_waits_for_memory_is_called_when_a_block_is_put_back_in_use() {
+    machine!(mm, cpu, 512, 1);
+    let block = mm.phys.isolate(BlockIndex(0)).unwrap();
+    let take = || mm.phys.alloc_pages(&cpu, Gfp::USER, Order::ZERO).ok();
+    let taken: Vec<Pfn> = core::iter::from_fn(take).collect();
+    let mut waiting = Box::pin(mm.phys.until_memory(Gfp::USER, Order::ZERO, take));
+    let called = Arc::new(Called::default());
+    let waker = Waker::from(called.clone());
+    assert!(
+        waiting
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    assert!(!called.0.load(Ordering::Relaxed));
+    mm.phys.undo(block);
+    assert!(called.0.load(Ordering::Relaxed), "nobody was called");
+    let Poll::Ready(pfn) = poll(&mut waiting) else {
+        panic!("the block is free");
+    };
+    assert_eq!(mm.phys.block_of(pfn), Some(BlockIndex(0)));
+    mm.phys.free_pages(&cpu, pfn).unwrap();
+    mm.phys.free_bulk(&cpu, &taken).unwrap();
+    mm.validate().unwrap();
 }

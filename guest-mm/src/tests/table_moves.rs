@@ -118,6 +118,7 @@ fn a_root_moves_under_a_running_program_and_a_batch_of_tables_takes_one_flush_be
 #[test]
 fn a_table_stays_while_an_entry_of_its_space_is_away_and_goes_in_the_next_pass() {
     machine!(mm, cpu, 1024, 2);
+    let free = mm.phys.memory_stats().free_pages;
     let others = exhaust(&mm, &cpu);
     let id = mm.create_space(&cpu, &[]).unwrap();
     let va = sparse(&mm, &cpu, id, 8);
@@ -139,10 +140,15 @@ fn a_table_stays_while_an_entry_of_its_space_is_away_and_goes_in_the_next_pass()
         report.refused.is_empty() && report.moved_kernel >= 8,
         "{report:?}"
     );
+    let block = token.block();
     remove(&mut mm, token);
     check_sparse(&mm, &cpu, id, va, 8);
     give_back(&mm, &cpu, &others);
+    mm.destroy_space(&cpu, id).unwrap();
+    crate::tests::machine::plug_block(&mut mm, block.0);
     mm.validate().unwrap();
+    let left = mm.phys.memory_stats().free_pages;
+    assert_eq!(left, free, "frames for copies that were not made");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::memory::{Doomed, Process};
 use super::pagefs::PageFs;
 use super::{Sim, count};
 use crate::disk::{BlockNr, Fault};
+use crate::fs::RamPages;
 use crate::fs::mounted::{File, Missing, WriteAt};
 use crate::fs::pagefs::FsError;
 use crate::mm::mapping::{FileError, FileSystem, ReadAhead};
@@ -30,6 +31,7 @@ pub(super) enum Fs<'m> {
 pub(super) struct Open {
     pub(super) id: MappingId,
     pub(super) file: Option<Arc<File>>,
+    ram: Option<Arc<RamPages>>,
 }
 
 type Copied = Result<(), FileError>;
@@ -38,7 +40,11 @@ impl Sim<'_> {
     /// Opens a file; the disk works in the end.
     pub(super) async fn open(&self, file: &SimFile) -> Open {
         match (&self.fs, file.mapping) {
-            (_, Some(id)) => Open { id, file: None },
+            (_, Some(id)) => Open {
+                id,
+                file: None,
+                ram: file.ram.clone(),
+            },
             (Fs::Map(_), None) => unreachable!("its files have mappings of their own"),
             (Fs::Page(fs), None) => loop {
                 let opened = fs.mounted.open(NAMES[file.nr], Missing::Fail);
@@ -47,6 +53,7 @@ impl Sim<'_> {
                         return Open {
                             id: file.mapping(),
                             file: Some(file),
+                            ram: None,
                         };
                     }
                     Err(FsError::Io) => {
@@ -63,7 +70,8 @@ impl Sim<'_> {
     /// Whether a disk has failed that the file needs: for one of its own pages, where that can be told from metadata.
     pub(super) fn has_failed(&self, file: &SimFile) -> bool {
         match (&self.fs, file.mapping) {
-            _ if !file.is_on_disk() => self.swap_failed.get(),
+            _ if file.has_lost() => true,
+            _ if !file.is_on_disk() => file.ram.is_none() && self.swap_failed.get(),
             (Fs::Map(fs), Some(id)) => fs.failed.borrow().contains(&id),
             (Fs::Map(_), None) => false,
             (Fs::Page(fs), _) => fs.has_failed.get(),
@@ -89,6 +97,9 @@ impl Sim<'_> {
         range: (u64, usize),
         to: impl FnMut(usize, &[u8]) -> Copied,
     ) -> Result<usize, FileError> {
+        if let Some(ram) = &open.ram {
+            return ram.read((self.mm, self.cpu), open.id, range, to).await;
+        }
         match (&self.fs, &open.file) {
             (Fs::Page(fs), Some(file)) => fs.mounted.read(file, ahead, range, to).await,
             _ => self.mm.read_file(self.cpu, open.id, ahead, range, to).await,
@@ -101,6 +112,10 @@ impl Sim<'_> {
         (at, len): (u64, usize),
         from: impl FnMut(usize, &mut [u8]) -> Copied,
     ) -> Result<usize, FileError> {
+        if let Some(ram) = &open.ram {
+            let range = (at, len);
+            return ram.write((self.mm, self.cpu), open.id, range, from).await;
+        }
         match (&self.fs, &open.file) {
             (Fs::Page(fs), Some(file)) => {
                 let written = fs.mounted.write(file, (WriteAt::Offset(at), len), from);

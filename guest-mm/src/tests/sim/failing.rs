@@ -11,6 +11,7 @@ use crate::memory_failure::{Contents, MemoryFailureError};
 use crate::mm::FilePlace;
 use crate::mm::mapping::{Content, MappingKind};
 use crate::pagetable::{Entry, Level};
+use crate::swap::SlotNr;
 use crate::{BlockIndex, Frames, Page, PageFlags, Pfn, SpaceId};
 
 /// Most frames that are out of use at a time.
@@ -28,9 +29,12 @@ pub(super) async fn live(sim: &Sim<'_>) {
         if sim.mm.phys.poisoned_frames().len() >= MOST {
             continue;
         }
-        match sim.one_in(3) {
-            true => lose(sim, pfn),
-            false => replace(sim, pfn),
+        if sim.one_in(3) {
+            if let Some(place) = lose(sim, pfn) {
+                sim.read_what_is_gone(place).await;
+            }
+        } else {
+            replace(sim, pfn);
         }
     }
 }
@@ -71,11 +75,9 @@ fn replace(sim: &Sim<'_>, pfn: Pfn) {
     spoil(sim, pfn);
 }
 
-/// The contents of a frame are gone.
-fn lose(sim: &Sim<'_>, pfn: Pfn) {
-    let Some(found) = Found::at(sim, pfn) else {
-        return;
-    };
+/// The contents of a frame are gone; where they were, if that was nowhere else.
+fn lose(sim: &Sim<'_>, pfn: Pfn) -> Option<FilePlace> {
+    let found = Found::at(sim, pfn);
     let mut losers = Vec::new();
     let outcome = sim.with_failures(|| sim.mm.memory_failure(sim.cpu, pfn, &mut losers));
     losers.sort_unstable();
@@ -98,21 +100,26 @@ fn lose(sim: &Sim<'_>, pfn: Pfn) {
         Err(error) => {
             look_at(error);
             assert!(losers.is_empty() || losers == found.mapped_by, "{losers:?}");
-            !losers.is_empty() || found.has_left_its_file(sim)
+            !losers.is_empty() || found.is_gone(sim)
         }
     };
     sim.note_failure(&found.mapped_by, &losers);
-    if is_lost {
-        sim.has_lost_pages.set(true);
-        count(&sim.seen.frames_lost, 1);
-        found.tell_model(sim);
+    if !is_lost {
+        return None;
     }
+    count(&sim.seen.frames_lost, 1);
+    sim.note_late_losers(&found.swapped_by);
+    found.tell_model(sim);
+    found.place
 }
 
 fn look_at(error: MemoryFailureError) {
     use MemoryFailureError::{AlreadyPoisoned, Busy, NoMemory, NoMemoryThere, Pinned, Unmovable};
     match error {
-        Pinned { holder, .. } => assert!([super::direct::HOLDER, "device"].contains(&holder), "{error}"),
+        Pinned { holder, .. } => {
+            let known = [super::direct::HOLDER, super::registered::HOLDER, "device"];
+            assert!(known.contains(&holder), "{error}");
+        }
         NoMemoryThere(_) | AlreadyPoisoned(_) | Unmovable(_) | Busy(_) | NoMemory(_) => {}
     }
 }
@@ -124,36 +131,41 @@ fn spoil(sim: &Sim<'_>, pfn: Pfn) {
 
 /// What is in a frame that is about to be lost.
 struct Found {
-    /// Of a file, and the file system's own copy is older.
-    dirty: Option<FilePlace>,
-    /// Whose entries name it, in order.
+    /// Of a mapping, and what its disk has is older, or it has none.
+    place: Option<FilePlace>,
+    /// Of the swap area, which does not have it like this.
+    slot: Option<SlotNr>,
+    /// Whose entries name it, in order, and whose name only its slot.
     mapped_by: Vec<SpaceId>,
+    swapped_by: Vec<SpaceId>,
 }
 
 impl Found {
-    /// `None` if the simulation has no model of what comes of its loss: shared memory is lost for good, and so is what the file system knows of
-    /// itself.
-    fn at(sim: &Sim<'_>, pfn: Pfn) -> Option<Self> {
+    fn at(sim: &Sim<'_>, pfn: Pfn) -> Self {
         let phys = sim.mm.phys;
         let head = phys.table.head_of(pfn);
         let page = head.and_then(|head| phys.page(head));
-        let mut dirty = None;
-        if let Some(page) = page {
-            dirty = dirty_place(sim, page)?;
+        let slot = page.and_then(dirty_slot);
+        let of_shared = slot.and_then(|slot| shared_place(sim, slot));
+        let names_frame = |entry: Entry, level: Level| {
+            let nr_pages = if level == Level::PAGE { 1 } else { 512 };
+            entry.is_present() && (entry.pfn()..entry.pfn() + nr_pages).contains(&pfn)
+        };
+        let names_slot = |entry: Entry, _| slot.is_some() && entry.swap_slot() == slot;
+        Self {
+            place: of_shared.or_else(|| page.and_then(|page| dirty_place(sim, page))),
+            slot,
+            mapped_by: who_has(sim, &names_frame),
+            swapped_by: who_has(sim, &names_slot),
         }
-        let spaces = sim.mm.spaces.all();
-        let ids = spaces.iter().filter(|space| {
-            let root = space.root();
-            is_mapped(sim, (root, Level::ROOT), pfn)
-        });
-        let mut mapped_by: Vec<SpaceId> = ids.map(|space| space.id()).collect();
-        mapped_by.sort_unstable();
-        Some(Self { dirty, mapped_by })
     }
 
-    /// It was taken from the file, although the frame is still in use.
-    fn has_left_its_file(&self, sim: &Sim<'_>) -> bool {
-        let Some(FilePlace { mapping, index }) = self.dirty else {
+    /// It was taken from those who had it, although the frame is still in use.
+    fn is_gone(&self, sim: &Sim<'_>) -> bool {
+        if self.slot.is_some_and(|slot| sim.mm.swap.is_lost(slot)) {
+            return true;
+        }
+        let Some(FilePlace { mapping, index }) = self.place.filter(|_| self.slot.is_none()) else {
             return false;
         };
         let mapping = sim.mm.mappings.find(mapping);
@@ -162,9 +174,17 @@ impl Found {
     }
 
     fn tell_model(&self, sim: &Sim<'_>) {
-        let Some(FilePlace { mapping, index }) = self.dirty else {
+        let Some(FilePlace { mapping, index }) = self.place else {
             return;
         };
+        let mut files = sim.files.iter().filter(|file| !file.is_on_disk());
+        if let Some(file) = files.find(|file| file.mapping == Some(mapping)) {
+            count(&sim.seen.gone_for_good, 1);
+            return file.lose(index);
+        }
+        if sim.words.lose((mapping, index)) {
+            return count(&sim.seen.gone_for_good, 1);
+        }
         match &sim.fs {
             Fs::Map(fs) => {
                 fs.failed.borrow_mut().insert(mapping);
@@ -178,42 +198,64 @@ impl Found {
     }
 }
 
-/// Where a page of a file is that the disk does not have like this. The outer `None` is for pages that are not to be lost.
-fn dirty_place(sim: &Sim<'_>, page: &Page) -> Option<Option<FilePlace>> {
+/// The slot of a page of the swap cache that the swap area does not have like this.
+fn dirty_slot(page: &Page) -> Option<SlotNr> {
     let flags = page.flags();
-    if !flags.has(PageFlags::FILE) {
-        let is_saved = flags.has(PageFlags::UPTODATE) && !flags.has(PageFlags::DIRTY);
-        // Nobody maps it: it may be one of shared memory on its way.
-        let may_be_shared = flags.has(PageFlags::SWAPCACHE) && page.mapcount() == 0;
-        return (is_saved || !may_be_shared).then_some(None);
-    }
-    let mapping = sim.mm.mappings.of_page(page)?;
-    if matches!(mapping.kind, MappingKind::Shmem) {
-        return None;
-    }
-    if !flags.has(PageFlags::DIRTY) {
-        return Some(None);
-    }
-    let is_known = match &sim.fs {
-        Fs::Map(_) => true,
-        Fs::Page(fs) => fs.mounted.name_of(mapping.id).is_some(),
-    };
-    let (mapping, index) = (mapping.id, page.index());
-    is_known.then_some(Some(FilePlace { mapping, index }))
+    let is_saved = flags.has(PageFlags::UPTODATE) && !flags.has(PageFlags::DIRTY);
+    let slot = SlotNr::new(page.private()).filter(|_| flags.has(PageFlags::SWAPCACHE));
+    slot.filter(|_| !is_saved)
 }
 
-/// Whether an entry below a table names the frame.
-fn is_mapped(sim: &Sim<'_>, (table, level): (Pfn, Level), pfn: Pfn) -> bool {
+/// Where a slot is that of a page of shared memory.
+fn shared_place(sim: &Sim<'_>, slot: SlotNr) -> Option<FilePlace> {
+    sim.mm.mapping_ids().find_map(|id| {
+        let mapping = sim.mm.mappings.find(id)?;
+        let state = mapping.lock();
+        let mut next = Some(0);
+        while let Some((index, content)) = next.and_then(|from| state.tree.first_from(from)) {
+            if content == Content::Slot(slot) {
+                let mapping = id;
+                return Some(FilePlace { mapping, index });
+            }
+            next = index.checked_add(1);
+        }
+        None
+    })
+}
+
+/// Where a page of a mapping is that no disk has like this.
+fn dirty_place(sim: &Sim<'_>, page: &Page) -> Option<FilePlace> {
+    if !page.flags().has(PageFlags::FILE) {
+        return None;
+    }
+    let mapping = sim.mm.mappings.of_page(page)?;
+    let has_disk = matches!(mapping.kind, MappingKind::File(_));
+    let (mapping, index) = (mapping.id, page.index());
+    (!has_disk || page.flags().has(PageFlags::DIRTY)).then_some(FilePlace { mapping, index })
+}
+
+/// The address spaces with an entry like this, in order.
+fn who_has(sim: &Sim<'_>, is_it: &dyn Fn(Entry, Level) -> bool) -> Vec<SpaceId> {
+    let spaces = sim.mm.spaces.all();
+    let has = spaces
+        .iter()
+        .filter(|space| has_entry(sim, (space.root(), Level::ROOT), is_it));
+    let mut ids: Vec<SpaceId> = has.map(|space| space.id()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Whether a table, or one below it, has an entry like this that names no table.
+fn has_entry(sim: &Sim<'_>, (table, level): (Pfn, Level), is_it: &dyn Fn(Entry, Level) -> bool) -> bool {
     (0..WORDS).any(|index| {
         let entry = Entry::from_bits(sim.mm.frames.read(table, index));
-        if !entry.is_present() || entry.has(Entry::FIXED) {
+        if entry.has(Entry::FIXED) || entry.is_empty() {
             return false;
         }
-        if level == Level::PAGE || entry.has(Entry::HUGE) {
-            let nr_pages = if level == Level::PAGE { 1 } else { 512 };
-            return (entry.pfn()..entry.pfn() + nr_pages).contains(&pfn);
+        if level == Level::PAGE || !entry.is_present() || entry.has(Entry::HUGE) {
+            return is_it(entry, level);
         }
-        is_mapped(sim, (entry.pfn(), Level(level.0 - 1)), pfn)
+        has_entry(sim, (entry.pfn(), Level(level.0 - 1)), is_it)
     })
 }
 
@@ -229,16 +271,29 @@ impl Sim<'_> {
         }
         for loser in losers {
             match processes.iter().find(|process| process.space == *loser) {
-                Some(process) => process.doom(),
+                Some(process) => {
+                    process.has_lost.set(true);
+                    process.doom();
+                }
                 // It is just being forked.
                 None => self.unborn_losers.borrow_mut().push(*loser),
             }
         }
     }
 
+    /// Programs that find out that something is lost when they touch it.
+    fn note_late_losers(&self, losers: &[SpaceId]) {
+        let processes = self.processes.borrow();
+        for process in processes.iter().filter(|process| losers.contains(&process.space)) {
+            process.has_met_failure.set(true);
+            process.has_lost.set(true);
+        }
+    }
+
     /// A program has touched what was lost: it ends.
     pub(super) fn touches_lost(&self, process: &Process) {
-        assert!(self.has_lost_pages.get(), "no page was ever lost");
+        let space = process.space.number();
+        assert!(process.has_lost.get(), "space {space} has lost nothing");
         count(&self.seen.touches_of_lost, 1);
         process.doom();
     }

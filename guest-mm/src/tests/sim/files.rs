@@ -1,6 +1,7 @@
 //! Files that programs share: read, written, mapped, cut off and made longer, written to a disk that fails, and shared memory.
 
 use core::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
@@ -14,8 +15,9 @@ use super::model::{Model, Place, offset_of};
 use super::program::WORDS;
 use super::{Sim, count};
 use crate::PAGE_SIZE;
-use crate::mm::MappingId;
+use crate::fs::RamPages;
 use crate::mm::mapping::{AddressSpaceOps, FileError, MappingKind, PrivatePage, ReadAhead};
+use crate::mm::{FilePlace, MappingId};
 use crate::tests::machine::TestMm;
 
 /// Pages that a file may have.
@@ -41,6 +43,11 @@ impl AddressSpaceOps for LostPages {
 
 /// What the files are called that are on a disk.
 pub(super) const NAMES: [&[u8]; 3] = [b"file0", b"file1", b"file2"];
+/// After those: shared memory, and a file whose pages have no place but memory.
+const SHARED: usize = NAMES.len();
+const RAM: usize = SHARED + 1;
+/// Pages that the latter may have: nothing takes them away when memory is short.
+const MOST_RAM_PAGES: u64 = 48;
 
 /// See the module.
 pub(super) struct SimFile {
@@ -48,6 +55,12 @@ pub(super) struct SimFile {
     pub(super) nr: usize,
     /// Its pages; none for those that have some only while they are in memory.
     pub(super) mapping: Option<MappingId>,
+    /// What knows them, of the one in memory alone.
+    pub(super) ram: Option<Arc<RamPages>>,
+    /// Pages of it that were lost with their frames, and are nowhere else.
+    gone: RefCell<BTreeSet<u32>>,
+    /// There were some.
+    has_lost: Cell<bool>,
     pub(super) model: RefCell<Model>,
     /// Somebody writes to it or changes its length: the lock of its inode.
     is_busy: Cell<bool>,
@@ -59,16 +72,21 @@ pub(super) struct SimFile {
 }
 
 impl SimFile {
-    /// Files of a map, each with its mapping, or of the real file system; and shared memory.
+    /// Files of a map, each with its mapping, or of the real file system; and those without a disk.
     pub(super) fn all(mm: &TestMm<'_>, lost: Option<&Arc<LostPages>>) -> Vec<Self> {
+        let ram = Arc::new(RamPages::default());
         let kind = |nr| match lost {
-            _ if nr == NAMES.len() => Some(MappingKind::Shmem),
+            _ if nr == SHARED => Some(MappingKind::Shmem),
+            _ if nr == RAM => Some(MappingKind::Ram(ram.clone())),
             Some(lost) => Some(MappingKind::File(lost.clone())),
             None => None,
         };
         let new = |nr| Self {
             nr,
             mapping: kind(nr).map(|kind| mm.create_mapping(kind, 0)),
+            ram: (nr == RAM).then(|| ram.clone()),
+            gone: RefCell::default(),
+            has_lost: Cell::new(false),
             model: RefCell::new(match lost {
                 Some(_) => Model::default(),
                 None => Model::of_late_cuts(),
@@ -78,12 +96,37 @@ impl SimFile {
             cuts: RefCell::default(),
             cut_soon: Cell::new(u64::MAX),
         };
-        (0..=NAMES.len()).map(new).collect()
+        (0..=RAM).map(new).collect()
     }
 
-    /// It is not shared memory.
+    /// It is neither shared memory nor in memory alone.
     pub(super) fn is_on_disk(&self) -> bool {
         self.nr < NAMES.len()
+    }
+
+    fn most_pages(&self) -> u64 {
+        match self.nr {
+            RAM => MOST_RAM_PAGES,
+            _ => MOST_PAGES,
+        }
+    }
+
+    /// A page of it was lost that is nowhere else.
+    pub(super) fn lose(&self, page: u32) {
+        assert!(!self.is_on_disk(), "page {page} of file {} is on a disk", self.nr);
+        self.gone.borrow_mut().insert(page);
+        self.has_lost.set(true);
+    }
+
+    /// Whether a page of it may be missing for good.
+    pub(super) fn has_lost(&self) -> bool {
+        self.has_lost.get()
+    }
+
+    /// Somebody has just read or written a page, as far as it is part of the file.
+    pub(super) fn check_is_there(&self, page: u32) {
+        let is_gone = self.gone.borrow().contains(&page);
+        assert!(!is_gone, "page {page} of file {} was lost", self.nr);
     }
 
     /// A value that was never stored anywhere.
@@ -111,6 +154,7 @@ impl SimFile {
     pub(super) fn was_cut_to(&self, size: u64) {
         let first = u32::try_from(size.div_ceil(PAGE_SIZE)).unwrap();
         self.cuts.borrow_mut().push(first);
+        self.gone.borrow_mut().retain(|page| *page < first);
     }
 
     /// How often it was cut off.
@@ -165,6 +209,7 @@ impl Sim<'_> {
                 return Ok(());
             }
             let page = page + u32::try_from(done as u64 / PAGE_SIZE).unwrap();
+            file.check_is_there(page);
             for (place, bytes) in Model::words_of(page).zip(piece.chunks_exact(8)) {
                 let value = u64::from_ne_bytes(bytes.try_into().unwrap());
                 file.model.borrow_mut().found(place, value);
@@ -183,11 +228,34 @@ impl Sim<'_> {
         }
     }
 
+    /// A page of one of those files without a disk was lost: whoever reads it is told, now and later.
+    pub(super) async fn read_what_is_gone(&self, place: FilePlace) {
+        let mut files = self.files.iter().filter(|file| !file.is_on_disk());
+        let Some(file) = files.find(|file| file.mapping == Some(place.mapping)) else {
+            return;
+        };
+        let open = self.open(file).await;
+        let mut ahead = ReadAhead::default();
+        let range = (u64::from(place.index) * PAGE_SIZE, 8);
+        let to = |_: usize, _: &[u8]| {
+            file.check_is_there(place.index);
+            Ok(())
+        };
+        match self.read_open(&open, &mut ahead, range, to).await {
+            Err(FileError::Io) => count(&self.seen.reads_of_gone, 1),
+            // It was just being cut off.
+            Ok(0) => assert!(self.mm.mapping_size(open.id).unwrap() <= range.0),
+            read => panic!("page {place:?} was lost, and reading it is {read:?}"),
+        }
+        self.close(open).await;
+    }
+
     async fn write(&self, process: &Process, (file, open): (&SimFile, &Open)) {
         file.lock().await;
+        let most = file.most_pages();
         let (page, word, nr) = match self.below(3) {
-            0 => (self.below(MOST_PAGES), self.below(WORDS), 1),
-            _ => (self.below(MOST_PAGES - 20), 0, 1 + self.below(20)),
+            0 => (self.below(most), self.below(WORDS), 1),
+            _ => (self.below(most - 20), 0, 1 + self.below(20)),
         };
         let begin = page * PAGE_SIZE + word * 8;
         let end = (page + nr - 1) * PAGE_SIZE + WORDS * 8;
@@ -235,17 +303,18 @@ impl Sim<'_> {
 
     async fn truncate(&self, process: &Process, (file, open): (&SimFile, &Open)) {
         file.lock().await;
+        let most = file.most_pages();
         let size = match self.below(3) {
             0 if self.one_in(3) => 0,
-            0 | 1 => self.below(MOST_PAGES) * PAGE_SIZE,
-            _ => self.below(MOST_PAGES) * PAGE_SIZE + 8 * self.below(WORDS),
+            0 | 1 => self.below(most) * PAGE_SIZE,
+            _ => self.below(most) * PAGE_SIZE + 8 * self.below(WORDS),
         };
         self.truncate_to(process, (file, open), size).await;
         file.unlock();
     }
 
-    /// Brings it to an end, whatever happens meanwhile: but if the program is to end, and there is no memory for the last page, the file ends
-    /// before that page.
+    /// Brings it to an end, whatever happens meanwhile: but if the last page was lost, or the program is to end and there is no memory for that
+    /// page, the file ends before it.
     async fn truncate_to(&self, process: &Process, (file, open): (&SimFile, &Open), mut size: u64) {
         loop {
             file.was_cut_to(size);
@@ -254,13 +323,15 @@ impl Sim<'_> {
                 Ok(()) => break,
                 Err(FileError::OutOfMemory) => {
                     if self.until_a_page(process).await.is_err() {
-                        let now = self.mm.mapping_size(open.id).unwrap();
-                        size = size.min(now) / PAGE_SIZE * PAGE_SIZE;
+                        size = self.whole_pages(open, size);
                     }
                 }
                 Err(FileError::Io) => {
                     self.io_error(self.has_failed(file));
                     self.mend();
+                    if file.has_lost() {
+                        size = self.whole_pages(open, size);
+                    }
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -269,6 +340,12 @@ impl Sim<'_> {
         file.was_cut_to(size);
         file.model.borrow_mut().end_truncate(size);
         count(&self.seen.truncates, 1);
+    }
+
+    /// A size that cuts no page in two that the file has now.
+    fn whole_pages(&self, open: &Open, size: u64) -> u64 {
+        let now = self.mm.mapping_size(open.id).unwrap();
+        size.min(now) / PAGE_SIZE * PAGE_SIZE
     }
 
     /// `fsync`: whether everything that was there when it began is on the disk for sure.

@@ -5,7 +5,7 @@
 //! What came before a mishap is the same as without it, and everything that must hold is looked at after each turn from there on.
 //!
 //! `SIM_SWEEPS=N` takes the machines of seeds 1 to N instead of the few that are taken otherwise, and all places instead of a part of those
-//! at which memory is asked for or the disks fail:
+//! at which memory is asked for, the disks fail, or it is given up while programs run:
 //!
 //! ```sh
 //! SIM_SWEEPS=20 cargo test --release -p guest-mm --lib given_up -- --nocapture
@@ -37,9 +37,10 @@ const LEFT: u64 = 256;
 /// Machines that every test run takes.
 const SEEDS: [u64; 1] = [5];
 /// Which of the requests for memory fail otherwise.
-const EVERY: u32 = 41;
-/// At which of the waits the disks fail otherwise.
+const EVERY: u32 = 73;
+/// At which of the waits the disks fail otherwise, and at which it is given up while programs run.
 const DISKS_EVERY: usize = 4;
+const RUNNING_EVERY: usize = 2;
 
 /// What programs do while a block is emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,8 +69,9 @@ struct Outcome {
     emptied: Option<Emptied>,
     /// How often it has waited.
     waits: u64,
-    /// Pages that were moved, and that left memory.
+    /// Pages that were moved, those of areas and those in slabs, and pages that left memory.
     moved: u32,
+    of_kernel: [u32; 2],
     evicted: u32,
     /// What was to go wrong has.
     came_to_it: bool,
@@ -94,6 +96,7 @@ fn live(seed: u64, method: Method, mishap: Mishap) -> Outcome {
     let (outcome, _) = on_machine(seed, |sim, begun| {
         sim.is_validated.set(false);
         let mut executor = boot(sim);
+        sim.fill_kernel_memory();
         let crowd = crowd(sim);
         for _ in 0..BEFORE {
             step(sim, &mut executor);
@@ -103,7 +106,7 @@ fn live(seed: u64, method: Method, mishap: Mishap) -> Outcome {
             sim.mm.phys.free_pages(sim.cpu, pfn).unwrap();
         }
         sim.mm.validate_at_rest().unwrap();
-        let block = fullest(sim);
+        let block = block_of_all_kinds(sim);
         let outcome = empty(sim, &mut executor, (block, method), mishap);
         sim.is_failing.set(true);
         sim.mend();
@@ -154,10 +157,19 @@ fn come_back(sim: &Sim<'_>, block: BlockIndex) {
     plug(sim.mm.phys, block, ZoneKind::Movable);
 }
 
-fn fullest(sim: &Sim<'_>) -> BlockIndex {
+/// The block with most of the kernel's own; of programs and files there is enough on each.
+fn block_of_all_kinds(sim: &Sim<'_>) -> BlockIndex {
+    let region = sim.mm.phys.hotplug_region();
+    let is_kernels = |pfn: &Pfn| {
+        let page = sim.mm.phys.page(*pfn);
+        page.is_some_and(|page| page.kernel_use().is_some())
+    };
+    let nr_kernels = |block: &BlockIndex| {
+        let range = region.block_range(*block).unwrap();
+        range.iter().filter(is_kernels).count()
+    };
     let blocks = (0..BLOCKS).map(BlockIndex);
-    let used = |block: &BlockIndex| sim.mm.phys.block_usage(*block).unwrap().used_pages;
-    blocks.max_by_key(used).expect("there are some")
+    blocks.max_by_key(nr_kernels).expect("there are some")
 }
 
 /// Has everything leave a block.
@@ -167,7 +179,12 @@ fn empty<'a>(
     (block, method): (BlockIndex, Method),
     mishap: Mishap,
 ) -> Outcome {
-    let seen = [&sim.seen.moved_pages, &sim.seen.evicted_pages];
+    let seen = [
+        &sim.seen.moved_pages,
+        &sim.seen.area_pages_moved,
+        &sim.seen.slab_pages_moved,
+        &sim.seen.evicted_pages,
+    ];
     let before = seen.map(Cell::get);
     let isolated = sim.mm.phys.isolate(block).unwrap();
     let (waits, emptied) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
@@ -206,11 +223,12 @@ fn empty<'a>(
     }
     let has_failed = !sim.mm.phys.injected.lock().clear();
     let emptied = emptied.get().flatten();
-    let [moved, evicted] = [0, 1].map(|at: usize| seen[at].get() - before[at]);
+    let [moved, of_areas, of_slabs, evicted] = [0, 1, 2, 3].map(|at: usize| seen[at].get() - before[at]);
     Outcome {
         emptied,
         waits: waits.get(),
         moved,
+        of_kernel: [of_areas, of_slabs],
         evicted,
         came_to_it: match mishap {
             Mishap::Nothing => true,
@@ -262,7 +280,11 @@ fn a_block_given_up_wherever_somebody_waits_is_in_use_with_all_that_was_on_it() 
             .flat_map(|when| [(when, Programs::Stand), (when, Programs::Run)])
         {
             let given_up = |wait| Mishap::GivenUp(programs, u64::from(wait), when);
-            let places = at_each_place(machine, 1.., given_up);
+            let step = match programs {
+                Programs::Run if every > 1 => RUNNING_EVERY,
+                Programs::Run | Programs::Stand => 1,
+            };
+            let places = at_each_place(machine, (1..).step_by(step), given_up);
             eprintln!("{machine:?}: given up {when:?} at {places} places, programs {programs:?}");
             // What programs have pinned ends it early.
             let least = if programs == Programs::Stand { 10 } else { 1 };
@@ -288,9 +310,12 @@ fn a_block_that_is_emptied_while_no_frame_is_to_be_had_loses_nothing() {
 fn a_block_that_is_emptied_while_the_disks_fail_loses_nothing() {
     let (machines, every) = sweep();
     let step = if every == 1 { 1 } else { DISKS_EVERY };
-    in_parallel(&machines, |&machine| {
+    let of_kernel = in_parallel(&machines, |&machine| {
         let whole = live(machine.0, machine.1, Mishap::Nothing);
-        assert!(whole.moved > 0, "{machine:?} moves nothing");
+        assert!(
+            whole.moved > 0 || machine.1 == Method::Swapout,
+            "{machine:?} moves nothing"
+        );
         assert_eq!(
             whole.evicted > 0,
             machine.1 != Method::Remap,
@@ -302,5 +327,11 @@ fn a_block_that_is_emptied_while_the_disks_fail_loses_nothing() {
         });
         eprintln!("{machine:?}: no disk from {places} places on, of {}", whole.waits);
         assert!(places > 0, "{machine:?} waits for nothing");
+        whole.of_kernel
     });
+    for (at, what) in ["areas", "slabs"].iter().enumerate() {
+        let nr_pages: u32 = of_kernel.iter().map(|pages| pages[at]).sum();
+        eprintln!("{nr_pages} pages of {what} moved");
+        assert!(nr_pages > 0, "no pages of {what} are moved");
+    }
 }

@@ -5,9 +5,7 @@ use super::executor::pause;
 use super::memory::before;
 use super::{BLOCK, Sim, count};
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
-use crate::migrate::{
-    BatchEnd, BusyPages, Eviction, Method, MigrateReport, MigrationBatch, Refusal, RefusalReason,
-};
+use crate::migrate::{BatchEnd, BusyPages, Eviction, Method, MigrationBatch, Refusal, RefusalReason};
 use crate::{Frames, Pfn, ZoneKind};
 
 /// What is in frames that are away: nobody may meet it.
@@ -191,8 +189,10 @@ impl<'a, 'm> Leaving<'a, 'm> {
             pause().await;
         }
         let batch = self.batch.take().expect("it was begun above");
-        let report = sim.mm.finish_migration(sim.cpu, self.block(), batch);
-        sim.look_at_refusals(&report);
+        let mut report = sim.mm.finish_migration(sim.cpu, self.block(), batch);
+        sim.move_kernel_memory(self.block(), &mut report);
+        let is_others = |refusal: &&Refusal| !matches!(refusal.reason, RefusalReason::Unmovable(_));
+        sim.look_at_refusals(report.refused.iter().filter(is_others));
         self.refusal = report.refused.last().copied().or(self.refusal);
         count(
             &sim.seen.moved_pages,
@@ -204,12 +204,17 @@ impl<'a, 'm> Leaving<'a, 'm> {
 
 impl Sim<'_> {
     /// Pages that could not move are pinned by somebody whom the simulation knows, or somebody is at work on them: a disk, or who moves them too.
-    pub(super) fn look_at_refusals(&self, report: &MigrateReport) {
+    pub(super) fn look_at_refusals<'a>(&self, refused: impl IntoIterator<Item = &'a Refusal>) {
         let under_io = |holder| RefusalReason::UnderIo { holder };
         let direct = under_io(super::direct::HOLDER);
-        for refusal in &report.refused {
+        let registered = RefusalReason::Pinned {
+            holder: super::registered::HOLDER,
+        };
+        for refusal in refused {
             let known = [under_io("device"), direct, RefusalReason::Busy];
-            assert!(known.contains(&refusal.reason), "{refusal}");
+            // What is pinned for long is on no block.
+            let is_registered = refusal.reason == registered && self.mm.phys.block_of(refusal.pfn).is_none();
+            assert!(is_registered || known.contains(&refusal.reason), "{refusal}");
             count(&self.seen.direct_refusals, u32::from(refusal.reason == direct));
         }
     }

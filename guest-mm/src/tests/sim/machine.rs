@@ -10,6 +10,7 @@ use super::backing::Fs;
 use super::disk;
 use super::executor::Executor;
 use super::files::{LostPages, SimFile};
+use super::kernel_memory::KernelMemory;
 use super::memory::{Clock, kswapd};
 use super::names::Names;
 use super::pagefs::{self, PageFs};
@@ -101,8 +102,8 @@ pub(super) fn on_machine<R>(seed: u64, live: impl FnOnce(&Sim<'_>, Begun) -> R) 
         clock: Clock::default(),
         words: Words::new(&mm),
         names: Names::default(),
+        kernel: KernelMemory::new(&mm, &cpu),
         unborn_losers: RefCell::default(),
-        has_lost_pages: Cell::new(false),
         reclaim: &reclaim,
         parking: Parking::default(),
         is_failing: Cell::new(true),
@@ -123,8 +124,7 @@ pub(super) fn on_machine<R>(seed: u64, live: impl FnOnce(&Sim<'_>, Begun) -> R) 
     };
     let outcome = live(&sim, begun);
     sim.seen.reclaim.set(reclaim.stat());
-    let throttled = mm.phys.stats().balance_dirty_pages;
-    sim.seen.throttled_writers.set(throttled);
+    sim.seen.stats.replace(mm.phys.stats());
     (outcome, sim.seen)
 }
 

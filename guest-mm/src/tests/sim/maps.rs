@@ -149,7 +149,10 @@ impl Maps {
                 Ok(()) if map.sharing == Sharing::Private => {
                     map.own.insert(va, (value, nr_cuts));
                 }
-                Ok(()) => file.model.borrow_mut().stored(place, value),
+                Ok(()) => {
+                    file.check_is_there(place.0);
+                    file.model.borrow_mut().stored(place, value);
+                }
                 Err(error) => map.check(sim, process, (va, place), error),
             }
         }
@@ -204,7 +207,10 @@ impl Map {
                 assert_eq!(value, *own, "{va:#x} of space {}", process.space.number());
             }
             (Ok(_), None) if self.copies.contains(&(va / PAGE_SIZE)) => {}
-            (Ok(value), None) => file.model.borrow_mut().found(place, value),
+            (Ok(value), None) => {
+                file.check_is_there(place.0);
+                file.model.borrow_mut().found(place, value);
+            }
             (Err(error), _) => return self.check(sim, process, (va, place), error),
         }
         count(&sim.seen.mapped_words, 1);

@@ -68,6 +68,8 @@ pub(super) struct Process {
     pub(super) space: SpaceId,
     /// It had a page in a frame that has failed.
     pub(super) has_met_failure: Cell<bool>,
+    /// It had something there that is lost: it may find that out at any time.
+    pub(super) has_lost: Cell<bool>,
     is_doomed: Cell<bool>,
     waits: RefCell<Option<Waker>>,
 }
@@ -113,10 +115,12 @@ pub(super) async fn before<T>(first: impl Future<Output = T>, second: impl Futur
 
 impl Sim<'_> {
     pub(super) fn begin_process(&self, space: SpaceId) -> Rc<Process> {
+        let is_loser = self.unborn_losers.borrow().contains(&space);
         let process = Rc::new(Process {
             space,
             has_met_failure: Cell::new(false),
-            is_doomed: Cell::new(self.unborn_losers.borrow().contains(&space)),
+            has_lost: Cell::new(is_loser),
+            is_doomed: Cell::new(is_loser),
             waits: RefCell::default(),
         });
         self.processes.borrow_mut().push(process.clone());

@@ -22,6 +22,7 @@ mod executor;
 mod failing;
 mod files;
 mod given_up;
+mod kernel_memory;
 mod leaving;
 mod locked;
 mod machine;
@@ -35,6 +36,7 @@ mod pagefs;
 mod parking;
 mod program;
 mod random;
+mod registered;
 mod reserved;
 mod seen;
 mod turns;
@@ -60,6 +62,7 @@ use crate::tests::inject::Then;
 use crate::tests::machine::TestMm;
 use backing::Fs;
 use files::{LostPages, SimFile};
+use kernel_memory::KernelMemory;
 use machine::{boot, on_machine};
 use memory::{Clock, Process};
 use names::Names;
@@ -77,6 +80,8 @@ const BLOCKS: u32 = 2;
 const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
 const SEEDS: u64 = 40;
+/// And one whose machine has so little memory that a program is ended for it.
+const SHORT_OF_MEMORY: u64 = 168;
 /// Turns of tasks for each seed, before everybody is told to end.
 const TURNS: u32 = 1100;
 
@@ -95,10 +100,9 @@ struct Sim<'m> {
     clock: Clock,
     words: Words,
     names: Names,
+    kernel: KernelMemory<'m>,
     /// Address spaces of programs that are just being forked and have lost a page.
     unborn_losers: RefCell<Vec<SpaceId>>,
-    /// Some page was lost for good, for those who had it.
-    has_lost_pages: Cell<bool>,
     reclaim: &'m Reclaim<'m>,
     parking: Parking,
     /// Requests for memory fail now and then.
@@ -210,7 +214,8 @@ fn sim_programs_keep_what_they_wrote_whatever_happens_around_them() {
         return;
     }
     let nr = number("SIM_SEEDS").unwrap_or(SEEDS);
-    let seeds: Vec<u64> = (0..nr).collect();
+    let one_more = (nr <= SHORT_OF_MEMORY).then_some(SHORT_OF_MEMORY);
+    let seeds: Vec<u64> = (0..nr).chain(one_more).collect();
     let all = in_parallel(&seeds, |&seed| {
         if seed > 0 && seed.is_multiple_of(100) {
             eprintln!("seed {seed} of {nr}");

@@ -27,7 +27,7 @@ async fn move_memory(sim: &Sim<'_>, mut moving: NodeMove, to: NodeId) {
         let free = free_pages(sim, to);
         let batch = sim.with_failures(|| sim.mm.migrate_node_batch(sim.cpu, &mut moving, budget));
         let Some(report) = batch else { return };
-        sim.look_at_refusals(&report);
+        sim.look_at_refusals(&report.refused);
         let moved = report.moved_small + 512 * report.moved_huge;
         let taken = free.saturating_sub(free_pages(sim, to));
         assert!(

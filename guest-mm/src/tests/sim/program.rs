@@ -7,6 +7,7 @@ use std::vec::Vec;
 use super::executor::pause;
 use super::maps::Maps;
 use super::memory::{Doomed, Process};
+use super::registered::Buffers;
 use super::reserved::HugeAreas;
 use super::words::View;
 use super::{MOST_PROGRAMS, Sim, count};
@@ -38,12 +39,14 @@ pub(super) struct Program {
     huge: HugeAreas,
     /// Words that all programs share.
     view: View,
-    stamp: u64,
+    pub(super) buffers: Buffers,
+    pub(super) stamp: u64,
 }
 
 impl Program {
-    pub(super) fn new(sim: &Sim<'_>) -> Self {
-        let space = sim.mm.create_space(sim.cpu, &[]).expect("nobody else is there");
+    /// A new one; `None` if there is no memory for it.
+    pub(super) fn new(sim: &Sim<'_>) -> Option<Self> {
+        let space = sim.mm.create_space(sim.cpu, &[]).ok()?;
         let stack = MapRequest {
             len: PAGE_SIZE,
             place: Place::Fixed(STACK_TOP - PAGE_SIZE),
@@ -56,7 +59,7 @@ impl Program {
         sim.mm.set_heap(space, HEAP);
         let top = STACK_TOP / PAGE_SIZE;
         let process = sim.begin_process(space);
-        Self {
+        Some(Self {
             view: View::new(sim, &process),
             process,
             pages: (top - STACK_PAGES..top).map(|page| (page, RW)).collect(),
@@ -65,8 +68,9 @@ impl Program {
             pins: Vec::new(),
             maps: Maps::default(),
             huge: HugeAreas::default(),
+            buffers: Buffers::default(),
             stamp: 0,
-        }
+        })
     }
 
     pub(super) async fn live(mut self, sim: &Sim<'_>) {
@@ -76,7 +80,7 @@ impl Program {
                 self.stop(sim).await;
                 continue;
             }
-            match sim.below(52) {
+            match sim.below(60) {
                 0 | 1 => self.map(sim),
                 2 => self.unmap(sim).await,
                 3 => self.protect(sim).await,
@@ -92,7 +96,9 @@ impl Program {
                 36..39 => self.direct(sim).await,
                 39..42 => sim.use_names().await,
                 42..46 => self.view.turn(sim, &self.process).await,
-                46.. => self.turn_of_huge(sim).await,
+                46..52 => self.turn_of_huge(sim).await,
+                52..55 => self.use_buffers(sim),
+                55.. => sim.use_kernel_memory().await,
                 30.. => sim.use_file(&self.process).await,
                 _ => self.store(sim).await,
             }
@@ -100,6 +106,7 @@ impl Program {
         self.check(sim, usize::MAX).await;
         self.maps.check(sim, &self.process).await;
         self.huge.check(sim, &self.process).await;
+        self.check_buffers(sim);
         self.end(sim).await;
     }
 
@@ -159,6 +166,7 @@ impl Program {
             return;
         }
         let gone = page..page + pages;
+        self.buffers.forget(|page| gone.contains(&page));
         self.locked.retain(|page| !gone.contains(page));
         self.pages.retain(|page, _| !gone.contains(page));
         self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
@@ -193,6 +201,7 @@ impl Program {
         };
         if settled(sim, self.process.space, forget).await {
             let gone = page..page + pages;
+            self.buffers.forget(|page| gone.contains(&page));
             self.locked.retain(|page| !gone.contains(page));
             self.words.retain(|va, _| !gone.contains(&(va / PAGE_SIZE)));
         }
@@ -214,6 +223,7 @@ impl Program {
             self.pages.entry(page).or_insert(RW);
         }
         let is_gone = |page: u64| heap.contains(&page) && !kept.contains(&page);
+        self.buffers.forget(is_gone);
         self.pages.retain(|&page, _| !is_gone(page));
         self.locked.retain(|&page| !is_gone(page));
         self.words.retain(|&va, _| !is_gone(va / PAGE_SIZE));
@@ -252,6 +262,9 @@ impl Program {
         process
             .has_met_failure
             .set(process.is_doomed() || self.process.has_met_failure.get());
+        process
+            .has_lost
+            .set(process.has_lost.get() || self.process.has_lost.get());
         let child = Self {
             process,
             pages: self.pages.clone(),
@@ -261,6 +274,7 @@ impl Program {
             maps: self.maps.clone(),
             huge: self.huge.fork(),
             view: self.view.clone(),
+            buffers: Buffers::default(),
             stamp: self.stamp << 8,
         };
         sim.newborn.borrow_mut().push(child);
@@ -397,6 +411,7 @@ impl Program {
         for (pin, _) in self.pins.drain(..) {
             sim.mm.phys.unpin(sim.cpu, pin);
         }
+        self.buffers.release(sim);
         sim.end_process(&self.process);
     }
 }

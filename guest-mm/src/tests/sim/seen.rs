@@ -1,8 +1,9 @@
 //! What a simulation has done.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use std::vec::Vec;
 
+use crate::VmStat;
 use crate::reclaim::ReclaimStat;
 
 /// How often something happened, so that a simulation that does nothing is noticed.
@@ -28,7 +29,7 @@ pub(super) struct Seen {
     pub(super) lost_pages: Cell<u32>,
     pub(super) inodes_given_up: Cell<u32>,
     pub(super) commits: Cell<u32>,
-    pub(super) throttled_writers: Cell<u64>,
+    pub(super) stats: RefCell<VmStat>,
     pub(super) oom_kills: Cell<u32>,
     pub(super) kills: Cell<u32>,
     pub(super) locked: Cell<u32>,
@@ -48,6 +49,13 @@ pub(super) struct Seen {
     pub(super) direct_words: Cell<u32>,
     pub(super) direct_refusals: Cell<u32>,
     pub(super) names: Cell<u32>,
+    pub(super) registered: Cell<u32>,
+    pub(super) register_refusals: Cell<u32>,
+    pub(super) kernel_words: Cell<u32>,
+    pub(super) area_pages_moved: Cell<u32>,
+    pub(super) slab_pages_moved: Cell<u32>,
+    pub(super) gone_for_good: Cell<u32>,
+    pub(super) reads_of_gone: Cell<u32>,
 }
 
 pub(super) fn count(cell: &Cell<u32>, more: u32) {
@@ -61,6 +69,7 @@ type Line = (&'static str, u32);
 pub(super) fn summary(all: &[Seen]) -> Vec<Line> {
     let mut lines = Vec::from_iter(of_memory(all));
     lines.extend(of_blocks(all));
+    lines.extend(of_what_stays_in_memory(all));
     lines.extend(of_files(all));
     lines
 }
@@ -69,15 +78,23 @@ fn sum(all: &[Seen], what: fn(&Seen) -> &Cell<u32>) -> u32 {
     all.iter().map(|seen| what(seen).get()).sum()
 }
 
+/// What the machines themselves have counted.
+fn counted(all: &[Seen], what: fn(&VmStat) -> u64) -> u32 {
+    let sum: u64 = all.iter().map(|seen| what(&seen.stats.borrow())).sum();
+    u32::try_from(sum).unwrap_or(u32::MAX)
+}
+
 fn of_memory(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
     let total = |what| sum(all, what);
     let reclaim = |what: fn(&ReclaimStat) -> u64| {
         let sum: u64 = all.iter().map(|seen| what(&seen.reclaim.get())).sum();
         u32::try_from(sum).unwrap_or(u32::MAX)
     };
-    let throttled: u64 = all.iter().map(|seen| seen.throttled_writers.get()).sum();
     [
-        ("writers slowed down", u32::try_from(throttled).unwrap()),
+        (
+            "writers slowed down",
+            counted(all, |stats| stats.balance_dirty_pages),
+        ),
         ("forks", total(|seen| &seen.forks)),
         ("words checked", total(|seen| &seen.words_checked)),
         ("waits for a page", total(|seen| &seen.waits)),
@@ -123,6 +140,35 @@ fn of_blocks(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
         ),
         ("frames lost with their contents", total(|seen| &seen.frames_lost)),
         ("touches of what was lost", total(|seen| &seen.touches_of_lost)),
+    ]
+}
+
+/// Pages that no disk takes.
+fn of_what_stays_in_memory(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
+    let total = |what| sum(all, what);
+    [
+        ("buffers registered", total(|seen| &seen.registered)),
+        ("buffers refused", total(|seen| &seen.register_refusals)),
+        (
+            "pages that left blocks to be registered",
+            counted(all, |stats| stats.longterm_moved),
+        ),
+        (
+            "pages moved by their file system",
+            counted(all, |stats| stats.migrate_taken_over),
+        ),
+        (
+            "page tables moved",
+            counted(all, |stats| stats.kernel_tables_moved),
+        ),
+        ("words of the kernel's own", total(|seen| &seen.kernel_words)),
+        ("pages of areas moved", total(|seen| &seen.area_pages_moved)),
+        ("frames of slabs emptied", total(|seen| &seen.slab_pages_moved)),
+        (
+            "pages that were nowhere else lost",
+            total(|seen| &seen.gone_for_good),
+        ),
+        ("reads of those", total(|seen| &seen.reads_of_gone)),
     ]
 }
 

@@ -24,10 +24,16 @@ pub(super) fn play<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, most: u32)
     }
 }
 
-/// One turn. There is always a program that does not wait for another one to change a word, and somebody who is ready or sleeps for some time.
+/// One turn. As long as there is memory for one, there is a program that does not wait for another one to change a word; and always somebody who is
+/// ready or sleeps for some time.
 pub(super) fn step<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) {
     if sim.nr_programs() == sim.words.nr_asleep() && !sim.is_ending.get() {
-        sim.newborn.borrow_mut().push(Program::new(sim));
+        // What the kernel has for its own goes first.
+        let born = Program::new(sim).or_else(|| {
+            sim.shrink_kernel_memory();
+            Program::new(sim)
+        });
+        sim.newborn.borrow_mut().extend(born);
     }
     for program in sim.newborn.take() {
         executor.spawn(Box::pin(program.live(sim)));
@@ -86,8 +92,9 @@ pub(super) fn give_all_back<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, b
         (usage.total, 0),
         "nobody is left who has swapped"
     );
+    let kept_by_kernel = sim.kernel.end(sim);
     // The file system has a frame for when there is no other.
-    let kept = match &sim.fs {
+    let kept_by_fs = match &sim.fs {
         Fs::Map(_) => 0,
         Fs::Page(fs) => {
             fs.assert_empty(sim.mm);
@@ -97,7 +104,7 @@ pub(super) fn give_all_back<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, b
     let failed = sim.mm.phys.poisoned_frames().len() as u64;
     let free = sim.mm.phys.memory_stats().free_pages;
     assert_eq!(
-        free + kept + failed,
+        free + kept_by_fs + kept_by_kernel + failed,
         begun.all_free,
         "after all programs have ended"
     );

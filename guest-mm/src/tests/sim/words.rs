@@ -29,6 +29,8 @@ pub(super) struct Words {
     values: [Cell<u32>; NR_WORDS],
     /// Programs that have changed each and have yet to call.
     changing: [Cell<u32>; NR_WORDS],
+    /// The page of a word was lost with its frame: nobody finds out what it is any more.
+    is_lost: Cell<bool>,
     sleepers: RefCell<BTreeMap<u64, Sleeper>>,
     next: Cell<u64>,
 }
@@ -63,6 +65,7 @@ impl Words {
             mapping: mm.create_mapping(MappingKind::Shmem, NR_WORDS as u64 * PAGE_SIZE),
             values: [const { Cell::new(0) }; NR_WORDS],
             changing: [const { Cell::new(0) }; NR_WORDS],
+            is_lost: Cell::new(false),
             sleepers: RefCell::default(),
             next: Cell::new(0),
         }
@@ -96,6 +99,20 @@ impl Words {
             .borrow_mut()
             .retain(|_, sleeper| sleeper.word != word);
         self.changing[word].set(self.changing[word].get() - 1);
+    }
+
+    /// A word is lost, if the page is one of them: who waits for it is called, as it changes no more.
+    pub(super) fn lose(&self, (mapping, index): (MappingId, u32)) -> bool {
+        if mapping != self.mapping {
+            return false;
+        }
+        let word = usize::try_from(index).unwrap();
+        self.is_lost.set(true);
+        self.futexes.wake(self.key(word), u32::MAX);
+        self.sleepers
+            .borrow_mut()
+            .retain(|_, sleeper| sleeper.word != word);
+        true
     }
 
     /// Programs that sleep until a word changes.
@@ -274,9 +291,10 @@ fn check(sim: &Sim<'_>, process: &Process, error: FaultError) {
     match error {
         FaultError::OutOfMemory(_) => assert!(process.is_doomed(), "a program that waits gets memory"),
         FaultError::Io { .. } => {
-            sim.io_error(sim.swap_failed.get());
+            sim.io_error(sim.swap_failed.get() || sim.words.is_lost.get());
             sim.mend();
         }
+        FaultError::Poisoned { .. } => sim.touches_lost(process),
         error => panic!("{error}"),
     }
 }
