@@ -36,7 +36,7 @@ impl Gfp {
     pub const MEMALLOC: Self = Self(1 << 7);
     /// `__GFP_COLD`: will not be touched by this CPU soon: from the cold end of its list.
     pub const COLD: Self = Self(1 << 8);
-    /// `__GFP_THISNODE`: this node or none.
+    /// `__GFP_THISNODE`: this node or none. For what never moves, this node's memory that never leaves.
     pub const THIS_NODE: Self = Self(1 << 9);
     /// Could be done without just now: leaves `Low` behind in every zone.
     const LEAVE_LOW: Self = Self(1 << 10);

@@ -199,14 +199,15 @@ impl PhysicalMemory<'_> {
     }
 
     /// The zones that the request may use, in the order in which they are tried: what never moves goes to those first that have memory which
-    /// never leaves, so that blocks which the kernel uses can leave too.
+    /// never leaves, so that blocks which the kernel uses can leave too. Near is not as good as that: such a request for one node alone gets
+    /// none of its blocks, so that it is made again for all nodes.
     pub(crate) fn candidates(&self, node: NodeId, gfp: Gfp) -> impl Iterator<Item = &Zone> {
         let (this_node, fixed) = (gfp.has(Gfp::THIS_NODE), gfp.is_fixed());
         let allowed =
             move |zone: &&Zone| zone.kind() <= gfp.highest_zone() && (!this_node || zone.node() == node);
         let stays = move |zone: &&Zone| !fixed || zone.has_boot_memory();
         let first = self.zonelist(node).filter(allowed).filter(stays);
-        let leaves = move |zone: &&Zone| fixed && !zone.has_boot_memory();
+        let leaves = move |zone: &&Zone| fixed && !this_node && !zone.has_boot_memory();
         first.chain(self.zonelist(node).filter(allowed).filter(leaves))
     }
 

@@ -245,7 +245,9 @@ impl<'m> World<'m> {
     /// A request may only fail when no zone that it may use has what it wants.
     fn check_exhausted(&self, gfp: Gfp, order: Order, near: NodeId) {
         for zone in self.memory.zones() {
-            if zone.kind() > gfp.highest_zone() || (gfp.has(Gfp::THIS_NODE) && zone.node() != near) {
+            let is_other = gfp.has(Gfp::THIS_NODE) && zone.node() != near;
+            let is_left_alone = gfp.has(Gfp::THIS_NODE) && gfp.is_fixed() && !zone.has_boot_memory();
+            if zone.kind() > gfp.highest_zone() || is_other || is_left_alone {
                 continue;
             }
             let counters = zone.counters();

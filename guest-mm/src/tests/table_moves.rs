@@ -3,13 +3,15 @@
 use std::vec::Vec;
 
 use crate::blocks::BlockIndex;
+use crate::host::HostFrames;
 use crate::migrate::{BatchEnd, RefusalReason};
 use crate::page::PageFlags;
+use crate::slab::{Debugging, SlabAllocator};
 use crate::tests::inject::Then;
 use crate::tests::machine::{MIB, TestMm, anonymous, empty_block, load, machine, machine_of, remove, store};
-use crate::tests::phys_model::{descriptors, one_cpu, small_memory_of};
+use crate::tests::phys_model::{descriptors, one_cpu, range, small_memory_of};
 use crate::{Gfp, HugeAdvice, KernelUse, NodeId, Order, Pfn, SpaceId, Topology, ZoneLimits};
-use guest_sync::Cpu;
+use guest_sync::{Cpu, CpuId};
 
 /// Frames of the kernel's own until none is left outside removable memory.
 fn exhaust(mm: &TestMm<'_>, cpu: &Cpu) -> Vec<Pfn> {
@@ -259,4 +261,36 @@ fn what_stays_for_good_comes_from_boot_memory_first_and_what_can_move_from_the_k
     assert!(all.iter().take(1000).all(|&pfn| mm.phys.block_of(pfn).is_none()));
     give_back(&mm, &cpu, &all);
     mm.validate().unwrap();
+}
+
+#[test]
+fn what_stays_for_good_is_rather_far_away_than_on_a_block_of_its_own_node() {
+    let node = NodeId::new(1).unwrap();
+    let mut topology = Topology::new(1, 2).unwrap();
+    topology.set_cpu_node(CpuId::ZERO, node).unwrap();
+    let pages = descriptors(1024);
+    let memory = small_memory_of((topology, node), &pages, 1024, 1);
+    let (cpu, mm) = (one_cpu(), machine_of(&memory));
+    let (token, _) = empty_block(&mm, &cpu, 0);
+    mm.phys.offline(token).unwrap();
+    mm.phys.online(BlockIndex(0), crate::ZoneKind::Normal).unwrap();
+    let block_of = |gfp| {
+        let taken = mm.phys.alloc_pages(&cpu, gfp, Order::ZERO);
+        taken.ok().map(|pfn| {
+            let block = mm.phys.block_of(pfn);
+            mm.phys.free_pages(&cpu, pfn).unwrap();
+            block
+        })
+    };
+    assert_eq!(block_of(Gfp::KERNEL.with(Gfp::THIS_NODE)), None);
+    assert_eq!(block_of(Gfp::KERNEL), Some(None));
+    let movable = Gfp::KERNEL_RELOCATABLE.with(Gfp::THIS_NODE);
+    assert_eq!(block_of(movable), Some(Some(BlockIndex(0))));
+    // So a slab for this CPU comes from boot memory, of the other node.
+    let mut frames = HostFrames::new();
+    frames.plug(range(0, 2048));
+    let slabs = SlabAllocator::new(frames, &memory, Debugging::Off);
+    let object = slabs.kmalloc(&cpu, 100, Gfp::KERNEL).unwrap();
+    assert_eq!(mm.phys.block_of(object.pfn().unwrap()), None);
+    slabs.kfree(&cpu, object).unwrap();
 }
