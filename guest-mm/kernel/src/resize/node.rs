@@ -4,9 +4,9 @@
 
 use super::orders::ANOTHER_SIZE;
 use super::shrink::Emptied;
-use super::{Descriptors, Interruption, OfflineBlock, Worker};
+use super::{Descriptors, Interruption, OfflineBlock, Worker, blame};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_mm::{BlockIndex, BlockState, IsolatedBlock, NodeId, PAGE_SIZE, ZoneKind};
@@ -102,7 +102,8 @@ impl Worker {
                 }
                 Err(error) => {
                     self.put_node_back(leaving);
-                    return Err(format!("block {}: {error}; node {node} is as it was", block.0));
+                    let why = blame::isolate_error(self.kernel, &error);
+                    return Err(format!("block {}: {why}; node {node} is as it was", block.0));
                 }
             }
         }
@@ -129,9 +130,10 @@ impl Worker {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
                 Emptied::No(block, _) => {
-                    let refusal = self.refusal.take().map(|refusal| refusal.to_string());
-                    let why =
-                        refusal.unwrap_or_else(|| "there is no room elsewhere for what is on it".into());
+                    let why = self.refusal.take().map_or_else(
+                        || "there is no room elsewhere for what is on it".into(),
+                        |refusal| blame::refusal(self.kernel, &refusal),
+                    );
                     let why = format!("block {}: {why}", block.block().0);
                     leaving.isolated.push(block);
                     return Err(Kept::because(why));
