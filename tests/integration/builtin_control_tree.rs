@@ -89,7 +89,7 @@ fn blocks_are_taken_out_of_use_and_put_back_by_hand() {
 }
 
 #[test]
-fn a_rate_holds_the_emptying_of_blocks_back() {
+fn a_rate_holds_the_emptying_of_blocks_back_which_is_called_off_half_way() {
     let home = Home::new();
     let options = [
         "--memory",
@@ -113,6 +113,18 @@ fn a_rate_holds_the_emptying_of_blocks_back() {
         moved(&vm) - before < 16 * MIB / 4096,
         "a second or two at 1 MiB a second"
     );
+    // What is empty already, what is just being emptied, and what was to come: all of it comes back.
+    let states = |vm: &Running| -> Vec<String> {
+        let blocks = views::blocks(&vm.guest("blocks")).into_iter();
+        blocks.map(|block| block.state).collect()
+    };
+    eventually("a block that is empty, and not unplugged yet", || {
+        states(&vm).iter().any(|state| state == "offline").then_some(())
+    });
+    vm.resize("320M");
+    eventually("all blocks in use", || {
+        states(&vm).iter().all(|state| state == "online").then_some(())
+    });
     vm.write("memory/migrate_rate_mib", "0").success();
     vm.resize("192M");
     assert!(moved(&vm) - before > 16 * MIB / 4096);
@@ -174,10 +186,10 @@ fn packing_gathers_what_is_in_use_in_the_fewest_blocks_under_a_program_that_chec
         after < before && said.contains(&format!("{} blocks emptied", before - after)),
         "{before}: {said}"
     );
-    let pages: u64 = views::blocks(&vm.guest("blocks"))
-        .iter()
-        .map(|block| block.used_pages)
-        .sum();
+    let blocks = views::blocks(&vm.guest("blocks"));
+    let all_online = blocks.iter().all(|block| block.state == "online");
+    assert!(all_online, "a block stayed out of use: {blocks:?}");
+    let pages: u64 = blocks.iter().map(|block| block.used_pages).sum();
     let block_size = u64::from_str_radix(&vm.read("memory/block_size_bytes"), 16).unwrap();
     let fewest = (pages * 4096).div_ceil(block_size);
     assert!(after as u64 <= fewest + 2, "{after} blocks for {pages} pages");

@@ -13,15 +13,15 @@ const MIB: u64 = 1 << 20;
 /// Bytes of a block in these tests.
 const BLOCK: u64 = 4 * MIB;
 /// One request, and the next one in a week.
-const STANDS_STILL: &str = r#"{"ops": {"size": 1, "refill_time": 604800000}}"#;
+pub(crate) const STANDS_STILL: &str = r#"{"ops": {"size": 1, "refill_time": 604800000}}"#;
 /// As fast as it can.
-const UNLIMITED: &str =
+pub(crate) const UNLIMITED: &str =
     r#"{"ops": {"size": 0, "refill_time": 0}, "bandwidth": {"size": 0, "refill_time": 0}}"#;
 /// So slow that pages are on their way for some time.
 const SLOW: &str = r#"{"ops": {"size": 1, "refill_time": 8}}"#;
 
 /// Those that need no disk but the swap area.
-static IN_MEMORY: [Kind; 8] = [
+pub(crate) static IN_MEMORY: [Kind; 8] = [
     Kind {
         name: "anonymous",
         ..KIND
@@ -75,7 +75,7 @@ static IN_MEMORY: [Kind; 8] = [
 ];
 
 /// Those of files on a disk. What the file system has on a page moves with it.
-static OF_FILES: [Kind; 4] = [
+pub(crate) static OF_FILES: [Kind; 4] = [
     Kind {
         name: "clean",
         flags: &["file", "uptodate", "private"],
@@ -99,11 +99,19 @@ static OF_FILES: [Kind; 4] = [
     WRITE_BACK,
 ];
 
-const WRITE_BACK: Kind = Kind {
+pub(crate) const WRITE_BACK: Kind = Kind {
     name: "writeback",
     flags: &["file", "uptodate", "writeback", "private"],
     without: &[],
     counter: "fs_page_migrated",
+    ..KIND
+};
+
+/// Those that a disk reads into, past the page cache.
+pub(crate) const DIRECT: Kind = Kind {
+    name: "direct",
+    flags: &["anon"],
+    without: &["swapcache"],
     ..KIND
 };
 
@@ -139,7 +147,7 @@ fn start(home: &Home, disks: &[&str], cmdline: &str, programs: &[String]) -> Run
 /// When programs begin: with most of the removable memory there.
 const FROM: &str = "160M";
 
-fn root(home: &Home) -> String {
+pub(crate) fn root(home: &Home) -> String {
     let root = home.files().join("root.img").display().to_string();
     home.run(["disk", "make", &root, "--size", "64M"]).success();
     root
@@ -223,6 +231,12 @@ fn blocks_leave_under_programs_that_hold_one_kind_of_memory_each() {
     }
     let counts = assert_two_passes(&vm);
     assert_eq!(counts["thp_migration_split"], 0, "{counts:?}");
+    // Whoever stores to a page that has moved may do so at once: its rights have come along.
+    let (faults, moves) = (counts["pgreuse"], counts["pgmigrate_success"]);
+    assert!(
+        faults * 32 <= moves,
+        "{faults} stores were not permitted after {moves} moves"
+    );
     let mut vm = vm;
     vm.wait_for_checks(1000);
     vm.stop();
@@ -257,12 +271,6 @@ fn blocks_leave_under_programs_that_hold_one_kind_of_file_pages_each() {
 
 #[test]
 fn a_page_that_a_disk_reads_into_is_named_with_its_holder_and_leaves_when_the_disk_is_done() {
-    const DIRECT: Kind = Kind {
-        name: "direct",
-        flags: &["anon"],
-        without: &["swapcache"],
-        ..KIND
-    };
     let home = Home::new();
     let root = root(&home);
     let bystander = &IN_MEMORY[0];

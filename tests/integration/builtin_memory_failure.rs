@@ -3,6 +3,9 @@
 
 use integration_tests::{Home, Running, eventually, views};
 
+use crate::builtin_kinds::{IN_MEMORY, OF_FILES, root};
+use crate::held::{Held, Kind};
+
 /// The frames that a program has in the first pages of an area, as the guest says; those that are there.
 fn frames(vm: &Running, pid: u64, area: &str, pages: u32) -> Vec<String> {
     let maps = vm.guest(&format!("maps {pid}"));
@@ -66,18 +69,27 @@ fn suspect_frames_go_out_of_use_under_a_program_and_a_block_with_many_of_them_go
             .trim()
             .to_owned()
     };
-    let mut last = String::new();
-    for pfn in first.. {
+    let (mut last, mut failed) = (String::new(), Vec::new());
+    for pfn in first..first + 8 {
         if file("state") != "online" {
             break;
         }
         last = poison(&vm, &pfn.to_string(), "soft");
+        failed.push(pfn);
     }
     assert!(last.contains("and is out of use"), "{last}");
     assert_eq!(
         (file("state").as_str(), file("poisoned_pages").as_str()),
         ("offline", "4")
     );
+    // What has failed is not in use again when the block is.
+    let state = format!("memory/memory{block}/state");
+    vm.order("guest", &["sysfs", &state, "online"]).success();
+    assert_eq!(file("poisoned_pages"), "4");
+    for pfn in failed {
+        let frame = vm.guest(&format!("frame {pfn}"));
+        assert!(frame.contains(" poisoned "), "{frame}");
+    }
     vm.wait_for_checks(20);
     let poisoned = count(&vm, "nr_poisoned");
     vm.resize("64M");
@@ -137,6 +149,69 @@ fn a_frame_that_fails_ends_the_programs_that_had_its_page_and_no_other() {
         .assert_refusal(1, &["x is not the number of a page frame"]);
     vm.order("guest", &["poison", "1", "rather"])
         .assert_refusal(1, &["rather is not soft or hard"]);
+}
+
+/// Takes a page of that kind away from the program that has it. What was said, and the program.
+fn fail_under<'a>(vm: &'a Running, kind: &'a Kind) -> (String, Held<'a>) {
+    let held = Held::by(vm, kind);
+    let pfn = eventually(kind.name, || {
+        let frames = held.frames();
+        frames
+            .iter()
+            .find(|frame| kind.is_one(frame))
+            .map(|frame| frame.pfn)
+    });
+    (poison(vm, &pfn.to_string(), "hard"), held)
+}
+
+#[test]
+fn a_frame_that_fails_under_what_is_on_a_disk_too_ends_nobody_and_under_a_dirty_page_its_users() {
+    let home = Home::new();
+    let root = root(&home);
+    let swap = home.swap_image("swap", "32M").display().to_string();
+    let [clean, dirty] =
+        ["clean", "dirty"].map(|name| OF_FILES.iter().find(|kind| kind.name == name).unwrap());
+    let swapped = IN_MEMORY.iter().find(|kind| kind.name == "swapped").unwrap();
+    let programs = [swapped, clean, dirty].map(|kind| kind.program("1M"));
+    let cmdline = "root=vda swap=vdb dirty_expire_cs=60000 validate";
+    let mut arguments = vec![
+        "--memory",
+        "96M",
+        "--disk",
+        &root,
+        "--disk",
+        &swap,
+        "--cmdline",
+        cmdline,
+    ];
+    programs
+        .iter()
+        .for_each(|program| arguments.extend(["--program", program]));
+    let vm = home.start("disks", &arguments);
+    vm.wait_for_answers();
+    let saved = [clean, swapped].map(|kind| {
+        let (said, held) = fail_under(&vm, kind);
+        assert!(
+            said.contains("out of use: dropped") && !said.contains("is ended"),
+            "{said}"
+        );
+        held
+    });
+    saved.iter().for_each(Held::wait_for_checks);
+    assert_eq!((count(&vm, "nr_poisoned"), count(&vm, "poison_kill")), (2, 0));
+    let (said, held) = fail_under(&vm, dirty);
+    let whose = format!("program {} ", held.pid);
+    assert!(
+        said.contains("out of use: lost") && said.contains(&whose),
+        "{said}"
+    );
+    eventually("the end of the one who lost it", || {
+        let programs = vm.programs();
+        let found = programs.iter().find(|program| program.pid == held.pid);
+        found.is_none_or(|program| !program.is_alive()).then_some(())
+    });
+    saved.iter().for_each(Held::wait_for_checks);
+    assert_eq!((count(&vm, "nr_poisoned"), count(&vm, "poison_kill")), (3, 1));
 }
 
 /// The first line of `maps` of what takes the most addresses.

@@ -70,7 +70,8 @@ fn each_method_empties_blocks_in_its_own_way_and_loses_nothing() {
         match way {
             "remap" => assert!(left == 0 && moved > 1000, "{way}: {left} left, {moved} moved"),
             "swapout" => assert!(left > 1000 && left > moved, "{way}: {left} left, {moved} moved"),
-            _ => assert!(left > 100 && moved > 100, "{way}: {left} left, {moved} moved"),
+            // The one that always looks at what it has, 4096 pages of it, has most of that in use.
+            _ => assert!(left > 600 && moved > 600, "{way}: {left} left, {moved} moved"),
         }
         vm.wait_for_checks(30);
     }

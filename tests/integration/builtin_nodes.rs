@@ -1,6 +1,11 @@
 //! Where the descriptors of hot-added memory are, and nodes that come with their first block and go with their last.
 
+use std::collections::BTreeMap;
+
 use integration_tests::{Home, Outcome, Running, eventually, views};
+
+use crate::builtin_kinds::{DIRECT, STANDS_STILL, UNLIMITED, WRITE_BACK, root};
+use crate::held::{Held, Kind};
 
 const MIB: u64 = 1 << 20;
 
@@ -51,6 +56,7 @@ fn a_small_guest_grows_far_with_descriptors_on_the_blocks_and_is_held_back_with_
     let mut vm = home.start("own", &FAR);
     wait_for_answers(&mut vm);
     assert_eq!(read(&vm, "memory/memmap_on_memory"), "off");
+    let before = count(&vm, "nr_free_pages");
     let report = vm.try_resize(FAR_TOTAL, 4);
     assert_eq!(
         (report.text("outcome"), report.text("guest_reason")),
@@ -61,6 +67,11 @@ fn a_small_guest_grows_far_with_descriptors_on_the_blocks_and_is_held_back_with_
     assert_eq!(read(&vm, "memory/memory0/memmap"), "boot");
     assert_eq!(count(&vm, "nr_memmap_pages"), 0);
     vm.resize("32M");
+    // A 128th of what was plugged held descriptors, and is free again.
+    let descriptors = held / 128 / 4096;
+    eventually("boot memory without descriptors of blocks that have gone", || {
+        (count(&vm, "nr_free_pages") + descriptors / 2 > before).then_some(())
+    });
     vm.stop();
 
     let mut vm = home.start("far", &[&FAR[..], &["--cmdline", "memmap_on_memory=on"]].concat());
@@ -235,15 +246,147 @@ fn a_node_that_cannot_go_as_a_whole_is_put_back_as_it_was_and_says_why() {
     let kernel = "memory/memory3/state";
     write(&vm, kernel, "offline").success();
     write(&vm, kernel, "online_kernel").success();
-    let blocks = |vm: &Running| -> Vec<(String, String)> {
-        let blocks = views::blocks(&vm.guest("blocks")).into_iter();
-        blocks.map(|block| (block.state, block.zone)).collect()
-    };
-    let before = blocks(&vm);
+    let before = states_of_blocks(&vm);
     write(&vm, "node/node1/state", "offline")
         .assert_refusal(1, &["programs need its memory", "node 1 is as it was"]);
-    assert_eq!(blocks(&vm), before);
+    assert_eq!(states_of_blocks(&vm), before);
     assert_eq!(read(&vm, "node/node1/state"), "online");
     vm.wait_for_checks(10);
     assert_nothing_went_wrong(&vm);
+}
+
+/// State and zone of each block.
+fn states_of_blocks(vm: &Running) -> Vec<(String, String)> {
+    let blocks = views::blocks(&vm.guest("blocks")).into_iter();
+    blocks.map(|block| (block.state, block.zone)).collect()
+}
+
+/// What has happened after the event with that number, and the number of the last.
+fn events_after(vm: &Running, number: u64) -> (Vec<String>, u64) {
+    let listed = read(vm, &format!("memory/events/{number}"));
+    let lines: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
+    let last = lines.last().map_or(number, |(number, _)| number.parse().unwrap());
+    (
+        lines.into_iter().map(|(_, event)| event.to_owned()).collect(),
+        last,
+    )
+}
+
+/// Whether a block's going out of use is among these events, and its coming back after that.
+fn went_and_came(events: &[String], block: usize) -> bool {
+    let place = |step: &str| {
+        let event = format!("memory{block} {step}");
+        events.iter().rposition(|known| *known == event)
+    };
+    let (gone, back) = (place("going-offline offline"), place("offline online"));
+    gone.is_some() && gone < back
+}
+
+/// How often the pages of a block are looked at that are busy and stay so: `BUSY_PASSES` of the guest.
+const BUSY_PASSES: u64 = 16;
+
+/// A block that is online for the kernel, above those with programs' memory.
+const KERNELS: usize = 5;
+
+/// A node is to go of which a disk that stands still is to read into a page: who has it is named.
+fn give_up_for_a_pinned_page(vm: &Running, held: &Held<'_>) {
+    let pid = held.pid.to_string();
+    let on_blocks = || held.frames().into_iter().filter(|frame| frame.block.is_some());
+    eventually("pages of node 1 that the disk is to read into", || {
+        vm.limit_disk(0, UNLIMITED);
+        vm.order("guest", &["migratepages", &pid, "0", "1"]).success();
+        vm.limit_disk(0, STANDS_STILL);
+        let is_pinned = || on_blocks().any(|frame| frame.has(&["pinned"]));
+        (0..20).any(|_| is_pinned()).then_some(())
+    });
+    let why = format!("is pinned by direct I/O of kind[{pid}]; node 1 is as it was");
+    write(vm, "node/node1/state", "offline").assert_refusal(1, &[&why]);
+    vm.limit_disk(0, UNLIMITED);
+    // The others are for pages that nobody has pinned.
+    eventually("its pages on node 0", || {
+        vm.order("guest", &["migratepages", &pid, "1", "0"]).success();
+        on_blocks().next().is_none().then_some(())
+    });
+}
+
+/// A node is to go whose pages are on their way to a disk that stands still: blocks without such pages go, and come back.
+fn give_up_for_busy_pages(vm: &Running, held: &Held<'_>) {
+    vm.limit_disk(0, STANDS_STILL);
+    let busy_by_block = || {
+        let mut busy = BTreeMap::<u64, u64>::new();
+        let frames = held.frames().into_iter();
+        for frame in frames.filter(|frame| frame.has(&["writeback"]) || frame.has(&["locked"])) {
+            frame
+                .block
+                .into_iter()
+                .for_each(|block| *busy.entry(block).or_default() += 1);
+        }
+        busy
+    };
+    eventually("pages on their way to the disk", || {
+        (!busy_by_block().is_empty()).then_some(())
+    });
+    let (_, begun) = events_after(vm, 0);
+    let fails = count(vm, "pgmigrate_fail");
+    let outcome = write(vm, "node/node1/state", "offline");
+    let fails = count(vm, "pgmigrate_fail") - fails;
+    let busy = busy_by_block();
+    // The highest comes first.
+    let (&first, &pages) = busy.last_key_value().unwrap();
+    let why = format!("block {first}: ");
+    outcome.assert_refusal(1, &[&why, "is being migrated already; node 1 is as it was"]);
+    let (events, _) = events_after(vm, begun);
+    assert!(
+        [KERNELS, 15].iter().all(|&block| went_and_came(&events, block)),
+        "{events:?}"
+    );
+    // Each of them was looked at once in each pass.
+    assert!(
+        (1..=BUSY_PASSES * pages).contains(&fails),
+        "{fails} for {pages} pages"
+    );
+}
+
+#[test]
+fn a_node_that_is_given_up_half_way_has_all_of_its_blocks_again_where_they_were() {
+    const WRITTEN: Kind = Kind {
+        flags: &["file", "private"],
+        ..WRITE_BACK
+    };
+    const READ: Kind = Kind { pages: 64, ..DIRECT };
+    let home = Home::new();
+    let root = root(&home);
+    let mut arguments = TWO_NODES[..8].to_vec();
+    let programs = [&WRITTEN, &READ].map(|kind| kind.program("100M"));
+    arguments.extend(["--disk", &root, "--cmdline", "root=vda migrate=remap validate"]);
+    arguments.extend(["--program", "hog size=16M pages=small"]);
+    programs
+        .iter()
+        .for_each(|program| arguments.extend(["--program", program]));
+    let mut vm = home.start("half", &arguments);
+    wait_for_answers(&mut vm);
+    vm.resize("128M");
+    let [written, read_into] = [&WRITTEN, &READ].map(|kind| Held::by(&vm, kind));
+    eventually("memory of both programs on node 1", || {
+        for pid in ["1", "2"] {
+            vm.order("guest", &["migratepages", pid, "0", "1"]).success();
+        }
+        (written.blocks().values().sum::<u64>() >= 256 && used(&vm) > 4000).then_some(())
+    });
+    // More blocks, which nobody needs: they are the first to go. One of them is the kernel's.
+    vm.resize("224M");
+    let kernels = format!("memory/memory{KERNELS}/state");
+    write(&vm, &kernels, "offline").success();
+    write(&vm, &kernels, "online_kernel").success();
+    let states = states_of_blocks(&vm);
+    give_up_for_a_pinned_page(&vm, &read_into);
+    assert_eq!(states_of_blocks(&vm), states);
+    give_up_for_busy_pages(&vm, &written);
+    assert_eq!(states_of_blocks(&vm), states);
+    vm.limit_disk(0, UNLIMITED);
+    vm.resize("96M");
+    assert_node_1_is_gone(&vm);
+    vm.wait_for_checks(10);
+    assert_nothing_went_wrong(&vm);
+    vm.stop();
 }

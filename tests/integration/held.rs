@@ -50,7 +50,7 @@ impl Kind {
 pub(crate) struct Held<'a> {
     vm: &'a Running,
     pub(crate) kind: &'a Kind,
-    pid: u64,
+    pub(crate) pid: u64,
     address: String,
 }
 

@@ -204,8 +204,12 @@ impl Running {
     /// When a verification failed, a program ended, or the deadline passes.
     pub fn wait_for_checks(&mut self, more: u64) {
         self.wait_for_answers();
-        let begun: BTreeMap<u64, u64> = self.programs().iter().map(|it| (it.pid, it.checks_ok)).collect();
-        assert!(!begun.is_empty(), "no program runs in {}", self.name);
+        // Programs start after the file system was mounted.
+        let begun: BTreeMap<u64, u64> = eventually("a program", || {
+            let programs = self.programs();
+            let checks = programs.iter().map(|it| (it.pid, it.checks_ok)).collect();
+            (!programs.is_empty()).then_some(checks)
+        });
         eventually("programs verifying their memory", || {
             let programs = self.programs();
             for program in &programs {
