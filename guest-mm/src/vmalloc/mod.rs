@@ -12,7 +12,7 @@
 //!
 //! **No recursion.** Nothing here calls the heap: nodes of the tree of areas and page tables are frames from the
 //! [`FrameSource`], so large allocations of a heap may come from here, under any of the heap's locks. Nothing here
-//! flushes but `purge` and `vunmap`, and they do it with no lock taken.
+//! flushes but `purge` and `vunmap`, with no lock taken, and `move_off`, with the one of this module: see [`KernelTlb::exchange`].
 //!
 //! **Moving.** Frames tell which page of the window they are ([`FrameSource::note_page`]); one that lies on memory which is to leave is
 //! exchanged for another ([`Vmalloc::move_off`]).

@@ -29,7 +29,6 @@ pub struct KernelMoved {
 /// A page on its way.
 struct Move {
     va: u64,
-    page: u32,
     from: Pfn,
     to: Pfn,
     /// It cannot be moved now.
@@ -68,25 +67,23 @@ impl Vmalloc {
                     moved.lacks_memory = true;
                     break;
                 };
+                // Before it has the address: whoever frees the area from then on takes the note back.
+                source.note_page(to, Some(page));
                 let va = self.window.start() + (u64::from(page) << PAGE_SHIFT);
                 let stays = false;
-                moves.push(Move {
-                    va,
-                    page,
-                    from,
-                    to,
-                    stays,
-                });
+                moves.push(Move { va, from, to, stays });
             }
             self.exchange((frames, contents), tlb, &mut moves);
-            for Move { page, from, to, .. } in moves.extract_if(.., |moving| !moving.stays) {
-                source.note_page(to, Some(page));
+            for Move { from, .. } in moves.extract_if(.., |moving| !moving.stays) {
                 source.note_page(from, None);
                 source.give(from, Order::ZERO);
                 gone.push(from);
                 moved.pages += 1;
             }
-            moves.iter().for_each(|stays| source.give(stays.to, Order::ZERO));
+            for Move { to, .. } in moves {
+                source.note_page(to, None);
+                source.give(to, Order::ZERO);
+            }
             if moved.lacks_memory {
                 break;
             }

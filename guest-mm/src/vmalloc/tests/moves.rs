@@ -1,6 +1,6 @@
 //! Areas that lose their frames under their users: what is at an address stays, wherever it lies.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -183,4 +183,52 @@ fn without_frames_the_rest_of_the_pages_stay_and_move_later() {
         world.check(area, 99);
         world.vmalloc.validate(&world.frames).unwrap();
     }
+}
+
+/// Frees and purges an area as soon as the first old frame of its pages comes back: another CPU may be as fast.
+struct Hasty<'a> {
+    noting: Noting<'a>,
+    world: &'a World,
+    area: Cell<Option<KernelRange>>,
+}
+
+impl FrameSource for Hasty<'_> {
+    fn take(&self, order: Order) -> Option<Pfn> {
+        self.noting.take(order)
+    }
+
+    fn note_page(&self, pfn: Pfn, page: Option<u32>) {
+        self.noting.note_page(pfn, page);
+    }
+
+    fn give(&self, pfn: Pfn, order: Order) {
+        self.noting.give(pfn, order);
+        if let Some(area) = self.area.take() {
+            self.world.vfree(area.start()).unwrap();
+            self.world
+                .vmalloc
+                .purge(&self.world.frames, self, &self.world.cpus);
+        }
+    }
+}
+
+#[test]
+fn an_area_that_goes_as_soon_as_its_pages_have_moved_leaves_no_frame_that_is_said_to_be_one() {
+    let world = world(512);
+    let source = Hasty {
+        noting: noting(&world),
+        world: &world,
+        area: Cell::new(None),
+    };
+    let area = world
+        .vmalloc
+        .vmalloc(&world.frames, &source, 5 * PAGE_SIZE, TAG)
+        .unwrap();
+    source.area.set(Some(area));
+    let mut refused = source.noting.refusals(|_| true);
+    let frames = (&world.frames, &world.frames);
+    let moved = world.vmalloc.move_off(frames, &source, &world.cpus, &mut refused);
+    assert_eq!((moved.pages, refused.len()), (5, 0));
+    assert!(source.noting.notes.borrow().is_empty());
+    world.validate();
 }
