@@ -68,6 +68,13 @@ impl TwoStage {
         *self = Self::default();
     }
 
+    /// A page went in pieces. If that is because others took what was made for it, places are made for the next one again.
+    fn went_in_pieces(&mut self) {
+        if self.stage == Stage::Made {
+            *self = Self::default();
+        }
+    }
+
     fn ended(&mut self, result: CompactResult) {
         if result == CompactResult::Success {
             self.stage = Stage::Made;
@@ -191,7 +198,11 @@ impl<'m, F: Frames, M: Mmu> Mm<'m, F, M> {
             route.two_stage().into_iter().for_each(TwoStage::starved);
             return Setback::NoMemory;
         }
-        self.split_for_migration(cpu, page)
+        let setback = self.split_for_migration(cpu, page);
+        if matches!(setback, Setback::Split) {
+            route.two_stage().into_iter().for_each(TwoStage::went_in_pieces);
+        }
+        setback
     }
 }
 
@@ -212,6 +223,18 @@ mod tests {
             stage.is_to_be_made() && !stage.found(),
             "the next page begins anew"
         );
+    }
+
+    #[test]
+    fn after_one_that_went_in_pieces_places_are_made_for_the_next_page_if_they_can_be() {
+        let mut stage = TwoStage::default();
+        (0..MOST_TRIES).for_each(|_| stage.ended(CompactResult::Success));
+        assert!(!stage.is_to_be_made());
+        stage.went_in_pieces();
+        assert!(stage.is_to_be_made() && !stage.found());
+        stage.ended(CompactResult::Complete);
+        stage.went_in_pieces();
+        assert!(!stage.is_to_be_made());
     }
 
     #[test]
