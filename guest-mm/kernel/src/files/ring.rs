@@ -69,24 +69,18 @@ impl Ring {
             .mm()
             .mmap(space, &request)
             .map_err(crate::syscall::map_error)?;
-        match fill(kernel, program, space, (address, len)).await {
-            Ok(()) => {}
+        let filled = fill(kernel, program, space, (address, len)).await;
+        let frames = match filled.and_then(|()| frames_of(kernel, &file, len)) {
+            Ok(frames) => frames,
             Err(error) => {
                 // A page of it that is on the move cannot be: nobody moves them.
                 let _ = kernel.mm().munmap(this_cpu(), space, address, len);
                 return Err(error);
             }
-        }
-        let frame_of = |index| match kernel.mm().lock_page(this_cpu(), file.mapping(), index) {
-            Ok(PageLookup::Locked(page)) => Some(page.pfn()),
-            _ => None,
         };
-        let nr_pages = u32::try_from(len / PAGE_SIZE).map_err(|_| Error::Invalid)?;
-        let frames: Option<Vec<Pfn>> = (0..nr_pages).map(frame_of).collect();
         let ring = Self {
             _file: file,
-            // Nobody but this call knows the pages yet.
-            frames: frames.ok_or(Error::Again)?,
+            frames,
             room,
         };
         Ok((ring, address))
@@ -133,6 +127,18 @@ impl Ring {
             kernel.frames.write(pfn, word, value);
         }
     }
+}
+
+/// Where the pages of a ring are, all of which are there. Nobody but the caller knows them yet, but who empties a block may have locked one to see
+/// whether it moves: that is [`Error::Again`].
+fn frames_of(kernel: &'static Kernel, file: &TmpFile, len: u64) -> Result<Vec<Pfn>, Error> {
+    let frame_of = |index| match kernel.mm().lock_page(this_cpu(), file.mapping(), index) {
+        Ok(PageLookup::Locked(page)) => Some(page.pfn()),
+        _ => None,
+    };
+    let nr_pages = u32::try_from(len / PAGE_SIZE).map_err(|_| Error::Invalid)?;
+    let frames: Option<Vec<Pfn>> = (0..nr_pages).map(frame_of).collect();
+    frames.ok_or(Error::Again)
 }
 
 /// Has all of a ring there, and mapped to be written to, before anything uses it.
