@@ -2,11 +2,12 @@
 
 use crate::disks;
 use crate::kernel::Kernel;
-use crate::resize::orders::{order, order_node};
+use crate::resize::orders::{PATIENCE_NS, order, order_node};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
+use guest_kernel::sync::{Winner, race};
 use guest_mm::blocks::{Change, MemoryEvent};
 use guest_mm::migrate::Method;
 use guest_mm::{BlockIndex, BlockState, Memmap, NodeId, NodeState, PAGE_SIZE};
@@ -224,8 +225,13 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
         }
         File::DiskMemory(disk) if value == "move" => {
             let (_, driver) = memory_of_disk(kernel, disk, path)?;
-            let moved = disks::relocate(kernel, driver).await;
-            moved.map_err(|error| error.to_string())
+            let patience = kernel.timers().sleep(PATIENCE_NS);
+            match race(disks::relocate(kernel, driver), patience).await {
+                Winner::First(moved) => moved.map_err(|error| error.to_string()),
+                Winner::Second(()) => {
+                    Err("the disk is busy; its memory moves once nothing is under way".into())
+                }
+            }
         }
         File::DiskMemory(_) => Err(alloc::format!("{path} takes move")),
         File::BlockSize

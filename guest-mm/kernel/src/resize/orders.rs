@@ -15,8 +15,8 @@ use guest_mm::migrate::Method;
 use guest_mm::{BlockIndex, BlockState, IsolatedBlock, Memmap, NodeId, PAGE_SIZE, ZoneKind};
 use guest_sync::SpinLock;
 
-/// How long whoever asked for a block waits for the worker. The host's own patience is a little longer.
-const PATIENCE_NS: u64 = 8_000_000_000;
+/// How long whoever asked for something waits for those who do it. The host's own patience is a little longer.
+pub(crate) const PATIENCE_NS: u64 = 8_000_000_000;
 
 /// Why something was given up half way.
 pub(super) const ANOTHER_SIZE: &str = "the host has asked for another size meanwhile";
