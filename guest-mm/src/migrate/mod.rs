@@ -50,7 +50,7 @@ pub struct MigrateReport {
     pub moved_small: u32,
     /// 2 MiB pages moved whole.
     pub moved_huge: u32,
-    /// Frames of the kernel's own that moved: page tables.
+    /// Frames of the kernel's own that moved: page tables, and what their owners moved after the batch had refused it.
     pub moved_kernel: u32,
     /// Pages that cannot move, each named once in a pass.
     pub refused: Vec<Refusal>,
@@ -129,7 +129,8 @@ pub enum RefusalReason {
     },
     /// The kernel's own, which nobody here can move: not all references to it are known, or its owner has to.
     Unmovable(KernelUse),
-    /// On the move already, in a batch that is not finished.
+    /// Somebody is just using it: it is locked, on its way to or from a disk, on the move already, or about to be mapped or freed; or there
+    /// is no frame for a page table.
     Busy,
 }
 
@@ -158,7 +159,7 @@ impl fmt::Display for Refusal {
                 write!(f, "is pinned by {holder}")
             }
             RefusalReason::Unmovable(used_for) => write!(f, "is {used_for}, which cannot move"),
-            RefusalReason::Busy => write!(f, "is being migrated already"),
+            RefusalReason::Busy => write!(f, "is in use just now"),
         }
     }
 }
