@@ -360,7 +360,8 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Err(RefusalReason::of_pin(by));
         }
         if !page.is_held {
-            let used_for = self.phys.kernel_use(page).unwrap_or(KernelUse::Other);
+            // Freed since it was found, or a program's by now.
+            let used_for = self.phys.kernel_use(page).ok_or(RefusalReason::Busy)?;
             let zone = self.phys.zone_of(page.pfn).map(crate::Zone::kind);
             // Nothing that nobody could move is there: it was just taken and is not mapped yet, or unmapped and is not freed yet.
             if used_for == KernelUse::Other && zone == Some(crate::ZoneKind::Movable) {
