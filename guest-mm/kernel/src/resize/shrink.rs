@@ -50,7 +50,7 @@ pub(super) enum Emptied {
 
 /// What was learnt of a block while it was looked at.
 struct Looks {
-    /// Why it could not go offline, should this be the last look.
+    /// Why it could not go offline, should this be the last look: what this look has come to.
     reason: StuckReason,
     /// Looks that are over, without those after which a driver gave its memory.
     passes: u32,
@@ -337,8 +337,12 @@ impl Worker {
         let turn_end = self.kernel.clock.now() + self.kernel.tick_ns;
         loop {
             let report = self.migrate_batch(block);
-            *reason = report.refused.last().map_or(*reason, refusal_reason);
-            self.refusal = report.refused.last().copied().or(self.refusal);
+            for refusal in &report.refused {
+                // One that is pinned keeps the block, whatever becomes of those that are only busy.
+                if *reason == StuckReason::Busy || refusal_reason(refusal) != StuckReason::Busy {
+                    (*reason, self.refusal) = (refusal_reason(refusal), Some(*refusal));
+                }
+            }
             match report.end {
                 BatchEnd::Budget if self.kernel.orders.rate() > 0 => return TurnEnd::Time,
                 BatchEnd::Budget if self.kernel.clock.now() >= turn_end => return TurnEnd::Time,
@@ -367,16 +371,18 @@ impl Worker {
             Err(not_empty) => not_empty.block,
         };
         if self.move_drivers(&mut block).await {
+            looks.reason = StuckReason::Busy;
             block.rewind();
             return Pass::Another(block);
         }
         looks.passes += 1;
-        let most = match looks.reason {
+        let reason = core::mem::replace(&mut looks.reason, StuckReason::Busy);
+        let most = match reason {
             StuckReason::Busy => BUSY_PASSES,
             _ => PASSES,
         };
         if looks.passes >= most {
-            return Pass::Last(Emptied::No(block, looks.reason));
+            return Pass::Last(Emptied::No(block, reason));
         }
         if looks.passes == 1 {
             looks.busy_until = self.kernel.clock.now() + BUSY_NS;
