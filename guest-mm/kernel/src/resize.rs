@@ -22,7 +22,7 @@ use crate::nodes;
 use core::ops::Range;
 use guest_kernel::sync::{Winner, race};
 use guest_mm::migrate::Refusal;
-use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, PfnRange};
+use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, PfnRange, ZoneKind};
 use guest_virtio::mem::{BlockRun, RequestError, RunState};
 use guest_virtio::plan::{Planner, StallReason, Step};
 use kernel_pages::Drivers;
@@ -36,6 +36,8 @@ const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
 struct OfflineBlock {
     block: BlockIndex,
     descriptors: Descriptors,
+    /// Where it was in use, and is again if it does not leave; `Movable` for one that was not.
+    zone: ZoneKind,
 }
 
 /// Whether a block's part of the array of descriptors has memory.
@@ -258,6 +260,7 @@ impl Worker {
             self.bring_online(OfflineBlock {
                 block,
                 descriptors: Descriptors::Missing,
+                zone: ZoneKind::Movable,
             });
         }
     }

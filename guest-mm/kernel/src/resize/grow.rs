@@ -74,7 +74,11 @@ impl Worker {
                 break;
             };
             self.note(block, PlugStep::Begun);
-            prepared.push(OfflineBlock { block, descriptors });
+            prepared.push(OfflineBlock {
+                block,
+                descriptors,
+                zone: ZoneKind::Movable,
+            });
         }
         // Whatever is cached of what was there before: zeroes.
         forget_manager_translations();
@@ -160,14 +164,9 @@ impl Worker {
         }
     }
 
-    /// Puts a plugged block back to use, from which it can be taken again.
+    /// Puts a plugged block back to use where it was.
     pub(super) fn bring_online(&self, offline: OfflineBlock) {
-        self.bring_online_in(offline, ZoneKind::Movable);
-    }
-
-    /// Puts a plugged block to use in a zone: see [`Self::bring_all_online`].
-    pub(super) fn bring_online_in(&self, offline: OfflineBlock, kind: ZoneKind) {
-        self.bring_all_online(alloc::vec![offline], kind);
+        self.bring_all_online(alloc::vec![offline], offline.zone);
     }
 
     /// Puts plugged blocks to use in a zone. One without descriptors, or tables, stays offline.
@@ -184,8 +183,11 @@ impl Worker {
         for (block, memmap) in described {
             if let Err(error) = self.kernel.phys.online_with(block, kind, memmap) {
                 log!(Error, "block {}: {error}", block.0);
-                let descriptors = Descriptors::There;
-                self.unback(alloc::vec![OfflineBlock { block, descriptors }]);
+                self.unback(alloc::vec![OfflineBlock {
+                    block,
+                    descriptors: Descriptors::There,
+                    zone: kind,
+                }]);
             }
         }
         nodes::settle(self.kernel);
@@ -194,7 +196,9 @@ impl Worker {
     /// Maps a plugged block and makes sure that it has descriptors, which all CPUs must hear of. Returns where they are.
     fn describe(&self, offline: OfflineBlock) -> Option<(BlockIndex, Memmap)> {
         let (vmemmap, frames) = (&self.kernel.vmemmap, KernelFrames(self.kernel.phys));
-        let OfflineBlock { block, descriptors } = offline;
+        let OfflineBlock {
+            block, descriptors, ..
+        } = offline;
         let range = self.kernel.phys.hotplug_region().block_range(block)?;
         let addresses = self.addresses(block);
         let mapped = self

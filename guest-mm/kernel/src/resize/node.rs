@@ -14,8 +14,6 @@ use guest_mm::{BlockIndex, BlockState, IsolatedBlock, NodeId, PAGE_SIZE, ZoneKin
 /// The blocks of a node on their way out.
 #[derive(Default)]
 struct Leaving {
-    /// The zones where they were.
-    zones: Vec<(BlockIndex, ZoneKind)>,
     /// Isolated, and not looked at yet.
     isolated: Vec<IsolatedBlock>,
     /// Emptied.
@@ -43,9 +41,11 @@ impl Worker {
             return Err(format!("node {node} has no plugged block that is offline"));
         }
         let descriptors = Descriptors::Missing;
-        let blocks = offline
-            .into_iter()
-            .map(|block| OfflineBlock { block, descriptors });
+        let blocks = offline.into_iter().map(|block| OfflineBlock {
+            block,
+            descriptors,
+            zone: kind,
+        });
         self.bring_all_online(blocks.collect(), kind);
         self.kernel.memory_came.raise();
         match self.blocks_of(node, BlockState::Offline).len() {
@@ -92,14 +92,8 @@ impl Worker {
         let phys = self.kernel.phys;
         let mut leaving = Leaving::default();
         for block in self.blocks_of(node, BlockState::Online) {
-            let zone = phys
-                .block_usage(block)
-                .map_or(ZoneKind::Movable, |usage| usage.zone);
             match phys.isolate(block) {
-                Ok(isolated) => {
-                    leaving.isolated.push(isolated);
-                    leaving.zones.push((block, zone));
-                }
+                Ok(isolated) => leaving.isolated.push(isolated),
                 Err(error) => {
                     self.put_node_back(leaving);
                     let why = blame::isolate_error(self.kernel, &error);
@@ -153,8 +147,7 @@ impl Worker {
             self.put_back(block, None);
         }
         for offline in leaving.offline {
-            let known = leaving.zones.iter().find(|(block, _)| *block == offline.block);
-            self.bring_online_in(offline, known.map_or(ZoneKind::Movable, |&(_, zone)| zone));
+            self.bring_online(offline);
         }
         self.kernel.memory_came.raise();
     }

@@ -194,7 +194,11 @@ impl Worker {
     fn take_online(&self, block: BlockIndex, kind: ZoneKind) -> Result<(), String> {
         self.expect_state(block, BlockState::Offline)?;
         let descriptors = Descriptors::Missing;
-        self.bring_online_in(OfflineBlock { block, descriptors }, kind);
+        self.bring_online(OfflineBlock {
+            block,
+            descriptors,
+            zone: kind,
+        });
         self.kernel.memory_came.raise();
         self.expect_state(block, BlockState::Online)
     }

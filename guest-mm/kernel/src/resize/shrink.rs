@@ -13,9 +13,9 @@ use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
 use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
-use guest_mm::blocks::IsolateError;
+use guest_mm::blocks::{IsolateError, NotEmpty};
 use guest_mm::migrate::{BatchEnd, BusyPages, MigrateReport, Refusal, RefusalReason};
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE, Pfn};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE, Pfn, ZoneKind};
 use guest_sync::Cpu;
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
@@ -207,6 +207,7 @@ impl Worker {
             .map(|block| OfflineBlock {
                 block,
                 descriptors: Descriptors::Missing,
+                zone: ZoneKind::Movable,
             })
             .collect();
         Leaving {
@@ -272,11 +273,8 @@ impl Worker {
             }
             match phys.isolate(cost.block) {
                 Ok(block) if phys.used_pages(&block) > 0 => leaving.used.push(block),
-                Ok(block) => match phys.offline(block) {
-                    Ok(()) => leaving.offline.push(OfflineBlock {
-                        block: cost.block,
-                        descriptors: Descriptors::There,
-                    }),
+                Ok(block) => match self.offline(block) {
+                    Ok(offline) => leaving.offline.push(offline),
                     Err(not_empty) => leaving.used.push(not_empty.block),
                 },
                 Err(error) => {
@@ -287,6 +285,18 @@ impl Worker {
             left -= 1;
         }
         leaving.used.reverse();
+    }
+
+    /// Takes an empty block offline.
+    fn offline(&self, block: IsolatedBlock) -> Result<OfflineBlock, NotEmpty> {
+        let (phys, index) = (self.kernel.phys, block.block());
+        let usage = phys.block_usage(index);
+        phys.offline(block)?;
+        Ok(OfflineBlock {
+            block: index,
+            descriptors: Descriptors::There,
+            zone: usage.map_or(ZoneKind::Movable, |usage| usage.zone),
+        })
     }
 
     /// Has everything leave an isolated block and takes it offline.
@@ -360,14 +370,8 @@ impl Worker {
 
     /// All pages of the block were looked at: it goes offline, or is looked at once more, or is stuck.
     async fn end_pass(&mut self, block: IsolatedBlock, looks: &mut Looks) -> Pass {
-        let index = block.block();
-        let mut block = match self.kernel.phys.offline(block) {
-            Ok(()) => {
-                return Pass::Last(Emptied::Yes(OfflineBlock {
-                    block: index,
-                    descriptors: Descriptors::There,
-                }));
-            }
+        let mut block = match self.offline(block) {
+            Ok(offline) => return Pass::Last(Emptied::Yes(offline)),
             Err(not_empty) => not_empty.block,
         };
         if self.move_drivers(&mut block).await {
