@@ -29,9 +29,10 @@ pub enum KernelUse {
     Other,
 }
 
-/// `mapping` of a page without flags: who has it.
-const VMALLOC: u32 = 1;
-const DMA: u32 = 2;
+/// `mapping` of a page without flags: who has it. No number of an `anon_vma` or of a mapping, which is there a moment before the flags of a page
+/// that is just being mapped.
+const VMALLOC: u32 = u32::MAX;
+const DMA: u32 = u32::MAX - 1;
 
 impl Page {
     /// What the kernel uses it for; `None` unless it is allocated, and for pages of programs and of files.
