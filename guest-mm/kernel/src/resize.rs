@@ -36,8 +36,8 @@ const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
 struct OfflineBlock {
     block: BlockIndex,
     descriptors: Descriptors,
-    /// Where it was in use, and is again if it does not leave; `Movable` for one that was not.
-    zone: ZoneKind,
+    /// Where it was in use, and is again if it does not leave; one that was in no use stays so.
+    zone: Option<ZoneKind>,
 }
 
 /// Whether a block's part of the array of descriptors has memory.
@@ -260,7 +260,7 @@ impl Worker {
             self.bring_online(OfflineBlock {
                 block,
                 descriptors: Descriptors::Missing,
-                zone: ZoneKind::Movable,
+                zone: Some(ZoneKind::Movable),
             });
         }
     }

@@ -36,6 +36,8 @@ pub struct IsolatedBlock {
     pub(crate) busy_pages: BusyPages,
     /// Passes of migration that have come to their end.
     pub(crate) passes: u32,
+    /// Whether this pass is one of them.
+    pub(crate) is_counted: bool,
 }
 
 impl IsolatedBlock {
@@ -62,6 +64,7 @@ impl IsolatedBlock {
     /// Starts another pass over the pages that are still there.
     pub fn rewind_with(&mut self, busy_pages: BusyPages) {
         self.cursor = 0;
+        self.is_counted = false;
         self.busy_pages = busy_pages;
         self.two_stage = TwoStage::default();
     }
@@ -189,6 +192,7 @@ impl PhysicalMemory<'_> {
             two_stage: TwoStage::default(),
             busy_pages: BusyPages::PutOff,
             passes: 0,
+            is_counted: false,
         })
     }
 

@@ -72,7 +72,8 @@ impl Route for IsolatedBlock {
     }
 
     fn pass_done(&mut self) {
-        self.passes += 1;
+        // The end is come to again where pages that were refused lacked memory only.
+        self.passes += u32::from(!core::mem::replace(&mut self.is_counted, true));
     }
 }
 

@@ -282,6 +282,9 @@ fn pages_that_somebody_is_using_are_put_off_in_the_first_pass_and_waited_for_in_
     let second = mm.migrate_batch(&cpu, &mut token, u32::MAX);
     assert_eq!((second.end, second.moved_small), (BatchEnd::PassDone, 1));
     assert_eq!(token.passes(), 2);
+    // Whoever asks for more at the end has not looked again.
+    assert_eq!(mm.migrate_batch(&cpu, &mut token, 1).end, BatchEnd::PassDone);
+    assert_eq!(token.passes(), 2);
     remove(&mut mm, token);
     let stats = mm.phys.stats();
     assert_eq!((stats.blocks_unplug_pass1, stats.blocks_unplug_pass2), (0, 1));

@@ -77,7 +77,7 @@ impl Worker {
             prepared.push(OfflineBlock {
                 block,
                 descriptors,
-                zone: ZoneKind::Movable,
+                zone: None,
             });
         }
         // Whatever is cached of what was there before: zeroes.
@@ -164,9 +164,11 @@ impl Worker {
         }
     }
 
-    /// Puts a plugged block back to use where it was.
+    /// Puts a plugged block back to use where it was, if it was in use.
     pub(super) fn bring_online(&self, offline: OfflineBlock) {
-        self.bring_all_online(alloc::vec![offline], offline.zone);
+        if let Some(zone) = offline.zone {
+            self.bring_all_online(alloc::vec![offline], zone);
+        }
     }
 
     /// Puts plugged blocks to use in a zone. One without descriptors, or tables, stays offline.
@@ -186,7 +188,7 @@ impl Worker {
                 self.unback(alloc::vec![OfflineBlock {
                     block,
                     descriptors: Descriptors::There,
-                    zone: kind,
+                    zone: None,
                 }]);
             }
         }

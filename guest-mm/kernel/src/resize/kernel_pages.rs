@@ -6,13 +6,25 @@ use crate::files;
 use crate::machine::cpu::this_cpu;
 use crate::machine::quiet;
 use alloc::vec::Vec;
+use core::mem::discriminant;
 use guest_kernel::sync::{Winner, race};
-use guest_mm::migrate::{BatchEnd, MigrateReport, RefusalReason};
+use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
 use guest_mm::slab::MoveObjects;
 use guest_mm::{IsolatedBlock, KernelUse};
 
 /// How long a block waits for a driver: a disk may have much to do before nothing is under way.
 const DRIVER_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// What its owner could move if there were memory leaves later.
+fn put_off(refused: &mut [Refusal], used_for: KernelUse) {
+    for refusal in refused {
+        if let RefusalReason::Unmovable(of) = refusal.reason
+            && discriminant(&of) == discriminant(&used_for)
+        {
+            refusal.reason = RefusalReason::Busy;
+        }
+    }
+}
 
 /// Drivers whose memory was found on a block.
 #[derive(Debug, Default)]
@@ -50,6 +62,7 @@ impl Worker {
             report.moved_kernel += moved.pages;
             if moved.lacks_memory {
                 report.end = BatchEnd::NoMemory;
+                put_off(&mut report.refused, used_for);
             }
         }
         for refusal in &report.refused {

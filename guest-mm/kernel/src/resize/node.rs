@@ -44,7 +44,7 @@ impl Worker {
         let blocks = offline.into_iter().map(|block| OfflineBlock {
             block,
             descriptors,
-            zone: kind,
+            zone: None,
         });
         self.bring_all_online(blocks.collect(), kind);
         self.kernel.memory_came.raise();

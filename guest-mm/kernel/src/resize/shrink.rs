@@ -15,7 +15,7 @@ use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
 use guest_mm::blocks::{IsolateError, NotEmpty};
 use guest_mm::migrate::{BatchEnd, BusyPages, MigrateReport, Refusal, RefusalReason};
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE, Pfn, ZoneKind};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE, Pfn};
 use guest_sync::Cpu;
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
 use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
@@ -195,7 +195,7 @@ impl Worker {
         Some(Blame { block, refusal })
     }
 
-    /// Plugged blocks that could not be brought online.
+    /// Plugged blocks that are in no use: there was no memory to manage them with, or somebody has taken them offline.
     fn never_used(&self, count: usize) -> Leaving {
         let phys = self.kernel.phys;
         let state = |block| phys.hotplug_region().state(block);
@@ -207,7 +207,7 @@ impl Worker {
             .map(|block| OfflineBlock {
                 block,
                 descriptors: Descriptors::Missing,
-                zone: ZoneKind::Movable,
+                zone: None,
             })
             .collect();
         Leaving {
@@ -295,7 +295,7 @@ impl Worker {
         Ok(OfflineBlock {
             block: index,
             descriptors: Descriptors::There,
-            zone: usage.map_or(ZoneKind::Movable, |usage| usage.zone),
+            zone: usage.map(|usage| usage.zone),
         })
     }
 
