@@ -43,6 +43,7 @@ hugepages     the pool of reserved huge pages; hugepages N makes it N pages of 2
 compact       gathers scattered free memory into huge pages, zone by zone
 migratepages  migratepages PID FROM TO: moves a program's own memory from a node to another
 pack          gathers what is in use on removable memory in as few blocks as possible
+cancel        gives up the emptying of a block or node, or packing, that is under way, and puts everything back
 cpus          every CPU: programs, and counters of what it has done
 swaps         every swap area: size, use, priority and errors, as /proc/swaps
 vmstat        counters of the memory manager and of the resize, as /proc/vmstat

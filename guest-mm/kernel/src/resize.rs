@@ -5,12 +5,14 @@
 //! for a new target, for memory that came free, or, after a growing pause, for its luck to change.
 
 pub(crate) mod blame;
+mod choose;
 mod difficult;
 mod evict;
 mod grow;
 mod kernel_pages;
 mod node;
 pub(crate) mod orders;
+mod pace;
 mod pack;
 mod shrink;
 
@@ -26,6 +28,7 @@ use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, PfnRange, ZoneKind};
 use guest_virtio::mem::{BlockRun, RequestError, RunState};
 use guest_virtio::plan::{Planner, StallReason, Step};
 use kernel_pages::Drivers;
+use pace::Pace;
 
 /// The first pause after a stall, and the longest; each is twice the one before.
 const FIRST_PAUSE_NS: u64 = 100_000_000;
@@ -52,8 +55,20 @@ enum Descriptors {
 enum Interruption {
     /// The host wants something else now.
     NewTarget,
+    /// Whoever wanted it does not any more.
+    Cancelled,
     /// The device is out of order.
     Device(RequestError),
+}
+
+impl Interruption {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NewTarget => "given up: the host has asked for another size meanwhile",
+            Self::Cancelled => "given up: somebody has cancelled it",
+            Self::Device(_) => "given up: the memory device is out of order",
+        }
+    }
 }
 
 /// The worker's state.
@@ -69,6 +84,9 @@ struct Worker {
     blame: Option<Blame>,
     /// Drivers with memory on the block that is emptied.
     drivers: Drivers,
+    pace: Pace,
+    /// How often something was cancelled before what is being done for somebody was begun; `None` while nothing is.
+    cancel_seen: Option<u64>,
 }
 
 /// Follows the host's wishes for as long as the guest runs.
@@ -104,6 +122,8 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         refusal: None,
         blame: None,
         drivers: Drivers::default(),
+        pace: Pace::default(),
+        cancel_seen: None,
     };
     worker.start_empty().await;
     let mut pause = FIRST_PAUSE_NS;
@@ -112,7 +132,7 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         match worker.reach_target().await {
             Ok(None) => pause = FIRST_PAUSE_NS,
             Ok(Some(_)) => pause = worker.wait_for_luck(orders_seen, pause).await,
-            Err(Interruption::NewTarget) => {
+            Err(Interruption::NewTarget | Interruption::Cancelled) => {
                 pause = FIRST_PAUSE_NS;
                 continue;
             }
@@ -181,8 +201,12 @@ impl Worker {
         }
     }
 
-    /// Fails when the host has announced a change, without waiting for one.
+    /// Fails when the host has announced a change, or what is being done is cancelled, without waiting for that.
     async fn interrupted(&self) -> Result<(), Interruption> {
+        let cancels = self.kernel.orders.cancelled.count();
+        if self.cancel_seen.is_some_and(|seen| cancels > seen) {
+            return Err(Interruption::Cancelled);
+        }
         match race(self.device.config_changed(), async {}).await {
             Winner::First(Ok(())) => Err(Interruption::NewTarget),
             Winner::First(Err(fault)) => Err(Interruption::Device(RequestError::Device(fault))),

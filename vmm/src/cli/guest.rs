@@ -8,7 +8,7 @@ use crate::control::client::ControlClient;
 /// Ask the running guest for its own view of its memory
 ///
 /// The built-in guest knows help, meminfo, zoneinfo, buddyinfo, pagetypeinfo, slabinfo, vmallocinfo, vmstat, nodes,
-/// blocks, ps, maps PID, smaps PID, swaps, lru, cache, hugepages [N], compact, pack, migratepages PID FROM TO, pagemap PID ADDRESS, frame PFN, poison PFN [soft|hard],
+/// blocks, ps, maps PID, smaps PID, swaps, lru, cache, hugepages [N], compact, pack, cancel, migratepages PID FROM TO, pagemap PID ADDRESS, frame PFN, poison PFN [soft|hard],
 /// cpus and sysfs, a control tree of blocks, nodes and disks. Those
 /// that Linux has in /proc are in the formats of Linux.
 #[derive(Debug, Args)]

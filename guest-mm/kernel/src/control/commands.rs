@@ -4,7 +4,7 @@ use crate::kcompactd;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::memory_failure::{self, Severity};
-use crate::resize::orders::pack;
+use crate::resize::orders::{self, pack};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -41,6 +41,8 @@ pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Op
         ("hugepages", _) => Err("hugepages takes one number".into()),
         ("migratepages", &[pid, from, to]) => migrate_pages(kernel, pid, from, to).await,
         ("migratepages", _) => Err("migratepages takes a program's number and two nodes' numbers".into()),
+        ("cancel", []) => orders::cancel(kernel).await,
+        ("cancel", _) => Err("cancel takes no arguments".into()),
         ("pack", []) => pack(kernel).await,
         ("pack", _) => Err("pack takes no arguments".into()),
         ("compact", []) => Ok(compact(kernel).await),

@@ -31,7 +31,7 @@ impl Worker {
     }
 
     /// Waits until nobody is busy with a page, so that it moves in this pass. Not for longer than `until`: from then on busy pages of the block are put
-    /// off. A new target ends the wait.
+    /// off. Another target, or whoever does not want the block any more, ends the wait.
     pub(super) async fn await_page(&self, block: &mut IsolatedBlock, pfn: Pfn, until: u64) {
         let (kernel, timers) = (self.kernel, self.kernel.timers());
         if kernel.clock.now() >= until {
@@ -45,7 +45,7 @@ impl Worker {
             }
         };
         let _ = race(
-            self.device.config_changed(),
+            race(self.device.config_changed(), self.cancelled()),
             race(idle, timers.sleep_until(until)),
         )
         .await;

@@ -16,7 +16,7 @@ const LOOK_NS: u64 = 100_000_000;
 impl Worker {
     /// The first look at blocks that are to be emptied: what was not used since reclaim last looked leaves at once, and what is
     /// used from now on shows. Comes to nothing where no page could leave.
-    pub(super) async fn look_at_use(&self, blocks: &mut [IsolatedBlock]) -> Result<(), Interruption> {
+    pub(super) async fn look_at_use(&mut self, blocks: &mut [IsolatedBlock]) -> Result<(), Interruption> {
         if self.kernel.orders.method() != Method::Combined || self.reclaimable_pages() == 0 {
             return Ok(());
         }
@@ -30,15 +30,14 @@ impl Worker {
     }
 
     /// Has pages of a block leave memory, and waits until those that were written have arrived. The rest is to move.
-    pub(super) async fn evict(&self, block: &mut IsolatedBlock) -> Result<(), Interruption> {
+    pub(super) async fn evict(&mut self, block: &mut IsolatedBlock) -> Result<(), Interruption> {
         let Some(which) = self.kernel.orders.method().eviction() else {
             return Ok(());
         };
         if self.reclaimable_pages() == 0 {
             return Ok(());
         }
-        let (phys, start) = (self.kernel.phys, self.kernel.clock.now());
-        let used_before = phys.used_pages(block);
+        let phys = self.kernel.phys;
         let mut written = self.evict_pass(block, which).await?;
         while written > 0 && phys.nr_being_written() > 0 {
             phys.throttle().await;
@@ -46,19 +45,18 @@ impl Worker {
             written = written.saturating_sub(32);
             self.interrupted().await?;
         }
-        let gone = used_before.saturating_sub(phys.used_pages(block));
-        self.keep_rate(gone, start).await;
         self.interrupted().await
     }
 
     /// Looks at each page of the block once; returns how many are being written.
-    async fn evict_pass(&self, block: &mut IsolatedBlock, which: Eviction) -> Result<u32, Interruption> {
+    async fn evict_pass(&mut self, block: &mut IsolatedBlock, which: Eviction) -> Result<u32, Interruption> {
         let mut written = 0;
         loop {
             let mm = self.kernel.mm();
-            let report = mm.evict_batch(this_cpu(), block, which, BATCH_PAGES);
+            let report = mm.evict_batch(this_cpu(), block, which, self.share(BATCH_PAGES));
             written += report.written;
             activity::answer();
+            self.keep_rate(report.freed + report.written).await;
             if report.is_pass_done {
                 block.rewind();
                 return Ok(written);

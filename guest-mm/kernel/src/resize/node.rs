@@ -2,7 +2,6 @@
 //! (`mm/memory_hotplug.c`, `offline_pages` and `try_offline_node`): no allocation enters any of them, then their pages move, the blocks go
 //! offline one after the other, and with the last one the node leaves the zonelists, its tasks end, and it is offline.
 
-use super::orders::ANOTHER_SIZE;
 use super::shrink::Emptied;
 use super::{Descriptors, Interruption, OfflineBlock, Worker, blame};
 use alloc::format;
@@ -176,7 +175,7 @@ impl Kept {
 
     fn interrupted(why: Interruption) -> Self {
         Self {
-            why: ANOTHER_SIZE.into(),
+            why: why.as_str().into(),
             interruption: Err(why),
         }
     }

@@ -4,22 +4,21 @@
 use super::shrink::Emptied;
 use super::{Descriptors, Interruption, OfflineBlock, Worker, blame};
 use crate::kernel::Kernel;
+use crate::log::log;
 use crate::nodes;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use guest_kernel::control_tree::OnlinePolicy;
-use guest_kernel::sync::{Signal, race};
+use guest_kernel::sync::{Signal, Winner, race};
 use guest_mm::migrate::Method;
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, Memmap, NodeId, PAGE_SIZE, ZoneKind};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, Memmap, NodeId, ZoneKind};
 use guest_sync::SpinLock;
 
 /// How long whoever asked for something waits for those who do it. The host's own patience is a little longer.
 pub(crate) const PATIENCE_NS: u64 = 8_000_000_000;
-
-/// Why something was given up half way.
-pub(super) const ANOTHER_SIZE: &str = "the host has asked for another size meanwhile";
 
 /// What is wanted, and what waits to be done.
 #[derive(Debug)]
@@ -31,10 +30,14 @@ pub(crate) struct Orders {
     rate: AtomicU64,
     waiting: SpinLock<VecDeque<Arc<Order>>>,
     pub(super) came: Signal,
+    /// What is being done.
+    under_way: SpinLock<Option<Arc<Order>>>,
+    /// What is being done is to be given up.
+    pub(super) cancelled: Signal,
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wanted {
     /// A block is to be something else.
     State(BlockIndex, OnlinePolicy),
@@ -48,9 +51,35 @@ enum Wanted {
 #[derive(Debug)]
 struct Order {
     wanted: Wanted,
-    /// Nobody waits for it any more.
     outcome: SpinLock<Option<Result<String, String>>>,
     done: Signal,
+    /// Nobody waits for the outcome any more: the log says it.
+    is_left: AtomicBool,
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(block, wanted) => write!(f, "block {} {}", block.0, wanted.name()),
+            Self::Node(node, wanted) => write!(f, "node {node} {}", wanted.name()),
+            Self::Packed => f.write_str("pack"),
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether whoever wants this wants no more of what `other` is about: what was to go out of use is to be in use.
+    fn takes_back(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::State(block, wanted), Self::State(known, OnlinePolicy::Offline)) => {
+                block == known && wanted != OnlinePolicy::Offline
+            }
+            (Self::Node(node, wanted), Self::Node(known, OnlinePolicy::Offline)) => {
+                node == known && wanted != OnlinePolicy::Offline
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Orders {
@@ -63,6 +92,8 @@ impl Orders {
             rate: AtomicU64::new(0),
             waiting: SpinLock::default(),
             came: Signal::new(),
+            under_way: SpinLock::default(),
+            cancelled: Signal::new(),
         };
         orders.set_policy(policy);
         orders.set_method(method);
@@ -129,11 +160,37 @@ pub(crate) async fn pack(kernel: &Kernel) -> Result<String, String> {
     ask(kernel, Wanted::Packed).await
 }
 
+/// Has what is being done for somebody given up, and everything put back that it has begun with: the emptying of a block or a node, or packing. What it
+/// was, in a line.
+///
+/// # Errors
+/// Nothing is being done.
+pub(crate) async fn cancel(kernel: &Kernel) -> Result<String, String> {
+    let under_way = kernel.orders.under_way.lock().clone();
+    let order = under_way.ok_or("nothing is being done for anybody")?;
+    cancel_order(kernel, &order).await?;
+    Ok(alloc::format!("{}: given up\n", order.wanted))
+}
+
+async fn cancel_order(kernel: &Kernel, order: &Order) -> Result<(), String> {
+    kernel.orders.cancelled.raise();
+    match race(order.done.after(0), kernel.timers().sleep(PATIENCE_NS)).await {
+        Winner::First(()) => Ok(()),
+        Winner::Second(()) => Err(alloc::format!("{}: not given up yet", order.wanted)),
+    }
+}
+
 async fn ask(kernel: &Kernel, wanted: Wanted) -> Result<String, String> {
+    let under_way = kernel.orders.under_way.lock().clone();
+    if let Some(other) = under_way.filter(|other| wanted.takes_back(other.wanted)) {
+        cancel_order(kernel, &other).await?;
+        return Ok(String::new());
+    }
     let order = Arc::new(Order {
         wanted,
         outcome: SpinLock::new(None),
         done: Signal::new(),
+        is_left: AtomicBool::new(false),
     });
     kernel.orders.waiting.lock().push_back(order.clone());
     kernel.orders.came.raise();
@@ -147,7 +204,10 @@ async fn ask(kernel: &Kernel, wanted: Wanted) -> Result<String, String> {
         Err(if waiting.len() < before {
             alloc::format!("nobody came to it within {seconds} s; nothing was done")
         } else {
-            alloc::format!("not done within {seconds} s; it goes on, and the events say how it ends")
+            order.is_left.store(true, Ordering::Relaxed);
+            alloc::format!(
+                "not done within {seconds} s; it goes on, and the log says how it ends (cancel gives it up)"
+            )
         })
     })
 }
@@ -158,6 +218,8 @@ impl Worker {
         loop {
             let next = self.kernel.orders.waiting.lock().pop_front();
             let Some(order) = next else { return Ok(()) };
+            *self.kernel.orders.under_way.lock() = Some(order.clone());
+            self.cancel_seen = Some(self.kernel.orders.cancelled.count());
             let mut interrupted = Ok(());
             let outcome = match order.wanted {
                 Wanted::State(block, wanted) => {
@@ -171,10 +233,14 @@ impl Worker {
                 Wanted::Packed => self.pack(&mut interrupted).await,
             };
             nodes::settle(self.kernel);
-            *order.outcome.lock() = Some(outcome);
-            order.done.raise();
+            self.cancel_seen = None;
+            *self.kernel.orders.under_way.lock() = None;
+            order.is_over(outcome);
             self.kernel.validate();
-            interrupted?;
+            match interrupted {
+                Ok(()) | Err(Interruption::Cancelled) => {}
+                Err(other) => return Err(other),
+            }
         }
     }
 
@@ -193,12 +259,12 @@ impl Worker {
 
     fn take_online(&self, block: BlockIndex, kind: ZoneKind) -> Result<(), String> {
         self.expect_state(block, BlockState::Offline)?;
-        let descriptors = Descriptors::Missing;
-        self.bring_online(OfflineBlock {
+        let plugged = OfflineBlock {
             block,
-            descriptors,
-            zone: kind,
-        });
+            descriptors: Descriptors::Missing,
+            zone: None,
+        };
+        self.bring_all_online(alloc::vec![plugged], kind);
         self.kernel.memory_came.raise();
         self.expect_state(block, BlockState::Online)
     }
@@ -251,8 +317,9 @@ impl Worker {
     ) -> Result<(), String> {
         self.put_back(isolated, None);
         self.kernel.memory_came.raise();
+        let text = why.as_str().into();
         *interrupted = Err(why);
-        Err(ANOTHER_SIZE.into())
+        Err(text)
     }
 
     fn expect_state(&self, block: BlockIndex, wanted: BlockState) -> Result<(), String> {
@@ -263,17 +330,26 @@ impl Worker {
         }
     }
 
-    /// Waits so long that no more than the rate allows was moved since `start`; a new target ends it.
-    pub(super) async fn keep_rate(&self, moved_pages: u32, start: u64) {
-        let rate = self.kernel.orders.rate();
-        if rate == 0 {
-            return;
+    /// Waits until what is being done for somebody is to be given up; for ever while nothing is.
+    pub(super) async fn cancelled(&self) {
+        match self.cancel_seen {
+            Some(seen) => self.kernel.orders.cancelled.after(seen).await,
+            None => core::future::pending().await,
         }
-        let bytes = u64::from(moved_pages) * PAGE_SIZE;
-        let until = start + bytes.saturating_mul(1_000_000_000) / (rate << 20);
-        if until > self.kernel.clock.now() {
-            let pause = self.kernel.timers().sleep_until(until);
-            let _ = race(self.device.config_changed(), pause).await;
+    }
+}
+
+impl Order {
+    /// Tells whoever waits for it, or the log.
+    fn is_over(&self, outcome: Result<String, String>) {
+        if self.is_left.load(Ordering::Relaxed) {
+            match &outcome {
+                Ok(text) if text.is_empty() => log!(Info, "{}: done", self.wanted),
+                Ok(text) => log!(Info, "{}: {}", self.wanted, text.trim_end()),
+                Err(error) => log!(Warning, "{}: {error}", self.wanted),
+            }
         }
+        *self.outcome.lock() = Some(outcome);
+        self.done.raise();
     }
 }

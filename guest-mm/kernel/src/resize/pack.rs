@@ -43,7 +43,7 @@ impl Worker {
         );
         match interrupted {
             Ok(()) => Ok(text),
-            Err(_) => Err(format!("the host has asked for another size meanwhile: {text}")),
+            Err(why) => Err(format!("{}: {text}", why.as_str())),
         }
     }
 }

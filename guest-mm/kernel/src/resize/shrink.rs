@@ -10,23 +10,18 @@ use crate::machine::cpu::this_cpu;
 use crate::machine::high_memory::AllFrames;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::ops::RangeInclusive;
-use guest_kernel::physical::to_usize;
 use guest_kernel::sync::yield_now;
-use guest_mm::blocks::{IsolateError, NotEmpty};
+use guest_mm::blocks::NotEmpty;
 use guest_mm::migrate::{BatchEnd, BusyPages, MigrateReport, Refusal, RefusalReason};
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, LruList, PAGE_SIZE, Pfn};
+use guest_mm::{IsolatedBlock, PAGE_SIZE, Pfn};
 use guest_sync::Cpu;
 use guest_virtio::mem::{BlockIndex as DeviceBlock, BlockRun, RequestError, runs};
-use guest_virtio::plan::{BlockState as Planned, StuckReason, UnplugFailure};
+use guest_virtio::plan::{StuckReason, UnplugFailure};
 
-/// Most blocks that are out of use at a time because they are about to go, where memory has to be reclaimed for them.
-const MOST_ISOLATED: usize = 256;
-/// Memory that must remain available to programs, so that one in the middle of something can finish it and give
-/// back what it holds: a 16th of the guest's, within these bounds.
-const LEAST_AVAILABLE: RangeInclusive<u64> = 4 << 20..=32 << 20;
-/// Emptied blocks are unplugged together once they have so many bytes.
+/// Emptied blocks are unplugged together once they have so many bytes, or the first of them has waited so long: the host sees no other sign that
+/// the guest is at work.
 const UNPLUG_AT: u64 = 64 << 20;
+const UNPLUG_AFTER_NS: u64 = 500_000_000;
 /// Small pages that are moved at a time, with one flush: as many as a huge page has, as in Linux (`NR_MAX_BATCHED_MIGRATION`). Programs that touch
 /// one of them wait meanwhile; those that do not are called out of what they do for each flush.
 const BATCH_PAGES: u32 = 512;
@@ -90,11 +85,11 @@ enum Pass {
 }
 
 /// Blocks on their way out.
-struct Leaving {
+pub(super) struct Leaving {
     /// Isolated, with pages in use: the cheapest comes last.
-    used: Vec<IsolatedBlock>,
+    pub(super) used: Vec<IsolatedBlock>,
     /// Ready to be unplugged.
-    offline: Vec<OfflineBlock>,
+    pub(super) offline: Vec<OfflineBlock>,
 }
 
 impl Worker {
@@ -107,6 +102,7 @@ impl Worker {
         if let Err(why) = self.look_at_use(&mut leaving.used).await {
             return self.give_up_all(leaving, why);
         }
+        let mut unplugged_at = self.kernel.clock.now();
         while let Some(block) = leaving.used.pop() {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
@@ -131,14 +127,21 @@ impl Worker {
                     return self.give_up_all(leaving, why);
                 }
             }
-            let offline_bytes = leaving.offline.len() as u64 * self.device.region().block_size();
-            if offline_bytes >= UNPLUG_AT
-                && let Err(why) = self.unplug(&mut leaving.offline).await
-            {
-                return self.give_up_all(leaving, why);
+            if self.is_due(&leaving.offline, unplugged_at) {
+                if let Err(why) = self.unplug(&mut leaving.offline).await {
+                    return self.give_up_all(leaving, why);
+                }
+                unplugged_at = self.kernel.clock.now();
             }
         }
         self.unplug(&mut leaving.offline).await
+    }
+
+    /// Whether emptied blocks are to be unplugged before the next one is emptied. With a rate that may take its time.
+    fn is_due(&self, offline: &[OfflineBlock], unplugged_at: u64) -> bool {
+        let bytes = offline.len() as u64 * self.device.region().block_size();
+        let waited = self.kernel.clock.now() - unplugged_at;
+        bytes >= UNPLUG_AT || waited >= UNPLUG_AFTER_NS || self.kernel.orders.rate() > 0
     }
 
     /// Puts everything back in use that is not unplugged yet.
@@ -155,106 +158,6 @@ impl Worker {
         Err(why)
     }
 
-    /// Withdraws the cheapest `count` blocks from use, or as many as programs can do without. Those that nobody
-    /// uses are offline at once. Blocks that cannot be chosen are stuck: this never comes to nothing twice.
-    fn choose(&mut self, count: usize) -> Leaving {
-        let mut leaving = self.never_used(count);
-        let wanted = count
-            .min(self.most_isolated())
-            .saturating_sub(leaving.offline.len());
-        let affordable = self.affordable_blocks();
-        self.isolate(wanted.min(affordable), &mut leaving);
-        if leaving.used.is_empty() && leaving.offline.is_empty() {
-            let candidates: Vec<DeviceBlock> = self.planner.candidates().collect();
-            let held = candidates
-                .iter()
-                .find_map(|block| self.held_on(BlockIndex(block.raw())));
-            // Ranking leaves out blocks with pages that are pinned for long. Where those and the kernel's are all that is left, more memory does not help.
-            let is_held = held.is_some() && self.kernel.phys.rank_blocks().is_empty();
-            let reason = if affordable == 0 && !is_held {
-                StuckReason::NoMemory
-            } else {
-                StuckReason::Pinned
-            };
-            self.blame = held.or(self.blame);
-            candidates
-                .into_iter()
-                .for_each(|block| self.planner.stuck(block, reason));
-        }
-        leaving
-    }
-
-    /// The page of a block that somebody holds, if one is.
-    fn held_on(&self, block: BlockIndex) -> Option<Blame> {
-        let (pfn, holder) = self.kernel.phys.pin_on(block)?;
-        let refusal = Refusal {
-            pfn,
-            order: self.kernel.phys.page(pfn)?.order(),
-            reason: RefusalReason::Pinned { holder },
-        };
-        Some(Blame { block, refusal })
-    }
-
-    /// Plugged blocks that are in no use: there was no memory to manage them with, or somebody has taken them offline.
-    fn never_used(&self, count: usize) -> Leaving {
-        let phys = self.kernel.phys;
-        let state = |block| phys.hotplug_region().state(block);
-        let blocks = self.planner.candidates().map(|block| BlockIndex(block.raw()));
-        let offline = blocks
-            .filter(|&block| state(block) == Some(BlockState::Offline))
-            .take(count);
-        let offline = offline
-            .map(|block| OfflineBlock {
-                block,
-                descriptors: Descriptors::Missing,
-                zone: None,
-            })
-            .collect();
-        Leaving {
-            used: Vec::new(),
-            offline,
-        }
-    }
-
-    /// How many blocks can go before too little memory is left. What is free on them is lost to programs, and what
-    /// is in use on them takes as much elsewhere: a block costs its whole size.
-    fn affordable_blocks(&self) -> usize {
-        to_usize(self.spare_bytes() / self.device.region().block_size())
-    }
-
-    /// How many blocks may be out of use at a time: as many as free memory can replace, for what moves off one is not to land on another that goes
-    /// after it, and move again.
-    fn most_isolated(&self) -> usize {
-        let free = self.bytes_beyond_least(0);
-        MOST_ISOLATED.max(to_usize(free / self.device.region().block_size()))
-    }
-
-    /// Memory that programs can do without: what is free, and what can be reclaimed.
-    pub(super) fn spare_bytes(&self) -> u64 {
-        self.bytes_beyond_least(self.reclaimable_pages())
-    }
-
-    /// What is free, and so many pages more, beyond what must remain.
-    fn bytes_beyond_least(&self, more_pages: u64) -> u64 {
-        let stats = self.kernel.phys.memory_stats();
-        let (least, most) = LEAST_AVAILABLE.into_inner();
-        let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
-        let free = stats.available_pages - stats.available_file_pages;
-        ((free + more_pages) * PAGE_SIZE).saturating_sub(keep)
-    }
-
-    /// Pages that reclaim can take: those of files, which are dropped or written, and those of programs and of shared memory for which
-    /// there is room in swap areas. Without those that are locked.
-    pub(super) fn reclaimable_pages(&self) -> u64 {
-        let stats = self.kernel.phys.stats();
-        let free_slots = u64::from(self.kernel.mm().swap_usage().free);
-        let zones = self.kernel.phys.populated_zones();
-        let locked: u64 = zones.map(|zone| zone.lru_len(LruList::Unevictable)).sum();
-        let of_files = stats.nr_file_pages.saturating_sub(stats.nr_shmem);
-        let swappable = (stats.nr_anon_pages + stats.nr_shmem).min(free_slots);
-        (of_files + swappable).saturating_sub(locked)
-    }
-
     /// Has pages leave memory, so that those of a block find frames. False if there are none that can.
     async fn make_room(&self) -> bool {
         let here = this_cpu as fn() -> &'static Cpu;
@@ -262,33 +165,8 @@ impl Worker {
         reclaimed.has_progress
     }
 
-    fn isolate(&mut self, count: usize, leaving: &mut Leaving) {
-        let phys = self.kernel.phys;
-        let mut left = count;
-        // What the kernel has on its own blocks may be in the way: they come last.
-        for cost in phys.rank_blocks().into_iter().chain(phys.rank_kernel_blocks()) {
-            let number = DeviceBlock::new(cost.block.0);
-            if left == 0 || self.planner.state(number) != Some(Planned::Plugged) {
-                continue;
-            }
-            match phys.isolate(cost.block) {
-                Ok(block) if phys.used_pages(&block) > 0 => leaving.used.push(block),
-                Ok(block) => match self.offline(block) {
-                    Ok(offline) => leaving.offline.push(offline),
-                    Err(not_empty) => leaving.used.push(not_empty.block),
-                },
-                Err(error) => {
-                    self.planner.stuck(number, isolate_reason(error));
-                    continue;
-                }
-            }
-            left -= 1;
-        }
-        leaving.used.reverse();
-    }
-
     /// Takes an empty block offline.
-    fn offline(&self, block: IsolatedBlock) -> Result<OfflineBlock, NotEmpty> {
+    pub(super) fn offline(&self, block: IsolatedBlock) -> Result<OfflineBlock, NotEmpty> {
         let (phys, index) = (self.kernel.phys, block.block());
         let usage = phys.block_usage(index);
         phys.offline(block)?;
@@ -309,7 +187,6 @@ impl Worker {
 
     /// Moves everything off an isolated block and takes it offline.
     pub(super) async fn move_off(&mut self, mut block: IsolatedBlock) -> Emptied {
-        let started = self.kernel.clock.now();
         let mut looks = Looks::default();
         self.refusal = None;
         self.forget_drivers();
@@ -319,7 +196,10 @@ impl Worker {
             if self.spare_bytes() < u64::from(used_pages) * PAGE_SIZE {
                 return Emptied::No(block, StuckReason::NoMemory);
             }
-            match self.move_for_a_turn(&mut block, &mut looks.reason) {
+            let moved_before = block.moved_pages();
+            let turn_end = self.move_for_a_turn(&mut block, &mut looks.reason);
+            self.keep_rate(block.moved_pages() - moved_before).await;
+            match turn_end {
                 TurnEnd::Time => {}
                 TurnEnd::NoMemory { has_moved } => {
                     looks.starved = if has_moved { 0 } else { looks.starved + 1 };
@@ -335,7 +215,6 @@ impl Worker {
                 },
             }
             yield_now().await;
-            self.keep_rate(block.moved_pages(), started).await;
             if let Err(why) = self.interrupted().await {
                 return Emptied::Interrupted(block, why);
             }
@@ -398,7 +277,7 @@ impl Worker {
     /// Moves the next pages. While they are copied programs on other CPUs run on; one that touches such a page waits.
     fn migrate_batch(&mut self, block: &mut IsolatedBlock) -> MigrateReport {
         let (kernel, cpu) = (self.kernel, this_cpu());
-        let mut batch = kernel.mm().begin_migration(cpu, block, BATCH_PAGES);
+        let mut batch = kernel.mm().begin_migration(cpu, block, self.share(BATCH_PAGES));
         batch.copy(&AllFrames(kernel.high));
         let mut report = kernel.mm().finish_migration(cpu, block, batch);
         self.move_kernel_pages(block, &mut report);
@@ -479,13 +358,6 @@ impl Worker {
         self.planner.unplug_failed(run, failure);
         self.kernel.memory_came.raise();
         Ok(())
-    }
-}
-
-fn isolate_reason(error: IsolateError) -> StuckReason {
-    match error {
-        IsolateError::Pinned { .. } => StuckReason::Pinned,
-        IsolateError::NotOnline { .. } | IsolateError::UnknownBlock(_) => StuckReason::Busy,
     }
 }
 
