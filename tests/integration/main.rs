@@ -26,6 +26,7 @@ mod builtin_memory_failure;
 mod builtin_methods;
 mod builtin_nodes;
 mod builtin_nonlinear;
+mod builtin_pace;
 mod builtin_panic;
 mod builtin_processes;
 mod builtin_read_ahead;

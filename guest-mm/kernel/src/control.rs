@@ -195,6 +195,7 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
     let status = *kernel.resize.lock();
     writeln!(out, "resize_requested_bytes {}", status.requested)?;
     writeln!(out, "resize_plugged_bytes {}", status.plugged)?;
+    writeln!(out, "resize_at_work {}", u8::from(status.at_work))?;
     let reason = status.stall.map_or("none", |reason| reason.as_str());
     write!(out, "resize_stall_reason {reason}")?;
     if let Some(blame) = status.blame {

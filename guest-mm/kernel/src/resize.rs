@@ -168,6 +168,7 @@ impl Worker {
         self.blame = None;
         loop {
             let step = self.planner.step(target);
+            self.kernel.resize.lock().at_work = matches!(step, Step::Plug(_) | Step::Unplug(_));
             let result = match step {
                 Step::Done => {
                     self.publish(None);

@@ -56,7 +56,20 @@ fn every_question_is_in_the_guests_help_and_answered() {
     }
     vm.order("guest", &["pack", "more"])
         .assert_refusal(1, &["pack takes no arguments"]);
-    let other = ["maps", "smaps", "hugepages", "sysfs", "compact", "pack", "reboot"];
+    vm.order("guest", &["cancel", "more"])
+        .assert_refusal(1, &["cancel takes no arguments"]);
+    vm.order("guest", &["cancel"])
+        .assert_refusal(1, &["nothing is being done for anybody"]);
+    let other = [
+        "maps",
+        "smaps",
+        "hugepages",
+        "sysfs",
+        "compact",
+        "pack",
+        "cancel",
+        "reboot",
+    ];
     for question in questions
         .into_iter()
         .filter(|question| !other.contains(question) && !with_arguments.contains(question))

@@ -11,6 +11,7 @@ use clap::Args;
 
 use super::table::size;
 use super::{Failure, Status, name_argument, print, print_json};
+use crate::control::api::ResizeRequest;
 use crate::control::client::{ClientError, ControlClient};
 use crate::control::report::{ResizeReport, ResizeState};
 use crate::spec::{ByteSize, SizeError, VmName, parse_size};
@@ -25,12 +26,13 @@ Examples:
   ballast resize a 2G               ask the guest, and return
   ballast resize a 2G --wait 30     return when it has 2 GiB, or say how far it got
   ballast resize a -512M --wait 30  512 MiB less than it was last asked to have
+  ballast resize a 1G --deadline 30 the same for 1 GiB, but it keeps what it has then
   ballast resize a +1G --region 1   1 GiB more, all of it in the second --hotplug region
 
 The size is at least the boot memory, at most boot memory and regions together, and whole
 blocks away from the boot memory; with a balloon, at least the balloon's floor, and whole
-pages of 4 KiB. With --wait, the exit status is 0 only
-if the guest has reached the size.")]
+pages of 4 KiB. With --wait or --deadline, the exit status is 0
+only if the guest has reached the size.")]
 pub(super) struct Resize {
     /// Name of the VM
     name: String,
@@ -47,6 +49,10 @@ pub(super) struct Resize {
     /// Wait so long for the guest to get there
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=crate::control::api::MAX_WAIT_SECONDS))]
     wait: Option<u64>,
+
+    /// Wait so long, and no longer is it to go on: then, or when this command is interrupted, what has not left goes back to use
+    #[arg(long, value_name = "SECONDS", conflicts_with = "wait", value_parser = clap::value_parser!(u64).range(..=crate::control::api::MAX_WAIT_SECONDS))]
+    deadline: Option<u64>,
 
     /// Print one JSON object: outcome, target_bytes, reached_bytes, elapsed_milliseconds, cause,
     /// reason, guest_reason, passes
@@ -101,12 +107,17 @@ impl Resize {
                 change.apply(current).map_err(Failure::run_time)?
             }
         };
-        let wait = self.wait.map(Duration::from_secs);
-        let draw = wait.is_some() && !self.json && io::stderr().is_terminal();
+        let request = ResizeRequest {
+            total_bytes: total,
+            region: self.region,
+            wait_seconds: self.wait.or(self.deadline),
+            gives_up: self.deadline.is_some(),
+        };
+        let draw = request.wait_seconds.is_some() && !self.json && io::stderr().is_terminal();
         let report = if draw {
-            drawn(&client, self.region, total, wait)
+            drawn(&client, request)
         } else {
-            client.resize_in(self.region, total, wait)
+            client.ask_size(request)
         }?;
         if self.json {
             print_json(&report)?;
@@ -128,7 +139,7 @@ impl Resize {
                 );
                 format!("{name}: has {reached} after {elapsed}{}\n", passes(report))
             }
-            ResizeState::Incomplete | ResizeState::Superseded => {
+            ResizeState::Incomplete | ResizeState::GivenUp | ResizeState::Superseded => {
                 return Err(Failure::run_time(NotReached::new(name, report)));
             }
         };
@@ -193,8 +204,16 @@ impl NotReached {
                 || silence(report).to_owned(),
                 |reason| format!(" (the guest says: {reason})"),
             ),
-            passes: passes(report),
+            passes: passes(report) + kept(report),
         }
+    }
+}
+
+/// What is added when the guest goes on no longer.
+fn kept(report: &ResizeReport) -> &'static str {
+    match report.outcome {
+        ResizeState::GivenUp => "; it keeps what it has",
+        _ => "",
     }
 }
 
@@ -225,16 +244,11 @@ fn elapsed(milliseconds: u64) -> String {
 }
 
 /// Resizes and waits, and shows meanwhile how far the guest has got.
-fn drawn(
-    client: &ControlClient,
-    region: Option<usize>,
-    total: u64,
-    wait: Option<Duration>,
-) -> Result<ResizeReport, ClientError> {
+fn drawn(client: &ControlClient, request: ResizeRequest) -> Result<ResizeReport, ClientError> {
     thread::scope(|scope| {
         let (done, is_done) = channel::<()>();
         let waiter = scope.spawn(move || {
-            let report = client.resize_in(region, total, wait);
+            let report = client.ask_size(request);
             drop(done);
             report
         });
@@ -246,7 +260,7 @@ fn drawn(
                     "\r{}: {} of {}\x1b[K",
                     client.name(),
                     size(status.guest_bytes),
-                    size(total)
+                    size(request.total_bytes)
                 );
                 drew = true;
             }

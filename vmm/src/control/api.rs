@@ -64,6 +64,9 @@ pub struct ResizeRequest {
     /// How long to wait for the guest, at most [`MAX_WAIT_SECONDS`]; absent or null: only ask, and answer at once.
     #[serde(default)]
     pub wait_seconds: Option<u64>,
+    /// With `wait_seconds`: when the time is up, or the one who asked has gone, the guest is asked to keep what it has then. Absent: it goes on.
+    #[serde(default)]
+    pub gives_up: bool,
 }
 
 /// Body of `POST /ballast/v1/guest`.

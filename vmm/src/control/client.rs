@@ -187,13 +187,21 @@ impl ControlClient {
         total_bytes: u64,
         wait: Option<Duration>,
     ) -> Result<ResizeReport, ClientError> {
-        let wait_seconds = wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
-        let request = ResizeRequest {
+        self.ask_size(ResizeRequest {
             total_bytes,
             region,
-            wait_seconds,
-        };
-        let timeout = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(wait_seconds.unwrap_or(0)));
+            wait_seconds: wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            gives_up: false,
+        })
+    }
+
+    /// Asks the guest for a size, in all that the API can say of it.
+    ///
+    /// # Errors
+    /// As for [`Self::resize_in`].
+    pub fn ask_size(&self, request: ResizeRequest) -> Result<ResizeReport, ClientError> {
+        let seconds = request.wait_seconds.unwrap_or(0);
+        let timeout = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(seconds));
         self.call(Method::PUT, MEMORY_PATH, Some(request), timeout)
     }
 

@@ -25,6 +25,12 @@ pub trait MachineHandle: Send + Sync + 'static {
     /// The size is not one that the VM can have; the guest has seen nothing then.
     fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError>;
 
+    /// Asks the guest to keep what it has.
+    ///
+    /// # Errors
+    /// It cannot be asked any more.
+    fn keep(&self) -> Result<(), ResizeError>;
+
     /// Blocks until the guest has what was last requested, the VM ends, or `deadline` passes. Talks to nobody: the caller
     /// may wait in short turns, and asks the guest for its reason once, at the end.
     fn wait_resize(&self, deadline: Instant) -> ResizeOutcome;
@@ -80,6 +86,10 @@ impl MachineHandle for VmHandle {
 
     fn resize(&self, total_bytes: u64, place: ResizePlace) -> Result<(), ResizeError> {
         Self::resize(self, total_bytes, place)
+    }
+
+    fn keep(&self) -> Result<(), ResizeError> {
+        Self::keep(self)
     }
 
     fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {

@@ -341,6 +341,9 @@ pub enum ResizeState {
     Reached,
     /// The guest has not got there in the time given.
     Incomplete,
+    /// It has not got there, and was asked to keep what it has.
+    #[serde(rename = "given-up")]
+    GivenUp,
     /// Somebody else asked for another size meanwhile.
     Superseded,
 }

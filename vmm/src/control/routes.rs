@@ -92,7 +92,11 @@ async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection
         total_bytes,
         region,
         wait_seconds,
+        gives_up,
     } = parse(body)?;
+    if gives_up && wait_seconds.is_none() {
+        return Err(Refusal("gives_up: only with wait_seconds".to_owned()));
+    }
     let place = region.map_or(ResizePlace::Anywhere, ResizePlace::Region);
     if let Some(seconds) = wait_seconds.filter(|seconds| *seconds > MAX_WAIT_SECONDS) {
         return Err(Refusal(format!(
@@ -119,6 +123,9 @@ async fn resize(State(shared): State<Shared>, body: Result<Bytes, BytesRejection
     let deadline = asked + Duration::from_secs(seconds);
     let wait = move |machine: &dyn MachineHandle, gone: &AtomicBool| {
         let mut report = wait_for_size(machine, total_bytes, asked, deadline, gone)?;
+        if gives_up && report.outcome == ResizeState::Incomplete && machine.keep().is_ok() {
+            report.outcome = ResizeState::GivenUp;
+        }
         // Only of those that this resize took: a balloon may have done the rest.
         if machine.status().total_plugged < before {
             report.passes = passes(machine);

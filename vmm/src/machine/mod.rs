@@ -181,6 +181,14 @@ impl VmHandle {
         self.shared.resize(total_bytes, place)
     }
 
+    /// Asks the guest to keep what it has: what was about to leave goes back to use, and what has not come is not wanted any more.
+    ///
+    /// # Errors
+    /// [`ResizeError::Ended`]; with a balloon, [`ResizeError::BelowFloor`].
+    pub fn keep(&self) -> Result<(), ResizeError> {
+        self.shared.keep()
+    }
+
     /// Blocks until the guest has reached what was last requested, the VM ends, or `deadline` passes.
     #[must_use]
     pub fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {

@@ -191,6 +191,13 @@ impl ResizeProgress {
         (!standing.is_there(boot_memory)).then(|| state.reason(boot_memory, standing, now))
     }
 
+    /// The guest is at work, though nothing has moved: it is asked again when as much time has passed.
+    pub(super) fn look_again(&self) {
+        let mut state = self.lock();
+        // A timer that cannot be set says nothing.
+        let _ = state.timer.reset(QUIET, None);
+    }
+
     /// The VM ends.
     pub(super) fn end(&self) {
         self.lock().ended = true;

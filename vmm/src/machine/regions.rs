@@ -31,6 +31,22 @@ impl Shared {
         }
     }
 
+    /// Asks the guest to keep what it has: what was about to leave goes back to use, and what has not come is not wanted any more. A block that leaves at
+    /// this very moment comes back.
+    pub(super) fn keep(&self) -> Result<(), ResizeError> {
+        let plugged = self.devices.memory.iter();
+        let plugged: Vec<u64> = plugged.map(|device| device.standing().plugged_size).collect();
+        if let Some(balloon) = &self.devices.balloon {
+            let total_bytes = self.standing().reached(self.spec.memory);
+            return self.resize_with_balloon(balloon, total_bytes, Some(plugged));
+        }
+        if self.lifecycle.is_ending() {
+            return Err(ResizeError::Ended);
+        }
+        self.resize_begins(|| self.request(&plugged));
+        Ok(())
+    }
+
     /// Requests so much of each region. A driver that has given up is told again, even where nothing changes.
     pub(super) fn request(&self, wanted: &[u64]) {
         for (device, bytes) in self.devices.memory.iter().zip(wanted) {

@@ -171,7 +171,7 @@ pub enum IncompleteReason {
         /// What is missing.
         shortfall: Shortfall,
     },
-    /// Blocks were still moving when the time was up.
+    /// Blocks were still moving when the time was up, or the guest was at work on one.
     TimedOut,
     /// The VM ended first.
     Ended,
@@ -277,7 +277,7 @@ impl fmt::Display for IncompleteReason {
                 quiet_seconds,
                 shortfall,
             } => write!(f, "{shortfall}: nothing has moved for {quiet_seconds} s"),
-            Self::TimedOut => f.write_str("time is up and blocks are still moving"),
+            Self::TimedOut => f.write_str("time is up and memory is still moving"),
             Self::Ended => f.write_str("the VM has ended"),
         }
     }

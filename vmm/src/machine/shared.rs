@@ -6,6 +6,7 @@
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -128,11 +129,24 @@ impl Shared {
         }
     }
 
-    /// For the event loop, when [`ResizeProgress::timer`] has expired: nothing has moved for a while.
-    pub(super) fn resize_is_quiet(&self) {
+    /// For the event loop, when [`ResizeProgress::timer`] has expired: nothing has moved for a while. A guest that says that it is at work is left to it.
+    pub(super) fn resize_is_quiet(self: &Arc<Self>) {
         let standing = self.standing();
-        if let Some(reason) = self.progress.stalled(self.spec.memory, &standing) {
-            self.tell(ResizeStep::Stalled, &standing, Some(reason));
+        let Some(reason) = self.progress.stalled(self.spec.memory, &standing) else {
+            return;
+        };
+        let shared = Arc::clone(self);
+        let ask = move || match shared
+            .guest_vmstat(REASON_TIMEOUT)
+            .is_some_and(|vmstat| is_at_work(&vmstat))
+        {
+            true => shared.progress.look_again(),
+            false => shared.tell(ResizeStep::Stalled, &standing, Some(reason)),
+        };
+        // The guest's answer comes by way of the event loop, which therefore cannot wait for it.
+        let asked = thread::Builder::new().name("resize".into()).spawn(ask);
+        if let Err(error) = asked {
+            tracing::warn!("a resize that nothing is heard of: {error}");
         }
     }
 
@@ -149,8 +163,19 @@ impl Shared {
     /// Waits for the guest to follow a resize.
     pub(super) fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {
         let mut outcome = self.progress.wait(self.spec.memory, deadline, || self.standing());
-        if let ResizeOutcome::Incomplete { guest_reason, .. } = &mut outcome {
-            *guest_reason = self.stall_reason();
+        if let ResizeOutcome::Incomplete {
+            reason, guest_reason, ..
+        } = &mut outcome
+        {
+            let vmstat = self.guest_vmstat(REASON_TIMEOUT).unwrap_or_default();
+            *guest_reason = stall_reason(&vmstat);
+            let seems_idle = matches!(
+                reason,
+                IncompleteReason::Stalled { .. } | IncompleteReason::NoRequest { .. }
+            );
+            if seems_idle && guest_reason.is_none() && is_at_work(&vmstat) {
+                *reason = IncompleteReason::TimedOut;
+            }
         }
         outcome
     }
@@ -176,16 +201,6 @@ impl Shared {
     pub(super) fn guest_vmstat(&self, timeout: Duration) -> Option<String> {
         let is_built_in = matches!(self.spec.payload, Payload::BuiltIn { .. });
         is_built_in.then(|| self.guest_command("vmstat", timeout).ok())?
-    }
-
-    /// What the built-in guest gives as its reason for not following a resize.
-    fn stall_reason(&self) -> Option<String> {
-        let vmstat = self.guest_vmstat(REASON_TIMEOUT)?;
-        let reason = vmstat
-            .lines()
-            .find_map(|line| line.strip_prefix("resize_stall_reason "))?
-            .trim();
-        (!matches!(reason, "" | "none")).then(|| reason.to_owned())
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -241,4 +256,18 @@ impl Shared {
             })
             .collect()
     }
+}
+
+/// What the built-in guest gives as its reason for not following a resize.
+fn stall_reason(vmstat: &str) -> Option<String> {
+    let mut lines = vmstat.lines();
+    let reason = lines
+        .find_map(|line| line.strip_prefix("resize_stall_reason "))?
+        .trim();
+    (!matches!(reason, "" | "none")).then(|| reason.to_owned())
+}
+
+/// Whether it says that it is taking or emptying blocks just now.
+fn is_at_work(vmstat: &str) -> bool {
+    vmstat.lines().any(|line| line == "resize_at_work 1")
 }

@@ -11,6 +11,8 @@ pub(crate) struct ResizeStatus {
     pub(crate) requested: u64,
     /// Bytes that are plugged.
     pub(crate) plugged: u64,
+    /// Whether it is taking or emptying blocks just now.
+    pub(crate) at_work: bool,
     /// Why it does not go on; `None` while it does, and when there is nothing to do.
     pub(crate) stall: Option<StallReason>,
     /// A page that keeps a block, if that is why.

@@ -96,6 +96,11 @@ impl MachineHandle for FakeMachine {
         Ok(())
     }
 
+    fn keep(&self) -> Result<(), ResizeError> {
+        self.change(|state| state.requested = state.plugged);
+        Ok(())
+    }
+
     fn wait_resize(&self, deadline: Instant) -> ResizeOutcome {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let state = self.state.lock().expect("no panic");

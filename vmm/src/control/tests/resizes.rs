@@ -1,6 +1,7 @@
 //! Those who ask for a size, and those who wait for it.
 
 use super::*;
+use crate::control::api::ResizeRequest;
 use crate::control::report::PassReport;
 
 #[test]
@@ -50,6 +51,50 @@ fn a_resize_that_is_not_reached_says_how_far_it_got_and_why() {
         Some("stalled with 6 MiB still to be taken and 2 MiB taken: nothing has moved for 1 s")
     );
     assert_eq!(report.guest_reason.as_deref(), Some("no-memory"));
+}
+
+#[test]
+fn who_gives_up_when_the_time_is_up_has_the_guest_keep_what_it_has() {
+    let fixture = Fixture::new();
+    fixture.machine.change(|state| state.plugged = 2 * MIB);
+    let mut request = ResizeRequest {
+        total_bytes: BOOT + 8 * MIB,
+        region: None,
+        wait_seconds: Some(0),
+        gives_up: true,
+    };
+    let report = fixture.client().ask_size(request).expect("answered");
+    assert_eq!(
+        (report.outcome, report.reached_bytes, report.target_bytes),
+        (ResizeState::GivenUp, BOOT + 2 * MIB, BOOT + 8 * MIB)
+    );
+    assert_eq!(fixture.machine.status().requested_size, 2 * MIB);
+
+    request.wait_seconds = None;
+    let refused = refused(fixture.client().ask_size(request));
+    assert_eq!(refused, "gives_up: only with wait_seconds");
+}
+
+#[test]
+fn who_gives_up_and_goes_away_has_the_guest_keep_what_it_has() {
+    let fixture = Fixture::new();
+    let body = format!(
+        "{{\"total_bytes\":{},\"wait_seconds\":600,\"gives_up\":true}}",
+        BOOT + 8 * MIB
+    );
+    let length = body.len();
+    let request =
+        format!("PUT /ballast/v1/memory HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    let mut stream = UnixStream::connect(fixture.registration.socket()).expect("listening");
+    stream.write_all(request.as_bytes()).expect("sent");
+    fixture.machine.until_waiting(1);
+    assert_eq!(fixture.machine.status().requested_size, 8 * MIB);
+    drop(stream);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fixture.machine.status().requested_size != 0 {
+        assert!(Instant::now() < deadline, "it goes on");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
