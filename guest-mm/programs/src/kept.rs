@@ -104,6 +104,9 @@ fn buffer(options: &KeptOptions) -> Result<u64, Failure> {
         "registering everything",
     );
     call::unmap(everything, total);
+    if let Ok(file) = &file {
+        in_its_place(options, *file, &mut checks)?;
+    }
     for round in rounds(options) {
         let is_new = round == 1 || options.is_again && round.is_multiple_of(8);
         if is_new {
@@ -120,6 +123,23 @@ fn buffer(options: &KeptOptions) -> Result<u64, Failure> {
         call::sleep_ms(options.pause_ms);
     }
     Ok(checks.failed())
+}
+
+/// Memory that is mapped where a registered buffer was is another: what a disk writes and reads goes through that.
+fn in_its_place(options: &KeptOptions, file: File, checks: &mut Checks) -> Result<(), Failure> {
+    let mut buffer = Chunk::map(map_flags::NO_HUGE).map_err(|error| ("map", error))?;
+    buffer.pages_mut().for_each(|(_, page)| page.fill(1));
+    register(&buffer).map_err(|error| ("register", error))?;
+    let address = buffer.address();
+    buffer.unmap();
+    let mut other = Chunk::map(map_flags::NO_HUGE).map_err(|error| ("map", error))?;
+    checks.check(other.address() == address, "the place of the next mapping");
+    for (address, page) in other.pages_mut() {
+        file_page(options.seed, 1, address / 4096, 0).fill(page);
+    }
+    transfer(options, (file, 0), &mut other, checks);
+    other.unmap();
+    unregister_buffers().map_err(|error| ("unregister", error))
 }
 
 /// Gives up all chunks, and registers new ones.

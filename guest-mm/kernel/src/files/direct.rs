@@ -46,7 +46,6 @@ pub(super) enum Direction {
 /// Pages of a program that stay where they are.
 struct Pinned<'a> {
     of: Of<'a>,
-    /// Those that were pinned for this transfer; others are in registered buffers.
     pins: Vec<Pin>,
     frames: Vec<Pfn>,
 }
@@ -133,25 +132,18 @@ async fn part(
     }
 }
 
-/// Pins pages of the program, each of which becomes its own first: all of them at a time, as nobody may wait with some.
+/// Pins pages of the program, each of which becomes its own first: all of them at a time, as nobody may wait with some. Those of registered buffers are
+/// pinned already, and once more: the program may have mapped other memory at their addresses since.
 async fn pin(of: Of<'_>, address: u64, nr_pages: u64) -> Result<Pinned<'_>, Error> {
-    let addresses = (0..nr_pages).map(|page| address + page * PAGE_SIZE);
-    let registered: Vec<Option<Pfn>> = addresses
-        .clone()
-        .map(|va| of.program.registered.frame_at(va))
-        .collect();
-    let others = addresses.zip(&registered).filter(|(_, frame)| frame.is_none());
-    let others: Vec<u64> = others.map(|(va, _)| va).collect();
+    let addresses: Vec<u64> = (0..nr_pages).map(|page| address + page * PAGE_SIZE).collect();
     let pins = fault::copy(of.kernel, of.program, |mm| {
-        mm.pin_user_pages(this_cpu(), of.space, &others, "direct I/O")
+        mm.pin_user_pages(this_cpu(), of.space, &addresses, "direct I/O")
     });
     let pins = pins.await.map_err(copy_error)?;
-    REGISTERED_PAGES.fetch_add(nr_pages - pins.len() as u64, Relaxed);
-    let mut pinned = pins.iter().map(Pin::pfn);
-    let frames = registered
-        .into_iter()
-        .filter_map(|frame| frame.or_else(|| pinned.next()))
-        .collect();
+    let frames: Vec<Pfn> = pins.iter().map(Pin::pfn).collect();
+    let kept = addresses.iter().zip(&frames);
+    let kept = kept.filter(|&(&va, &frame)| of.program.registered.frame_at(va) == Some(frame));
+    REGISTERED_PAGES.fetch_add(kept.count() as u64, Relaxed);
     Ok(Pinned { of, pins, frames })
 }
 
