@@ -8,6 +8,9 @@ use super::machine::Begun;
 use super::program::Program;
 use super::{Sim, TURNS};
 
+/// Pages that are written back when nobody has anything else to do.
+const MOST_WRITTEN: u32 = 64;
+
 /// Programs run until they have ended, and whoever else ends. After so many turns everybody is told to.
 pub(super) fn play<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>, most: u32) {
     let mut turns = 0;
@@ -38,8 +41,10 @@ pub(super) fn step<'a>(sim: &'a Sim<'_>, executor: &mut Executor<'a>) {
     for program in sim.newborn.take() {
         executor.spawn(Box::pin(program.live(sim)));
     }
+    // Who waits until less is dirty waits for the next write-back of what is old, at the latest.
+    let writes_back = || sim.mm.write_back(sim.cpu, MOST_WRITTEN) > 0;
     assert!(
-        turn(sim, executor) || sim.clock.skip(),
+        turn(sim, executor) || sim.clock.skip() || writes_back(),
         "nobody is ready, and {} tasks wait, {} of them for memory",
         executor.nr_tasks(),
         sim.mm.phys.nr_waiting()

@@ -145,6 +145,10 @@ impl<'m> Areas<'m> {
             let pfn = self.frame(va);
             let found = self.mm.frames.read(pfn, WORD);
             assert_eq!(found, stamp, "{va:#x} of an area, in {pfn}");
+            // Whoever empties its block asks whom it says.
+            let page = u32::try_from((va - BASE) / PAGE_SIZE).unwrap();
+            let used_for = self.mm.phys.page(pfn).and_then(crate::Page::kernel_use);
+            assert_eq!(used_for, Some(KernelUse::Vmalloc { page }), "{pfn}");
             count(&sim.seen.kernel_words, 1);
         }
     }
