@@ -18,14 +18,14 @@ fn sysfs(vm: &Running, words: &[&str]) -> String {
 }
 
 /// Physical addresses of the memory that the disk's driver shares with it.
-fn dma(vm: &Running) -> Vec<u64> {
+pub(super) fn dma(vm: &Running) -> Vec<u64> {
     let addresses = sysfs(vm, &["devices/vda/dma"]);
     let address = |word| u64::from_str_radix(word, 16).unwrap();
     addresses.split(' ').map(address).collect()
 }
 
 /// Blocks in use of a zone.
-fn blocks_in(vm: &Running, zone: &str) -> Vec<usize> {
+pub(super) fn blocks_in(vm: &Running, zone: &str) -> Vec<usize> {
     let nr_blocks = views::blocks(&vm.guest("blocks")).len();
     let is_there = |block: &usize| sysfs(vm, &[&format!("memory/memory{block}/zone")]) == zone;
     (0..nr_blocks).filter(is_there).collect()
@@ -46,7 +46,7 @@ fn make(vm: &Running, block: usize, wanted: &str) {
 }
 
 /// Waits for more checks of programs that go on, or have come to their end; none has failed.
-fn wait_for_checks(vm: &Running) {
+pub(super) fn wait_for_checks(vm: &Running) {
     let sum = || -> u64 {
         let programs = vm.programs();
         for program in &programs {

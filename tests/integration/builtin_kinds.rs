@@ -128,7 +128,7 @@ fn state(block: u64) -> String {
 }
 
 /// A guest whose 128 MiB of removable memory are there from the beginning.
-fn start(home: &Home, disks: &[&str], cmdline: &str, programs: &[String]) -> Running {
+pub(super) fn start(home: &Home, disks: &[&str], cmdline: &str, programs: &[String]) -> Running {
     let mut arguments = vec!["--cpus", "2", "--memory", "64M", "--cmdline", cmdline];
     arguments.extend(["--hotplug", "128M,requested=128M", "--block-size", "4M"]);
     for disk in disks {
@@ -145,7 +145,7 @@ fn start(home: &Home, disks: &[&str], cmdline: &str, programs: &[String]) -> Run
 }
 
 /// When programs begin: with most of the removable memory there.
-const FROM: &str = "160M";
+pub(super) const FROM: &str = "160M";
 
 pub(crate) fn root(home: &Home) -> String {
     let root = home.files().join("root.img").display().to_string();

@@ -60,7 +60,9 @@ impl<'a> Held<'a> {
         let phrase = format!("holds {} pages of {} at ", kind.pages, kind.name);
         let (pid, address) = eventually(&phrase, || {
             let console = vm.serial.text();
-            let line = console.lines().find(|line| line.contains(&phrase))?;
+            // Of a line that is just being written the end is missing.
+            let mut lines = console.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let line = lines.find(|line| line.contains(&phrase))?;
             let (before, address) = line.split_once(&phrase)?;
             let pid = before.rsplit_once("kind[")?.1.split_once(']')?.0;
             Some((pid.parse().ok()?, address.trim().to_owned()))

@@ -37,7 +37,7 @@ smaps         smaps PID: the same with what each has in memory, as /proc/PID/sma
 lru           the lists of pages of each zone: anonymous ones, files', dirty, on their way to the disk
 cache         files and shared memory in the page cache: pages, dirty, on their way to the disk, swapped
 pagemap       pagemap PID ADDRESS [PAGES]: what a program has there: the frame, or swapped, poisoned, migrating
-frame         frame PFN: what is known of a page frame: its state, references, mappings, block and flags
+frame         frame PFN [FRAMES]: what is known of a page frame and those behind it: state, references, mappings, block, flags or owner
 poison        poison PFN [soft|hard]: takes a failing frame out of use; hard: its contents are lost already
 hugepages     the pool of reserved huge pages; hugepages N makes it N pages of 2 MiB
 compact       gathers scattered free memory into huge pages, zone by zone

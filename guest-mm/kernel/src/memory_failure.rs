@@ -4,6 +4,7 @@
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
+use crate::resize::kernel_pages::{have_owners_move, move_driver};
 use crate::resize::orders::order;
 use alloc::format;
 use alloc::string::String;
@@ -12,12 +13,14 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, Ordering};
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_mm::memory_failure::{Contents, MemoryFailureError};
-use guest_mm::{BlockIndex, BlockState, PAGE_SIZE, Pfn, SpaceId};
+use guest_mm::{BlockIndex, BlockState, FrameState, KernelUse, PAGE_SIZE, Pfn, SpaceId};
 use guest_sync::Cpu;
 
 /// How often a frame is tried on which somebody is at work, and how long that one is given in between.
 const TRIES: u32 = 50;
 const PAUSE_NS: u64 = 10_000_000;
+/// How often the owner of a page of the kernel's own is asked to move it: it, or somebody else, may just be using what is in there.
+const OWNER_TRIES: u32 = 10;
 /// Pages that are reclaimed when there is no frame for the contents of another.
 const RECLAIM_PAGES: u64 = 512;
 
@@ -98,7 +101,10 @@ pub(crate) async fn poison(kernel: &'static Kernel, pfn: Pfn, severity: Severity
     let contents = take(kernel, pfn, severity, &mut losers).await;
     // Those have lost something even if the frame is still busy.
     let mut text = end(kernel, pfn, &losers);
-    let contents = contents.map_err(|error| format!("{error}; {text}"))?;
+    let contents = contents.map_err(|error| match text.trim_end() {
+        "" => format!("{error}"),
+        ends => format!("{error}; {}", ends.replace('\n', "; ")),
+    })?;
     log!(
         Warning,
         "memory failure: {pfn} is out of use, its contents: {}",
@@ -119,10 +125,12 @@ async fn take(
     severity: Severity,
     losers: &mut Vec<SpaceId>,
 ) -> Result<Contents, MemoryFailureError> {
-    let mut tries = 0;
+    let (mut tries, mut has_left) = (0, false);
     loop {
         let outcome = match severity {
-            Severity::Soft => kernel.mm().soft_offline(this_cpu(), pfn),
+            Severity::Soft => kernel.mm().soft_offline_with(this_cpu(), pfn, |report| {
+                have_owners_move(kernel, report);
+            }),
             Severity::Hard => kernel.mm().memory_failure(this_cpu(), pfn, losers),
         };
         tries += 1;
@@ -135,8 +143,36 @@ async fn take(
                     return outcome;
                 }
             }
+            Err(MemoryFailureError::Unmovable { used_for, .. })
+                if severity == Severity::Soft && tries < OWNER_TRIES =>
+            {
+                if !have_owner_try(kernel, pfn, used_for).await {
+                    return outcome;
+                }
+                has_left |= matches!(used_for, KernelUse::Dma { .. });
+            }
+            // Its driver has let go of it in between.
+            Ok(Contents::Nothing) if has_left => return Ok(Contents::Moved),
             outcome => return outcome,
         }
+    }
+}
+
+/// The owner of a page of the kernel's own has not moved it: it is asked, or gets a moment to let go of it. False when that is of no use.
+async fn have_owner_try(kernel: &'static Kernel, pfn: Pfn, used_for: KernelUse) -> bool {
+    match used_for {
+        KernelUse::Dma { driver } => {
+            let nr_pages = match kernel.phys.frame_state(pfn) {
+                FrameState::Allocated(order) => order.nr_pages(),
+                _ => 1,
+            };
+            move_driver(kernel, driver, nr_pages).await
+        }
+        KernelUse::Slab | KernelUse::Vmalloc { .. } | KernelUse::PageTable => {
+            kernel.timers().sleep(PAUSE_NS).await;
+            true
+        }
+        KernelUse::Other => false,
     }
 }
 

@@ -9,7 +9,7 @@ mod choose;
 mod difficult;
 mod evict;
 mod grow;
-mod kernel_pages;
+pub(crate) mod kernel_pages;
 mod node;
 pub(crate) mod orders;
 mod pace;

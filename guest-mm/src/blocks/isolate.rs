@@ -51,6 +51,11 @@ impl IsolatedBlock {
         self.moved_pages
     }
 
+    /// Frames have left the block whose owner has moved them.
+    pub const fn add_moved(&mut self, nr_pages: u32) {
+        self.moved_pages += nr_pages;
+    }
+
     /// How often all of its pages were looked at to be moved.
     pub const fn passes(&self) -> u32 {
         self.passes
@@ -295,8 +300,8 @@ impl PhysicalMemory<'_> {
         }
     }
 
-    /// Pages of the kernel's own have left the block that a batch had refused: their owner has moved them.
-    pub fn count_kernel_moved(&self, block: &mut IsolatedBlock, used_for: KernelUse, nr_pages: u32) {
+    /// Pages of the kernel's own are elsewhere that a batch had refused: their owner has moved them.
+    pub fn count_kernel_moved(&self, used_for: KernelUse, nr_pages: u32) {
         let counts = &self.counts;
         let count = match used_for {
             KernelUse::PageTable => &counts.kernel_tables_moved,
@@ -308,7 +313,6 @@ impl PhysicalMemory<'_> {
         count.add(nr_pages.into());
         counts.pgmigrate_success.add(nr_pages.into());
         counts.pgmigrate_fail.sub(nr_pages.into());
-        block.moved_pages += nr_pages;
     }
 
     /// Lets go of what was found in use.

@@ -24,6 +24,7 @@ use core::fmt;
 
 #[cfg(doc)]
 use crate::mm::Mm;
+use crate::page::KernelUse;
 use crate::pfn::Pfn;
 
 /// Why a frame was not taken out of use. Nothing has changed, but for what [`Mm::memory_failure`] says.
@@ -40,8 +41,13 @@ pub enum MemoryFailureError {
         /// Who.
         holder: &'static str,
     },
-    /// The kernel's own: nobody knows all the references to it.
-    Unmovable(Pfn),
+    /// The kernel's own: nobody knows all the references to it, or its owner has not moved it.
+    Unmovable {
+        /// The frame.
+        pfn: Pfn,
+        /// What the kernel uses it for.
+        used_for: KernelUse,
+    },
     /// Somebody is at work on it, or on its block: it may be possible later.
     Busy(Pfn),
     /// There is no other frame for its contents.
@@ -54,7 +60,13 @@ impl fmt::Display for MemoryFailureError {
             Self::NoMemoryThere(pfn) => write!(f, "no memory is online at {pfn}"),
             Self::AlreadyPoisoned(pfn) => write!(f, "{pfn} is out of use already"),
             Self::Pinned { pfn, holder } => write!(f, "{pfn} is pinned by {holder}"),
-            Self::Unmovable(pfn) => write!(f, "{pfn} is the kernel's own, which cannot do without it"),
+            Self::Unmovable {
+                pfn,
+                used_for: KernelUse::Other,
+            } => write!(f, "{pfn} is the kernel's own, which cannot do without it"),
+            Self::Unmovable { pfn, used_for } => {
+                write!(f, "{pfn} is {used_for}, and the kernel cannot do without it")
+            }
             Self::Busy(pfn) => write!(f, "{pfn} is busy"),
             Self::NoMemory(pfn) => write!(f, "no other frame is free for what is in {pfn}"),
         }

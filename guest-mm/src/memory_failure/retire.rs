@@ -7,7 +7,7 @@ use crate::blocks::BlockIndex;
 use crate::compact::Source;
 use crate::mem_map::{Tag, Tags};
 use crate::memory_failure::MemoryFailureError;
-use crate::page::{Head, PageState};
+use crate::page::{Head, KernelUse, PageState};
 use crate::pfn::{PAGEBLOCK_NR_PAGES, Pfn, PfnRange};
 use crate::phys::PhysicalMemory;
 use crate::section::Section;
@@ -35,7 +35,10 @@ impl PhysicalMemory<'_> {
         match page.state() {
             PageState::Poisoned => Err(MemoryFailureError::AlreadyPoisoned(pfn)),
             PageState::Hole => Err(MemoryFailureError::NoMemoryThere(pfn)),
-            PageState::Reserved => Err(MemoryFailureError::Unmovable(pfn)),
+            PageState::Reserved => Err(MemoryFailureError::Unmovable {
+                pfn,
+                used_for: KernelUse::Other,
+            }),
             PageState::Blank | PageState::Cached | PageState::Allocated => Ok(tag),
         }
     }

@@ -7,7 +7,7 @@ use crate::compact::Source;
 use crate::frames::{Frames, Mmu};
 use crate::gfp::Gfp;
 use crate::memory_failure::{Contents, MemoryFailureError};
-use crate::migrate::{BatchEnd, RefusalReason, Route};
+use crate::migrate::{BatchEnd, MigrateReport, RefusalReason, Route};
 use crate::mm::Mm;
 use crate::pfn::{Order, Pfn};
 use crate::phys::PhysicalMemory;
@@ -40,11 +40,26 @@ impl Route for Suspect<'_> {
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
-    /// Takes a frame out of use that still has its contents, which move elsewhere first (Linux `soft_offline_page`).
+    /// Takes a frame out of use that still has its contents, which move elsewhere first (Linux `soft_offline_page`). Of the kernel's own, that is page
+    /// tables.
     ///
     /// # Errors
     /// See [`MemoryFailureError`]; nothing has changed then.
     pub fn soft_offline(&self, cpu: &Cpu, pfn: Pfn) -> Result<Contents, MemoryFailureError> {
+        self.soft_offline_with(cpu, pfn, |_| {})
+    }
+
+    /// The same; a page of the kernel's own that was refused is shown to those who may have it (`owners`), and who take it out of the report when
+    /// they have moved it. Nothing around the frame is given out meanwhile.
+    ///
+    /// # Errors
+    /// See [`MemoryFailureError`]; nothing has changed then.
+    pub fn soft_offline_with(
+        &self,
+        cpu: &Cpu,
+        pfn: Pfn,
+        owners: impl FnOnce(&mut MigrateReport),
+    ) -> Result<Contents, MemoryFailureError> {
         let tag = self.phys.check_suspect(pfn)?;
         if self.phys.retire_free(tag, pfn) {
             return Ok(Contents::Nothing);
@@ -55,12 +70,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             has_come: false,
         };
         let batch = self.begin_moves(cpu, &mut suspect, 1);
-        let report = self.finish_moves(cpu, &mut suspect, batch);
-        if let Some(refusal) = report.refused.first() {
-            return Err(refused(pfn, refusal.reason));
-        }
+        let mut report = self.finish_moves(cpu, &mut suspect, batch);
+        owners(&mut report);
         if report.end == BatchEnd::NoMemory {
             return Err(MemoryFailureError::NoMemory(pfn));
+        }
+        if let Some(refusal) = report.refused.first() {
+            return Err(refused(pfn, refusal.reason));
         }
         match self.phys.retire_free(tag, pfn) {
             true => Ok(Contents::Moved),
@@ -74,7 +90,7 @@ pub(super) const fn refused(pfn: Pfn, reason: RefusalReason) -> MemoryFailureErr
         RefusalReason::Pinned { holder } | RefusalReason::UnderIo { holder } => {
             MemoryFailureError::Pinned { pfn, holder }
         }
-        RefusalReason::Unmovable(_) => MemoryFailureError::Unmovable(pfn),
+        RefusalReason::Unmovable(used_for) => MemoryFailureError::Unmovable { pfn, used_for },
         RefusalReason::Busy => MemoryFailureError::Busy(pfn),
     }
 }

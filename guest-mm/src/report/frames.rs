@@ -4,6 +4,7 @@ use core::fmt;
 
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::mm::Mm;
+use crate::page::KernelUse;
 use crate::pagetable::Entry;
 use crate::pfn::{PAGE_SIZE, Pfn};
 use crate::phys::{FrameState, PhysicalMemory};
@@ -45,7 +46,12 @@ pub fn frame(out: &mut impl fmt::Write, phys: &PhysicalMemory<'_>, pfn: Pfn) -> 
         None => out.write_str("- ")?,
     }
     match page {
-        Some(page) => writeln!(out, "{:?}", page.flags()),
+        // Of those without flags the owner is known.
+        Some(page) => match page.kernel_use() {
+            Some(KernelUse::Vmalloc { .. }) => writeln!(out, "{{vmalloc}}"),
+            Some(KernelUse::Dma { .. }) => writeln!(out, "{{dma}}"),
+            _ => writeln!(out, "{:?}", page.flags()),
+        },
         None => writeln!(out, "-"),
     }
 }

@@ -5,6 +5,7 @@ use std::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::memory_failure::{Contents, MemoryFailureError};
+use crate::migrate::{BatchEnd, RefusalReason};
 use crate::mm::mapping::{DefaultOps, FileError, MappingKind};
 use crate::mm::{FaultError, FileArea, Reserve, Sharing};
 use crate::pagetable::translate;
@@ -15,8 +16,8 @@ use crate::tests::machine::{
 use crate::tests::swap::{PAGES, load_swapped, program, work};
 use crate::tests::test_fs::TestFs;
 use crate::{
-    Access, Backing, BlockIndex, FrameState, Gfp, HugeAdvice, MapRequest, Order, Pfn, Place, SpaceId,
-    ZoneKind,
+    Access, Backing, BlockIndex, FrameState, Gfp, HugeAdvice, KernelUse, MapRequest, Order, Pfn, Place,
+    SpaceId, ZoneKind,
 };
 
 fn frame_at(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Pfn {
@@ -329,7 +330,13 @@ fn what_nobody_can_do_without_is_refused_and_stays() {
     let mut losers = Vec::new();
     for (frame, expected) in [
         (pfn, MemoryFailureError::Pinned { pfn, holder }),
-        (own, MemoryFailureError::Unmovable(own)),
+        (
+            own,
+            MemoryFailureError::Unmovable {
+                pfn: own,
+                used_for: KernelUse::Other,
+            },
+        ),
         (
             Pfn::new(1 << 30),
             MemoryFailureError::NoMemoryThere(Pfn::new(1 << 30)),
@@ -346,9 +353,45 @@ fn what_nobody_can_do_without_is_refused_and_stays() {
     // A page table can be read as long as its memory has not failed altogether.
     let table = mm.space(id).unwrap().root();
     let lost = mm.memory_failure(&cpu, table, &mut losers);
-    assert_eq!(lost, Err(MemoryFailureError::Unmovable(table)));
+    let used_for = KernelUse::PageTable;
+    let pfn = table;
+    assert_eq!(lost, Err(MemoryFailureError::Unmovable { pfn, used_for }));
     assert_eq!(mm.soft_offline(&cpu, table), Ok(Contents::Moved));
     assert_poisoned(&mm, &cpu, table);
     assert_eq!(load(&mm, &cpu, id, va), Ok(42));
     mm.validate().unwrap();
+}
+
+#[test]
+fn a_suspect_frame_of_the_kernels_own_leaves_when_its_owner_moves_it_and_nobody_gets_it_meanwhile() {
+    machine!(mm, cpu, 512, 2);
+    let own = mm.phys.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).unwrap();
+    let used_for = KernelUse::Vmalloc { page: 7 };
+    mm.phys.set_kernel_use(own, used_for);
+    let refused = Err(MemoryFailureError::Unmovable { pfn: own, used_for });
+    // An owner that has no memory for it, and one that does not know it.
+    let starved = mm.soft_offline_with(&cpu, own, |report| report.end = BatchEnd::NoMemory);
+    assert_eq!(starved, Err(MemoryFailureError::NoMemory(own)));
+    assert_eq!(mm.soft_offline(&cpu, own), refused);
+    mm.validate().unwrap();
+    let mut elsewhere = None;
+    let moved = mm.soft_offline_with(&cpu, own, |report| {
+        let [refusal] = report.refused[..] else {
+            panic!("{report:?}");
+        };
+        assert_eq!(
+            (refusal.pfn, refusal.reason),
+            (own, RefusalReason::Unmovable(used_for))
+        );
+        mm.phys.set_kernel_use(own, KernelUse::Other);
+        mm.phys.free_pages(&cpu, own).unwrap();
+        let to = mm.phys.alloc_pages(&cpu, Gfp::KERNEL, Order::ZERO).unwrap();
+        assert_ne!(to, own, "what is suspect is not given out again");
+        elsewhere = Some(to);
+        report.refused.clear();
+    });
+    assert_eq!(moved, Ok(Contents::Moved));
+    assert_poisoned(&mm, &cpu, own);
+    mm.phys.free_pages(&cpu, elsewhere.unwrap()).unwrap();
+    assert_never_given_out(&mm, &cpu, own);
 }

@@ -31,8 +31,9 @@ pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Op
         ("pagemap", &[pid, at]) => pagemap(kernel, pid, at, "1"),
         ("pagemap", &[pid, at, pages]) => pagemap(kernel, pid, at, pages),
         ("pagemap", _) => Err("pagemap takes a program's number, an address, and a number of pages".into()),
-        ("frame", &[pfn]) => frame_number(pfn).map(|pfn| frame(kernel, pfn)),
-        ("frame", _) => Err("frame takes a frame's number".into()),
+        ("frame", &[pfn]) => frames(kernel, pfn, "1"),
+        ("frame", &[pfn, frames_there]) => frames(kernel, pfn, frames_there),
+        ("frame", _) => Err("frame takes a frame's number, and how many from there".into()),
         ("poison", &[pfn]) => poison(kernel, pfn, "soft").await,
         ("poison", &[pfn, severity]) => poison(kernel, pfn, severity).await,
         ("poison", _) => Err("poison takes a frame's number, and soft or hard".into()),
@@ -121,26 +122,30 @@ fn node(kernel: &Kernel, text: &str) -> Result<NodeId, String> {
 }
 
 /// Most lines of an answer about single pages.
-const MOST_PAGES: u64 = 4096;
+const MOST_PAGES: u32 = 4096;
 
 fn pagemap(kernel: &Kernel, pid: &str, at: &str, pages: &str) -> Result<String, String> {
     let va = address(at).ok_or_else(|| format!("{at} is not an address of a program"))?;
-    let nr_pages = pages
-        .parse()
-        .ok()
-        .filter(|pages| (1..=MOST_PAGES).contains(pages));
-    let nr_pages =
-        nr_pages.ok_or_else(|| format!("{pages} is not a number of pages from 1 to {MOST_PAGES}"))?;
+    let nr_pages = number_of_pages(pages)?.into();
     of_program(kernel, pid, |out, id| {
         report::pagemap(out, &kernel.mm(), id, (va, nr_pages))
     })
 }
 
-fn frame(kernel: &Kernel, pfn: Pfn) -> String {
+fn number_of_pages(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|pages| (1..=MOST_PAGES).contains(pages));
+    number.ok_or_else(|| format!("{text} is not a number of pages from 1 to {MOST_PAGES}"))
+}
+
+fn frames(kernel: &Kernel, pfn: &str, nr_frames: &str) -> Result<String, String> {
+    let (first, nr_frames) = (frame_number(pfn)?, number_of_pages(nr_frames)?);
     let mut text = format!("{}\n", report::FRAME_COLUMNS);
-    // Writing to a string cannot fail.
-    let _ = report::frame(&mut text, kernel.phys, pfn);
-    text
+    for number in (first.number()..).take(nr_frames as usize) {
+        // Writing to a string cannot fail.
+        let _ = report::frame(&mut text, kernel.phys, Pfn::new(number));
+    }
+    Ok(text)
 }
 
 async fn poison(kernel: &'static Kernel, pfn: &str, severity: &str) -> Result<String, String> {

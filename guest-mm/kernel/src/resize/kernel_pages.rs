@@ -1,8 +1,10 @@
-//! Pages of the kernel's own on a block that is emptied: whoever has them moves them, once a batch of migration has refused them.
+//! Pages of the kernel's own on a block that is emptied, or in a frame that is about to fail: whoever has them moves them, once a batch of migration
+//! has refused them.
 
 use super::Worker;
 use crate::disks;
 use crate::files;
+use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
 use crate::machine::quiet;
 use alloc::vec::Vec;
@@ -47,24 +49,44 @@ impl Drivers {
     }
 }
 
-impl Worker {
-    /// Has the owners of pages that were refused move them. What remains refused nobody can move now.
-    pub(super) fn move_kernel_pages(&mut self, block: &mut IsolatedBlock, report: &mut MigrateReport) {
-        let kernel = self.kernel;
-        let areas = kernel.areas.move_off(kernel.frames, &mut report.refused);
-        let slabs = {
-            let _visit = quiet::visit(this_cpu());
-            let movers: [&dyn MoveObjects; 2] = [&files::NAMES, &files::INODES];
-            kernel.slabs.move_off(this_cpu(), &movers, &mut report.refused)
-        };
-        for (moved, used_for) in [(areas, KernelUse::Vmalloc { page: 0 }), (slabs, KernelUse::Slab)] {
-            kernel.phys.count_kernel_moved(block, used_for, moved.pages);
-            report.moved_kernel += moved.pages;
-            if moved.lacks_memory {
-                report.end = BatchEnd::NoMemory;
-                put_off(&mut report.refused, used_for);
-            }
+/// Has the owners of pages that were refused move them. What remains refused nobody can move now, but for drivers ([`move_driver`]). How many frames were
+/// left.
+pub(crate) fn have_owners_move(kernel: &Kernel, report: &mut MigrateReport) -> u32 {
+    let areas = kernel.areas.move_off(kernel.frames, &mut report.refused);
+    let slabs = {
+        let _visit = quiet::visit(this_cpu());
+        let movers: [&dyn MoveObjects; 2] = [&files::NAMES, &files::INODES];
+        kernel.slabs.move_off(this_cpu(), &movers, &mut report.refused)
+    };
+    for (moved, used_for) in [(areas, KernelUse::Vmalloc { page: 0 }), (slabs, KernelUse::Slab)] {
+        kernel.phys.count_kernel_moved(used_for, moved.pages);
+        report.moved_kernel += moved.pages;
+        if moved.lacks_memory {
+            report.end = BatchEnd::NoMemory;
+            put_off(&mut report.refused, used_for);
         }
+    }
+    areas.pages + slabs.pages
+}
+
+/// Has a driver move the memory that it shares with its device: it stops, and starts again with other memory. Whether it did; `nr_pages` are the
+/// frames that had been refused.
+pub(crate) async fn move_driver(kernel: &'static Kernel, driver: u32, nr_pages: u32) -> bool {
+    let moved = disks::relocate(kernel, driver);
+    let patience = kernel.timers().sleep(DRIVER_PATIENCE_NS);
+    let has_moved = matches!(race(moved, patience).await, Winner::First(Ok(())));
+    if has_moved {
+        kernel
+            .phys
+            .count_kernel_moved(KernelUse::Dma { driver }, nr_pages);
+    }
+    has_moved
+}
+
+impl Worker {
+    /// Has the owners of pages that were refused move them off the block.
+    pub(super) fn move_kernel_pages(&mut self, block: &mut IsolatedBlock, report: &mut MigrateReport) {
+        block.add_moved(have_owners_move(self.kernel, report));
         for refusal in &report.refused {
             if let RefusalReason::Unmovable(KernelUse::Dma { driver }) = refusal.reason {
                 self.drivers.add(driver, refusal.order.nr_pages());
@@ -77,16 +99,13 @@ impl Worker {
         self.drivers = Drivers::default();
     }
 
-    /// Has the drivers move that have memory on the block, each once: they stop, and start again with other memory. Whether one did.
+    /// Has the drivers move that have memory on the block, each once. Whether one did.
     pub(super) async fn move_drivers(&mut self, block: &mut IsolatedBlock) -> bool {
         let mut has_moved = false;
         for (driver, nr_pages) in core::mem::take(&mut self.drivers.found) {
             self.drivers.asked.push(driver);
-            let moved = disks::relocate(self.kernel, driver);
-            let patience = self.kernel.timers().sleep(DRIVER_PATIENCE_NS);
-            if let Winner::First(Ok(())) = race(moved, patience).await {
-                let used_for = KernelUse::Dma { driver };
-                self.kernel.phys.count_kernel_moved(block, used_for, nr_pages);
+            if move_driver(self.kernel, driver, nr_pages).await {
+                block.add_moved(nr_pages);
                 has_moved = true;
             }
         }

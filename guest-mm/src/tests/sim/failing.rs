@@ -120,7 +120,7 @@ fn look_at(error: MemoryFailureError) {
             let known = [super::direct::HOLDER, super::registered::HOLDER, "device"];
             assert!(known.contains(&holder), "{error}");
         }
-        NoMemoryThere(_) | AlreadyPoisoned(_) | Unmovable(_) | Busy(_) | NoMemory(_) => {}
+        NoMemoryThere(_) | AlreadyPoisoned(_) | Unmovable { .. } | Busy(_) | NoMemory(_) => {}
     }
 }
 

@@ -157,7 +157,8 @@ impl Sim<'_> {
             ),
             (of_objects, KernelUse::Slab, &self.seen.slab_pages_moved),
         ] {
-            self.mm.phys.count_kernel_moved(block, used_for, moved.pages);
+            self.mm.phys.count_kernel_moved(used_for, moved.pages);
+            block.add_moved(moved.pages);
             count(seen, moved.pages);
             report.moved_kernel += moved.pages;
             if moved.lacks_memory {
