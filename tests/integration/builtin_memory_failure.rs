@@ -86,9 +86,19 @@ fn suspect_frames_go_out_of_use_under_a_program_and_a_block_with_many_of_them_go
         (file("state").as_str(), file("poisoned_pages").as_str()),
         ("offline", "4")
     );
-    // What has failed is not in use again when the block is.
+    // It does not come back as long as it has more than it may have.
     let state = format!("memory/memory{block}/state");
-    vm.order("guest", &["sysfs", &state, "online"]).success();
+    let ask = || vm.order("guest", &["sysfs", &state, "online"]);
+    let refusal = format!("block {block} has 4 failed frames, more than the 3 of memory/poison_limit");
+    ask().assert_refusal(1, &[&refusal]);
+    vm.order("guest", &["sysfs", "node/node0/state", "online"])
+        .assert_refusal(1, &[&refusal]);
+    assert_eq!(file("state"), "offline");
+    vm.order("guest", &["sysfs", "memory/poison_limit", "4"])
+        .success();
+    ask().success();
+    assert_eq!(file("state"), "online");
+    // What has failed is not in use again when the block is.
     assert_eq!(file("poisoned_pages"), "4");
     for pfn in failed {
         let frame = vm.guest(&format!("frame {pfn}"));

@@ -7,6 +7,7 @@
 mod backings;
 mod bad_input;
 mod builtin_balloon;
+mod builtin_block_events;
 mod builtin_compaction;
 mod builtin_control_tree;
 mod builtin_direct;

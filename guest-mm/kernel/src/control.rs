@@ -2,6 +2,7 @@
 
 mod commands;
 mod mappings;
+mod node_moves;
 mod tree;
 
 use crate::devices::{Console, restart};
@@ -41,13 +42,14 @@ frame         frame PFN [FRAMES]: what is known of a page frame and those behind
 poison        poison PFN [soft|hard]: takes a failing frame out of use; hard: its contents are lost already
 hugepages     the pool of reserved huge pages; hugepages N makes it N pages of 2 MiB
 compact       gathers scattered free memory into huge pages, zone by zone
-migratepages  migratepages PID FROM TO: moves a program's own memory from a node to another
+migratepages  migratepages PID FROM TO: moves a program's own memory from a node to another; what stays is told with why
 pack          gathers what is in use on removable memory in as few blocks as possible
 cancel        gives up the emptying of a block or node, or packing, that is under way, and puts everything back
 cpus          every CPU: programs, and counters of what it has done
 swaps         every swap area: size, use, priority and errors, as /proc/swaps
 vmstat        counters of the memory manager and of the resize, as /proc/vmstat
 sysfs         the control tree: sysfs PATH lists or shows what is there, sysfs PATH VALUE changes it (memory/, node/)
+events        events [AFTER]: what has happened to blocks and nodes, numbered; ballast guest NAME events --follow goes on
 reboot        resets the machine, once this is answered
 ";
 

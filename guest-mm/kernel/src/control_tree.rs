@@ -8,7 +8,8 @@
 //! memory/migrate_method          combined, swapout or remap: how the pages of blocks get off them
 //! memory/memmap_on_memory        on or off: whether the descriptors of a block that is plugged are on the block itself
 //! memory/poison_limit            failed frames with which a block stays in use (`poison`); one with more goes offline
-//! memory/events                  what has happened to blocks and nodes, newest last: NUMBER NAME FROM TO; with /N only what came after N
+//! memory/events                  what has happened to blocks and nodes, newest last: NUMBER NAME FROM TO; with /N only what came after N. First of all `missed COUNT events, FIRST to LAST`, if such are not kept
+//!                                any more (2048 are), or `restarted NEWEST`, if N is an event of before the guest was started again
 //! memory/memoryN/state           unplugged, plugging, offline, going-offline or online; takes what auto_online_blocks takes
 //! memory/memoryN/memmap          where its descriptors are while it is in use: boot, or block, which is itself
 //! memory/memoryN/{removable,zone,node,phys_addr,used_pages,free_pages,memmap_pages,poisoned_pages}

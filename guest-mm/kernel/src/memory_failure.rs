@@ -203,6 +203,22 @@ fn end(kernel: &Kernel, pfn: Pfn, losers: &[SpaceId]) -> String {
     text
 }
 
+/// Whether a block may come into use.
+///
+/// # Errors
+/// It has too many failed frames.
+pub(crate) fn check_limit(kernel: &Kernel, block: BlockIndex) -> Result<(), String> {
+    let (failed, limit) = (kernel.phys.poisoned_pages(block), kernel.failures.limit());
+    match failed > limit {
+        true => Err(format!(
+            "block {} has {failed} failed frames, more than the {limit} of memory/poison_limit: it comes into use with a higher limit, or once the \
+             host has given it other memory",
+            block.0
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Takes a block out of use that has too many failed frames. What came of that; nothing if there is no need.
 async fn contain(kernel: &'static Kernel, block: BlockIndex) -> String {
     let (failed, limit) = (kernel.phys.poisoned_pages(block), kernel.failures.limit());

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use crate::blocks::{BlockIndex, BlockState};
 use crate::node::{NodeId, NodeState};
 
-/// Events that are kept. Older ones are forgotten, which the numbers of those that are left show.
-const KEPT: usize = 256;
+/// Events that are kept: a block that is plugged and put to use makes three. Of older ones is known how many there were.
+const KEPT: usize = 2048;
 
 /// A step of a block or a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +40,17 @@ pub enum Change {
     },
 }
 
+/// What has happened after some event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventsAfter {
+    /// Events right after that one which are not kept any more.
+    pub missed: u64,
+    /// Number of the newest event of all; 0 before the first.
+    pub newest: u64,
+    /// Those that are kept, oldest first.
+    pub events: Vec<MemoryEvent>,
+}
+
 /// The newest events.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryEvents {
@@ -67,10 +78,15 @@ impl MemoryEvents {
         });
     }
 
-    /// Those that are kept and have a greater number, oldest first.
-    pub(crate) fn after(&self, number: u64) -> Vec<MemoryEvent> {
+    /// Those with a greater number.
+    pub(crate) fn after(&self, number: u64) -> EventsAfter {
         let newer = self.newest.iter().filter(|event| event.number > number);
-        newer.copied().collect()
+        let forgotten = self.count - self.newest.len() as u64;
+        EventsAfter {
+            missed: forgotten.saturating_sub(number),
+            newest: self.count,
+            events: newer.copied().collect(),
+        }
     }
 }
 
@@ -79,24 +95,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_are_kept_and_numbers_go_on() {
+    fn the_newest_are_kept_numbers_go_on_and_who_was_away_learns_how_many_are_gone() {
         let mut events = MemoryEvents::with_room();
-        assert_eq!(events.after(0), []);
+        let nothing = |newest, missed| EventsAfter {
+            missed,
+            newest,
+            events: Vec::new(),
+        };
+        assert_eq!(events.after(0), nothing(0, 0));
         let online = |block| Change::Block {
             block: BlockIndex(block),
             from: BlockState::Offline,
             to: BlockState::Online,
         };
-        for block in 0..300 {
-            events.add(online(block));
-        }
+        let all = KEPT as u64 + 44;
+        (0..).take(KEPT + 44).for_each(|block| events.add(online(block)));
         let kept = events.after(0);
-        assert_eq!(kept.len(), KEPT);
+        assert_eq!((kept.events.len(), kept.missed, kept.newest), (KEPT, 44, all));
         assert_eq!(
-            kept.first().map(|event| (event.number, event.change)),
+            kept.events.first().map(|event| (event.number, event.change)),
             Some((45, online(44)))
         );
-        assert_eq!(events.after(299).len(), 1);
-        assert_eq!(events.after(300), []);
+        // Who has seen some of those that are gone, and who has seen all of them.
+        assert_eq!(events.after(40).missed, 4);
+        assert_eq!(
+            (events.after(44).missed, events.after(44).events.len()),
+            (0, KEPT)
+        );
+        assert_eq!(events.after(all - 1).events.len(), 1);
+        assert_eq!(events.after(all), nothing(all, 0));
     }
 }

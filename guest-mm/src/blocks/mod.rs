@@ -22,7 +22,7 @@ use crate::section::Section;
 
 use events::MemoryEvents;
 
-pub use events::{Change, MemoryEvent};
+pub use events::{Change, EventsAfter, MemoryEvent};
 pub use isolate::{InUse, IsolateError, IsolatedBlock, NotEmpty};
 pub use memmap::Memmap;
 pub use rank::{BlockCost, BlockUsage};
@@ -211,8 +211,8 @@ impl<'a> Hotplug<'a> {
             .filter_map(move |block| Some((block, view.state(block)?)))
     }
 
-    /// What has happened to blocks and nodes after the event with that number, oldest first, as far as it is kept: the newest 256 steps.
-    pub fn events_after(&self, number: u64) -> Vec<MemoryEvent> {
+    /// What has happened to blocks and nodes after the event with that number, as far as it is kept: the newest 2048 steps.
+    pub fn events_after(&self, number: u64) -> EventsAfter {
         self.region.lock().events.after(number)
     }
 

@@ -38,7 +38,7 @@ use crate::phys::{PinTerm, PinnedBy};
 
 pub use batch::MigrationBatch;
 pub use evict::{EvictReport, Eviction, Method};
-pub use node::NodeMove;
+pub use node::{NodeMove, Stays};
 pub(crate) use route::Route;
 pub(crate) use two_stage::TwoStage;
 

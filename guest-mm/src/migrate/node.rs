@@ -7,12 +7,12 @@ use guest_sync::Cpu;
 use crate::blocks::InUse;
 use crate::frames::{Frames, Mmu, SpaceId};
 use crate::gfp::Gfp;
-use crate::migrate::MigrateReport;
+use crate::migrate::{BatchEnd, MigrateReport};
 use crate::mm::Mm;
 use crate::node::NodeId;
 use crate::page::PageFlags;
 use crate::pagetable::{Entry, Level};
-use crate::pfn::Pfn;
+use crate::pfn::{PAGEBLOCK_NR_PAGES, Pfn};
 
 /// A move under way: which program's, from where to where, and how far it has come. No page comes up twice in it.
 #[derive(Clone, Debug)]
@@ -22,24 +22,46 @@ pub struct NodeMove {
     to: NodeId,
     /// The next address to look at.
     next: u64,
+    stays: Stays,
+}
+
+/// Pages of the program on the node that were passed over, in 4 KiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stays {
+    /// Those that are mapped more than once: others may be near to other nodes.
+    pub shared: u32,
+    /// How often the one of them is mapped that is mapped most.
+    pub most_mappings: u32,
+    /// Reserved huge pages for which there is no free 2 MiB frame on the other node.
+    pub no_huge_frame: u32,
 }
 
 impl NodeMove {
     /// The move of a program's own memory near to one node, to the other.
     pub const fn new(space: SpaceId, from: NodeId, to: NodeId) -> Self {
-        let next = 0;
         Self {
             space,
             from,
             to,
-            next,
+            next: 0,
+            stays: Stays {
+                shared: 0,
+                most_mappings: 0,
+                no_huge_frame: 0,
+            },
         }
+    }
+
+    /// What was passed over so far.
+    pub const fn stays(&self) -> Stays {
+        self.stays
     }
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     /// Moves the next pages, about `budget_pages` 4 KiB pages' worth; `None` at the end. Only what no other program maps is moved, as other
-    /// programs may be near to other nodes (Linux `MPOL_MF_MOVE`).
+    /// programs may be near to other nodes (Linux `MPOL_MF_MOVE`). Reserved huge pages move whole, each in a batch of its own. What was passed over is
+    /// counted ([`NodeMove::stays`]).
     pub fn migrate_node_batch(
         &self,
         cpu: &Cpu,
@@ -48,30 +70,54 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     ) -> Option<MigrateReport> {
         let mut found = Vec::new();
         moving.next = self.find_on_node(moving, budget_pages, &mut found)?;
+        let reserved = match &found[..] {
+            [page] if self.mapped_page(page.pfn).flags().has(PageFlags::HUGETLB) => Some(page.order),
+            _ => None,
+        };
         let gfp = Gfp::SPARE.with(Gfp::THIS_NODE);
         let to = moving.to;
-        let (report, _) = self.move_found(cpu, found, |order| {
+        let (mut report, _) = self.move_found(cpu, found, |order| {
             self.phys.alloc_pages_node(cpu, to, gfp, order).ok()
         });
+        if let Some(order) = reserved
+            && report.end == BatchEnd::NoMemory
+        {
+            // Smaller pages may still have room.
+            moving.stays.no_huge_frame += order.nr_pages();
+            report.end = BatchEnd::Budget;
+        }
         Some(report)
     }
 
     /// Adds the next pages to move to `found`, with a reference to each, taken while their address space is locked: none of them can have
     /// become another page since. The address behind the last; `None` when there is nothing more.
-    fn find_on_node(&self, moving: &NodeMove, budget_pages: u32, found: &mut Vec<InUse>) -> Option<u64> {
+    fn find_on_node(&self, moving: &mut NodeMove, budget_pages: u32, found: &mut Vec<InUse>) -> Option<u64> {
         let space = self.spaces.find(moving.space)?;
         let space = space.lock();
         let mut left = budget_pages.max(1);
-        for vma in space.vmas.values().filter(|vma| vma.range.end() > moving.next) {
-            let mut va = vma.range.start().max(moving.next);
+        let begin = moving.next;
+        for vma in space.vmas.values().filter(|vma| vma.range.end() > begin) {
+            let mut va = vma.range.start().max(begin);
             while va < vma.range.end() {
                 let at = space.table.find(&self.frames, va);
                 let next = at.end_of(va);
                 let is_page = at.level <= Level::HUGE && at.entry.is_present() && !at.entry.has(Entry::FIXED);
-                if is_page && let Some(page) = self.hold_on_node(at.entry.pfn(), moving.from) {
+                let nr_pages = if at.level == Level::HUGE {
+                    PAGEBLOCK_NR_PAGES
+                } else {
+                    1
+                };
+                if is_page && self.may_leave(at.entry.pfn(), nr_pages, moving) {
+                    let pfn = at.entry.pfn();
+                    // One that has to go whole goes alone.
+                    let is_reserved = self.mapped_page(pfn).flags().has(PageFlags::HUGETLB);
+                    if is_reserved && !found.is_empty() {
+                        return Some(va);
+                    }
+                    let page = self.phys.hold(pfn, self.mapped_page(pfn).order());
                     left = left.saturating_sub(page.order.nr_pages());
                     found.push(page);
-                    if left == 0 {
+                    if left == 0 || is_reserved {
                         return Some(next);
                     }
                 }
@@ -82,12 +128,17 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         (!found.is_empty()).then_some(u64::MAX)
     }
 
-    fn hold_on_node(&self, pfn: Pfn, node: NodeId) -> Option<InUse> {
-        let page = self.mapped_page(pfn);
-        let is_there = self.phys.zone_of(pfn).is_some_and(|zone| zone.node() == node);
-        if !is_there || page.mapcount() != 1 || page.flags().has(PageFlags::HUGETLB) {
-            return None;
+    /// Whether a page is on the node that pages leave, and nobody else's. Counted if it is another's, too.
+    fn may_leave(&self, pfn: Pfn, nr_pages: u32, moving: &mut NodeMove) -> bool {
+        let is_there = self.phys.zone_of(pfn);
+        if is_there.is_none_or(|zone| zone.node() != moving.from) {
+            return false;
         }
-        Some(self.phys.hold(pfn, page.order()))
+        let mappings = self.mapped_page(pfn).mapcount();
+        if mappings > 1 {
+            moving.stays.shared += nr_pages;
+            moving.stays.most_mappings = moving.stays.most_mappings.max(mappings);
+        }
+        mappings == 1
     }
 }

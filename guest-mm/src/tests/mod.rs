@@ -24,6 +24,7 @@ mod migrate_choices;
 mod migration;
 mod mm_threads;
 mod node_hotplug;
+mod node_moves;
 mod nodes;
 mod page_out;
 mod paging;

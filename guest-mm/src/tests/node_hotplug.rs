@@ -146,6 +146,7 @@ fn who_follows_the_events_sees_a_node_after_its_first_block_and_after_its_last()
     let events: Vec<(u64, Change)> = memory
         .hotplug_region()
         .events_after(0)
+        .events
         .into_iter()
         .map(|event| (event.number, event.change))
         .filter(|(_, change)| match change {

@@ -16,7 +16,7 @@ use crate::{
     PhysicalMemory, Topology, Watermark, ZoneKind, ZoneLimits,
 };
 
-fn node(number: u8) -> NodeId {
+pub(super) fn node(number: u8) -> NodeId {
     NodeId::new(number).unwrap()
 }
 
@@ -24,15 +24,15 @@ fn cpu_id(number: u8) -> CpuId {
     CpuId::new(number).unwrap()
 }
 
-fn pages(nr_pages: u32) -> Vec<Page> {
+pub(super) fn pages(nr_pages: u32) -> Vec<Page> {
     (0..nr_pages).map(|_| Page::new()).collect()
 }
 
 /// Frames of each node of [`three_nodes`].
-const EACH: u32 = 2048;
+pub(super) const EACH: u32 = 2048;
 
 /// Three nodes of 8 MiB with a CPU each; 0 and 2 are neighbours, 1 is far from both.
-fn three_nodes(pages: &[Page]) -> (PhysicalMemory<'_>, [Cpu; 3]) {
+pub(super) fn three_nodes(pages: &[Page]) -> (PhysicalMemory<'_>, [Cpu; 3]) {
     let mut topology = Topology::new(3, 3).unwrap();
     for (from, to, distance) in [
         (0, 2, 12),
@@ -66,7 +66,7 @@ fn three_nodes(pages: &[Page]) -> (PhysicalMemory<'_>, [Cpu; 3]) {
     )
 }
 
-fn node_of(memory: &PhysicalMemory<'_>, pfn: Pfn) -> u8 {
+pub(super) fn node_of(memory: &PhysicalMemory<'_>, pfn: Pfn) -> u8 {
     memory.zone_of(pfn).unwrap().node().number()
 }
 

@@ -102,6 +102,8 @@ fn the_memory_of_a_program_moves_to_another_node_while_it_checks_it() {
     assert!(back >= 3500, "{back} of 4096 pages came back");
     let order = |words: &[&str]| vm.order("guest", words);
     order(&["migratepages", &pid, "0", "2"]).assert_refusal(1, &["there is no node 2: they are 0 to 1"]);
+    order(&["migratepages", &pid, "1", "1"])
+        .assert_refusal(1, &["from node 1 to node 1", "have to be different ones"]);
     order(&["migratepages", "77", "0", "1"]).assert_refusal(1, &["no program 77"]);
     order(&["migratepages", &pid]).assert_refusal(1, &["migratepages takes"]);
     vm.wait_for_checks(10);

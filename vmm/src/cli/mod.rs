@@ -15,6 +15,7 @@ mod disk;
 mod events;
 mod failure;
 mod guest;
+mod guest_events;
 mod image;
 mod limit;
 mod link;

@@ -1,5 +1,6 @@
 //! Commands with arguments, and those that take a while: the memory of one program, the pool of huge pages, compaction.
 
+use super::{node_moves, tree};
 use crate::kcompactd;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
@@ -10,10 +11,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write;
-use guest_kernel::sync::yield_now;
 use guest_mm::compact::Goal;
-use guest_mm::migrate::{BatchEnd, NodeMove};
-use guest_mm::{NodeId, NodeState, PAGEBLOCK_NR_PAGES, Pfn, SpaceId, Zone, report};
+use guest_mm::{NodeId, Pfn, SpaceId, Zone, report};
 use guest_virtio::control::{Command, Reply};
 
 /// The answer, if it is one of these commands.
@@ -40,8 +39,13 @@ pub(super) async fn answer(kernel: &'static Kernel, command: &Command<'_>) -> Op
         ("hugepages", []) => Ok(pool(kernel)),
         ("hugepages", &[wanted]) => resize_pool(kernel, wanted),
         ("hugepages", _) => Err("hugepages takes one number".into()),
-        ("migratepages", &[pid, from, to]) => migrate_pages(kernel, pid, from, to).await,
+        ("migratepages", &[pid, from, to]) => node_moves::migrate_pages(kernel, pid, (from, to)).await,
         ("migratepages", _) => Err("migratepages takes a program's number and two nodes' numbers".into()),
+        ("events", []) => Ok(tree::events(kernel, 0)),
+        ("events", &[after]) => number(after)
+            .map(|after| tree::events(kernel, after))
+            .ok_or_else(|| format!("{after} is not the number of an event")),
+        ("events", _) => Err("events takes the number of the event after which to begin".into()),
         ("cancel", []) => orders::cancel(kernel).await,
         ("cancel", _) => Err("cancel takes no arguments".into()),
         ("pack", []) => pack(kernel).await,
@@ -65,7 +69,7 @@ fn of_program(
     Ok(text)
 }
 
-fn space_of(kernel: &Kernel, pid: &str) -> Result<SpaceId, String> {
+pub(super) fn space_of(kernel: &Kernel, pid: &str) -> Result<SpaceId, String> {
     let number: u32 = pid
         .parse()
         .map_err(|_| format!("{pid} is not a program's number"))?;
@@ -79,42 +83,7 @@ fn space_of(kernel: &Kernel, pid: &str) -> Result<SpaceId, String> {
     status.space.ok_or_else(ended)
 }
 
-/// Pages that are moved to another node at a time; the program waits for those meanwhile.
-const MOVE_PAGES: u32 = 128;
-
-/// Moves the memory of a program from a node to another, while it runs on.
-async fn migrate_pages(kernel: &'static Kernel, pid: &str, from: &str, to: &str) -> Result<String, String> {
-    let space = space_of(kernel, pid)?;
-    let start = NodeMove::new(space, node(kernel, from)?, node(kernel, to)?);
-    if kernel.phys.node_state(node(kernel, to)?) == NodeState::Offline {
-        return Err(format!("node {to} is offline: it has no memory"));
-    }
-    let (mut moving, mut moved, mut refused) = (start.clone(), 0, 0);
-    let mut passes = 1;
-    loop {
-        let report = kernel
-            .mm()
-            .migrate_node_batch(this_cpu(), &mut moving, MOVE_PAGES);
-        let Some(report) = report else {
-            // A huge page that was split in the first pass goes in the second, in pieces.
-            if passes == 2 {
-                break;
-            }
-            passes += 1;
-            (moving, refused) = (start.clone(), 0);
-            continue;
-        };
-        moved += report.moved_small + report.moved_huge * PAGEBLOCK_NR_PAGES;
-        refused += report.refused.len();
-        if report.end == BatchEnd::NoMemory {
-            return Err(format!("{moved} pages moved; node {to} has no room for more"));
-        }
-        yield_now().await;
-    }
-    Ok(format!("{moved} pages moved, {refused} stay\n"))
-}
-
-fn node(kernel: &Kernel, text: &str) -> Result<NodeId, String> {
+pub(super) fn node(kernel: &Kernel, text: &str) -> Result<NodeId, String> {
     let known = || kernel.phys.topology().nodes();
     let number: Option<u8> = text.parse().ok();
     let found = known().find(|node| Some(node.number()) == number);

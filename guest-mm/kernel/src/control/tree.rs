@@ -2,13 +2,14 @@
 
 use crate::disks;
 use crate::kernel::Kernel;
+use crate::memory_failure;
 use crate::resize::orders::{PATIENCE_NS, order, order_node};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
 use guest_kernel::sync::{Winner, race};
-use guest_mm::blocks::{Change, MemoryEvent};
+use guest_mm::blocks::{Change, EventsAfter, MemoryEvent};
 use guest_mm::migrate::Method;
 use guest_mm::{BlockIndex, BlockState, Memmap, NodeId, NodeState, PAGE_SIZE};
 use guest_virtio::control::Reply;
@@ -92,7 +93,7 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
             let nodes = kernel.phys.topology().nodes();
             numbers(nodes.filter(|&node| kernel.phys.node_state(node) == NodeState::Online))
         }
-        File::Events(after) => region.events_after(after).into_iter().map(event_line).collect(),
+        File::Events(after) => events(kernel, after),
         File::Block(block, file) => read_block(kernel, block, file, path)?,
         File::Node(node, file) => read_node(kernel, node_of(kernel, node, path)?, file),
         File::DiskMemory(disk) => {
@@ -100,6 +101,26 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
             alloc::format!("{queue:x} {slots:x}")
         }
     })
+}
+
+/// What came after the event of that number, a line each; before it what is not kept any more. A number that is yet to come is one of before the
+/// guest was started again.
+pub(super) fn events(kernel: &Kernel, after: u64) -> String {
+    let EventsAfter {
+        missed,
+        newest,
+        events,
+    } = kernel.phys.hotplug_region().events_after(after);
+    if after > newest {
+        return alloc::format!("restarted {newest}\n");
+    }
+    let mut text = String::new();
+    if missed > 0 {
+        let (first, last) = (after + 1, after + missed);
+        text = alloc::format!("missed {missed} events, {first} to {last}\n");
+    }
+    text.extend(events.into_iter().map(event_line));
+    text
 }
 
 fn event_line(event: MemoryEvent) -> String {
@@ -216,8 +237,11 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
             Ok(())
         }
         File::Block(block, BlockFile::State) => {
-            block_state(kernel, block, path)?;
-            order(kernel, BlockIndex(block), policy(value)?).await
+            let (state, wanted) = (block_state(kernel, block, path)?, policy(value)?);
+            if state == BlockState::Offline && wanted != OnlinePolicy::Offline {
+                memory_failure::check_limit(kernel, BlockIndex(block))?;
+            }
+            order(kernel, BlockIndex(block), wanted).await
         }
         File::Node(node, NodeFile::State) => {
             let node = node_of(kernel, node, path)?;

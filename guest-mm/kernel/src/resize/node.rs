@@ -4,6 +4,7 @@
 
 use super::shrink::Emptied;
 use super::{Descriptors, Interruption, OfflineBlock, Worker, blame};
+use crate::memory_failure;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -35,10 +36,14 @@ impl Worker {
     }
 
     fn take_node_online(&self, node: NodeId, kind: ZoneKind) -> Result<(), String> {
-        let offline = self.blocks_of(node, BlockState::Offline);
+        let mut offline = self.blocks_of(node, BlockState::Offline);
         if offline.is_empty() {
             return Err(format!("node {node} has no plugged block that is offline"));
         }
+        // A block with too many failed frames stays out of use.
+        let check = |block: &BlockIndex| memory_failure::check_limit(self.kernel, *block);
+        let all_sound = offline.iter().try_for_each(check);
+        offline.retain(|block| check(block).is_ok());
         let descriptors = Descriptors::Missing;
         let blocks = offline.into_iter().map(|block| OfflineBlock {
             block,
@@ -47,6 +52,7 @@ impl Worker {
         });
         self.bring_all_online(blocks.collect(), kind);
         self.kernel.memory_came.raise();
+        all_sound?;
         match self.blocks_of(node, BlockState::Offline).len() {
             0 => Ok(()),
             left => Err(format!(
