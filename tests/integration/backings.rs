@@ -116,6 +116,9 @@ fn the_built_in_guest_uses_the_first_of_several_regions_and_leaves_the_others_al
         "hog fill=60%",
     ];
     let mut vm = home.start("two", &arguments);
+    vm.messages.wait_for(
+        "warning: the built-in guest uses one --hotplug, the first (node 0); it plugs nothing of the 1 behind it (node 0)",
+    );
     vm.serial.wait_for("one is enough for this guest, not used");
     vm.resize("160M");
     vm.wait_for_checks(5);

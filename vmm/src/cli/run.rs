@@ -10,7 +10,7 @@ use crate::cli::failure::one_line;
 use crate::control::registry::RuntimeDir;
 use crate::control::server::ApiServer;
 use crate::machine::{Vm, VmExit};
-use crate::spec::{VmName, VmOptions, VmSpec};
+use crate::spec::{Payload, VmName, VmOptions, VmSpec};
 
 /// Start a microVM and run it until it ends
 ///
@@ -51,6 +51,9 @@ impl Run {
         let server = ApiServer::new().map_err(Failure::run_time)?;
         let (registration, listener) = RuntimeDir::from_env().register(&spec.name)?;
         let vm = Vm::build(&spec).map_err(Failure::run_time)?;
+        if let Some(warning) = left_alone(&spec) {
+            eprintln!("ballast: warning: {warning}");
+        }
         let server = server
             .serve(listener, Arc::new(vm.handle()))
             .map_err(Failure::run_time)?;
@@ -70,6 +73,23 @@ impl Run {
         let default_name = VmName::new(&format!("vm-{}", std::process::id())).map_err(Failure::usage)?;
         options.validate(&default_name).map_err(Failure::usage)
     }
+}
+
+/// What the guest will not use: the built-in one has a driver for one memory device.
+fn left_alone(spec: &VmSpec) -> Option<String> {
+    let [used, others @ ..] = &spec.hotplug[..] else {
+        return None;
+    };
+    if others.is_empty() || !matches!(spec.payload, Payload::BuiltIn { .. }) {
+        return None;
+    }
+    let nodes: Vec<String> = others.iter().map(|region| region.node.to_string()).collect();
+    Some(format!(
+        "the built-in guest uses one --hotplug, the first (node {}); it plugs nothing of the {} behind it (node {})",
+        used.node,
+        others.len(),
+        nodes.join(", ")
+    ))
 }
 
 /// Says why the VM ended, where it is not for the plainest of reasons.
