@@ -261,12 +261,46 @@ fn blocks_leave_under_programs_that_hold_one_kind_of_file_pages_each() {
         unplug_under(&vm, written, 1);
         (counts(&vm)["blocks_unplug_pass2"] > 0).then_some(())
     });
-    vm.limit_disk(0, UNLIMITED);
     assert_two_passes(&vm);
+    assert_written_page_is_named(&vm, written);
+    let plugged = vm.stats().number("total_requested");
+    vm.limit_disk(0, UNLIMITED);
     let mut vm = vm;
+    vm.wait_until("the rest of the blocks gone", |stats| {
+        stats.number("plugged_size") + 64 * MIB == plugged
+    });
+    vm.resize_to(192 * MIB);
     vm.wait_for_checks(1000);
     vm.stop();
     assert!(home.run(["disk", "check", &root]).success().contains("whole:"));
+}
+
+/// While the disk stands still a page that is on its way there keeps its block: the result names it, its kind, and the disk.
+fn assert_written_page_is_named(vm: &Running, written: &Held<'_>) {
+    vm.limit_disk(0, STANDS_STILL);
+    let report = eventually("a page that the disk does not take", || {
+        let blocks = written.blocks();
+        // All that do not hold such pages can go.
+        let report = vm.try_resize(64 * MIB, 2);
+        let is_written = report.find_text("guest_refusal.reason") == Some("writeback");
+        (is_written && !blocks.is_empty()).then_some(report)
+    });
+    assert_eq!(report.text("outcome"), "incomplete", "{report:?}");
+    for (field, value) in [("kind", "file"), ("file_system", "pagefs"), ("holder", "vda")] {
+        assert_eq!(
+            report.text(&format!("guest_refusal.{field}")),
+            value,
+            "{report:?}"
+        );
+    }
+    let pfn = report.number("guest_refusal.pfn");
+    let words = report.text("guest_reason");
+    let page = format!("pfn {pfn:#x} (order 0, of a file of pagefs) is being written to vda");
+    assert!(words.contains(&page), "{words}");
+    let frame = vm.guest(&format!("frame {pfn}"));
+    assert!(frame.contains("writeback"), "{frame}");
+    let said = vm.order("resize", &["64M", "--wait", "1"]);
+    said.assert_refusal(1, &["(the guest says: ", ") is being written to vda"]);
 }
 
 #[test]

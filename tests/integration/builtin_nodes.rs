@@ -247,8 +247,14 @@ fn a_node_that_cannot_go_as_a_whole_is_put_back_as_it_was_and_says_why() {
     write(&vm, kernel, "offline").success();
     write(&vm, kernel, "online_kernel").success();
     let before = states_of_blocks(&vm);
-    write(&vm, "node/node1/state", "offline")
-        .assert_refusal(1, &["programs need its memory", "node 1 is as it was"]);
+    write(&vm, "node/node1/state", "offline").assert_refusal(
+        1,
+        &[
+            "programs need its memory",
+            "KiB that must remain",
+            "node 1 is as it was",
+        ],
+    );
     assert_eq!(states_of_blocks(&vm), before);
     assert_eq!(read(&vm, "node/node1/state"), "online");
     vm.wait_for_checks(10);

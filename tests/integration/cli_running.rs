@@ -58,7 +58,9 @@ fn a_resize_that_the_guest_cannot_do_says_how_far_it_got_and_why() {
         &[
             "\"full\": has ",
             "not 64 MiB, after ",
-            "(the guest says: no-memory)",
+            "(the guest says: no-memory (",
+            "programs need its memory: ",
+            " KiB that must remain",
         ],
     );
     let outcome = vm.order("resize", &["64M", "--wait", "4", "--json"]);
@@ -68,10 +70,20 @@ fn a_resize_that_the_guest_cannot_do_says_how_far_it_got_and_why() {
         "{outcome:?}"
     );
     let report = json(&outcome.stdout);
-    assert_eq!(
-        (&report["outcome"], &report["guest_reason"]),
-        (&"incomplete".into(), &"no-memory".into())
+    assert_eq!(report["outcome"], "incomplete");
+    let (refusal, words) = (&report["guest_refusal"], report["guest_reason"].as_str());
+    assert!(
+        words.is_some_and(|words| words.starts_with("no-memory (")),
+        "{report}"
     );
+    assert_eq!(refusal["reason"], "no-memory", "{report}");
+    let number = |field: &str| refusal[field].as_u64().expect(field);
+    assert!(number("needed_bytes") > 0 && number("spare_bytes") < 320 * MIB);
+    assert!(
+        (4 * MIB..=32 * MIB).contains(&number("reserve_bytes")),
+        "{report}"
+    );
+    assert!(refusal["blocks"]["no_memory"].as_u64() > Some(0), "{report}");
     let reached = report["reached_bytes"].as_u64().expect("a number");
     assert!(
         (160 * MIB..320 * MIB).contains(&reached),

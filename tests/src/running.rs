@@ -361,9 +361,13 @@ impl Stats {
     /// # Panics
     /// When there is no such field, or it is not text.
     pub fn text(&self, field: &str) -> &str {
-        let found = self.0.pointer(&format!("/{}", field.replace('.', "/")));
-        found
-            .and_then(Value::as_str)
+        self.find_text(field)
             .unwrap_or_else(|| panic!("no text {field} in {}", self.0))
+    }
+
+    /// The text in `field`, if there is one.
+    pub fn find_text(&self, field: &str) -> Option<&str> {
+        let found = self.0.pointer(&format!("/{}", field.replace('.', "/")));
+        found.and_then(Value::as_str)
     }
 }

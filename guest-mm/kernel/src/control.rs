@@ -3,6 +3,7 @@
 mod commands;
 mod mappings;
 mod node_moves;
+mod refusal;
 mod tree;
 
 use crate::devices::{Console, restart};
@@ -198,13 +199,8 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
     writeln!(out, "resize_requested_bytes {}", status.requested)?;
     writeln!(out, "resize_plugged_bytes {}", status.plugged)?;
     writeln!(out, "resize_at_work {}", u8::from(status.at_work))?;
-    let reason = status.stall.map_or("none", |reason| reason.as_str());
-    write!(out, "resize_stall_reason {reason}")?;
-    if let Some(blame) = status.blame {
-        write!(out, " ({})", blame.describe(kernel))?;
-    }
+    refusal::write(out, kernel, &status)?;
     let Passes([first, second, later]) = Passes::of(&kernel.phys.stats()).since(status.before);
-    writeln!(out)?;
     writeln!(out, "resize_left_pass1 {first}")?;
     writeln!(out, "resize_left_pass2 {second}")?;
     writeln!(out, "resize_left_later {later}")

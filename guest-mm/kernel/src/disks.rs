@@ -139,6 +139,15 @@ pub(crate) async fn relocate(kernel: &Kernel, driver: u32) -> Result<(), NotMove
     drive.ok_or(NotMoved)?.relocate().await
 }
 
+/// Whose the disk of `root=` is.
+pub(crate) const ROOT: &str = "the root file system";
+
+/// The name of the disk that is mounted.
+pub(crate) fn name_of_root(kernel: &Kernel) -> Option<String> {
+    let disks = kernel.disks.lock();
+    disks.iter().position(|disk| disk.owner == Some(ROOT)).map(name)
+}
+
 /// The name of the disk whose driver has that number.
 pub(crate) fn name_of_driver(kernel: &Kernel, driver: u32) -> Option<String> {
     let disks = kernel.disks.lock();

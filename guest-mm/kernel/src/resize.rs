@@ -9,6 +9,7 @@ mod choose;
 mod difficult;
 mod evict;
 mod grow;
+mod kept;
 pub(crate) mod kernel_pages;
 mod node;
 pub(crate) mod orders;
@@ -16,9 +17,9 @@ mod pace;
 mod pack;
 mod shrink;
 
-use self::blame::Blame;
+use self::blame::Blames;
 use crate::devices::{Memory, restart};
-use crate::kernel::{Kernel, Passes};
+use crate::kernel::{Kernel, Passes, ResizeStatus};
 use crate::log::log;
 use crate::nodes;
 use core::ops::Range;
@@ -80,8 +81,8 @@ struct Worker {
     memory_seen: u64,
     /// The last page that would not leave the block that was emptied last.
     refusal: Option<Refusal>,
-    /// A page that keeps a block, since the target was set.
-    blame: Option<Blame>,
+    /// What keeps blocks, since a target was last begun with.
+    blames: Blames,
     /// Drivers with memory on the block that is emptied.
     drivers: Drivers,
     pace: Pace,
@@ -120,7 +121,7 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         planner,
         memory_seen: 0,
         refusal: None,
-        blame: None,
+        blames: Blames::default(),
         drivers: Drivers::default(),
         pace: Pace::default(),
         cancel_seen: None,
@@ -165,7 +166,7 @@ impl Worker {
         );
         self.memory_seen = self.kernel.memory_came.count();
         self.planner.retry();
-        self.blame = None;
+        self.blames = Blames::default();
         loop {
             let step = self.planner.step(target);
             self.kernel.resize.lock().at_work = matches!(step, Step::Plug(_) | Step::Unplug(_));
@@ -182,8 +183,7 @@ impl Worker {
                 Step::Plug(run) => self.grow(run).await,
                 Step::Unplug(count) => self.shrink(count).await,
             };
-            let stall = self.kernel.resize.lock().stall;
-            self.publish(stall);
+            self.publish_plugged();
             nodes::settle(self.kernel);
             self.kernel.validate();
             result?;
@@ -192,13 +192,18 @@ impl Worker {
         }
     }
 
-    /// The host wants so many bytes plugged; blocks that leave are counted anew when that is new.
+    /// The host wants so many bytes plugged. When that is new, blocks that leave are counted anew, and what was said of another size does
+    /// not hold any more.
     fn asked_for(&self, requested: u64) {
-        let passes = Passes::of(&self.kernel.phys.stats());
+        let before = Passes::of(&self.kernel.phys.stats());
         let mut status = self.kernel.resize.lock();
         if status.requested != requested {
-            status.requested = requested;
-            status.before = passes;
+            *status = ResizeStatus {
+                requested,
+                plugged: status.plugged,
+                before,
+                ..ResizeStatus::default()
+            };
         }
     }
 
@@ -298,14 +303,18 @@ impl Worker {
     }
 
     fn publish(&self, stall: Option<StallReason>) {
-        let mut status = self.kernel.resize.lock();
-        if stall.is_some() && status.stall != stall {
-            let reason = stall.map_or("", |reason| reason.as_str());
+        let known = self.kernel.resize.lock().stall;
+        if let Some(reason) = stall
+            && known != stall
+        {
             log!(Info, "resize stalled: {reason}");
         }
-        status.stall = stall;
-        status.blame = self.blame.filter(|_| stall == Some(StallReason::Pinned));
+        self.publish_plugged();
+        self.tell_result(stall);
+    }
+
+    fn publish_plugged(&self) {
         let plugged = u64::from(self.planner.plugged_blocks()) * self.device.region().block_size();
-        status.plugged = plugged;
+        self.kernel.resize.lock().plugged = plugged;
     }
 }

@@ -206,6 +206,11 @@ fn note_error(kernel: &Kernel, io: &PageIo) {
     }
 }
 
+/// The name of the disk that an area is on.
+pub(crate) fn name_of_disk(kernel: &Kernel, area: AreaNr) -> Option<String> {
+    kernel.swap.area(area).map(|area| disks::name(area.disk))
+}
+
 /// Every area, as `/proc/swaps`. Sizes in KiB.
 pub(crate) fn report(out: &mut String, kernel: &Kernel) -> fmt::Result {
     writeln!(out, "FILENAME TYPE SIZE_KIB USED_KIB PRIORITY ERRORS")?;

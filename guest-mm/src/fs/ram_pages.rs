@@ -28,6 +28,10 @@ pub(crate) struct RamPages {
 }
 
 impl AddressSpaceOps for RamPages {
+    fn name(&self) -> &'static str {
+        "ramfs"
+    }
+
     fn migration(&self) -> Migration {
         Migration::Whole
     }

@@ -91,6 +91,6 @@ pub(super) const fn refused(pfn: Pfn, reason: RefusalReason) -> MemoryFailureErr
             MemoryFailureError::Pinned { pfn, holder }
         }
         RefusalReason::Unmovable(used_for) => MemoryFailureError::Unmovable { pfn, used_for },
-        RefusalReason::Busy => MemoryFailureError::Busy(pfn),
+        RefusalReason::Busy(_) => MemoryFailureError::Busy(pfn),
     }
 }

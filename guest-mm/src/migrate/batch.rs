@@ -7,7 +7,7 @@ use guest_sync::Cpu;
 use crate::blocks::{InUse, IsolatedBlock};
 use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::gfp::Gfp;
-use crate::migrate::{BatchEnd, BusyPages, MigrateReport, Refusal, RefusalReason, Route};
+use crate::migrate::{BatchEnd, BusyPages, BusyWith, MigrateReport, Refusal, RefusalReason, Route};
 use crate::mm::Mm;
 use crate::mm::huge::{SplitError, ToSplit};
 use crate::mm::mapping::{Migration, WhyWrite};
@@ -234,7 +234,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let (pfn, order) = (moving.page.pfn, moving.page.order);
             let Ok(private) = self.move_private(&moving) else {
                 self.stay(cpu, moving, own);
-                self.refuse(&mut report.refused, (pfn, order), RefusalReason::Busy);
+                self.refuse(
+                    &mut report.refused,
+                    (pfn, order),
+                    RefusalReason::Busy(BusyWith::FileSystem),
+                );
                 continue;
             };
             self.arrive(cpu, &moving, own, private);
@@ -269,7 +273,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         reason: RefusalReason,
     ) {
         self.phys.counts.pgmigrate_fail.add(u64::from(order.nr_pages()));
-        refused.push(Refusal { pfn, order, reason });
+        refused.push(self.refusal((pfn, order), reason));
     }
 
     /// Whether there are references to a page besides those that are known and the batch's.
@@ -292,7 +296,11 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let (pfn, order) = (moving.page.pfn, moving.page.order);
             let own: Vec<Unmapped> = batch.unmapped.drain(entries).collect();
             self.stay(cpu, moving, &own);
-            self.refuse(&mut batch.refused, (pfn, order), RefusalReason::Busy);
+            self.refuse(
+                &mut batch.refused,
+                (pfn, order),
+                RefusalReason::Busy(BusyWith::LookUp),
+            );
         }
     }
 
@@ -321,9 +329,13 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         };
         let at = (page.pfn, descriptor);
         let Ok(migration) = self.prepare_to_move(cpu, at, walk, flush, &mut batch.writes) else {
+            let busy = match descriptor.flags().has(PageFlags::WRITEBACK) {
+                true => BusyWith::Writeback,
+                false => BusyWith::FileSystem,
+            };
             self.unlock_page(page.pfn, descriptor);
             self.phys.release(cpu, page);
-            return Err(Setback::Refused(RefusalReason::Busy));
+            return Err(Setback::Refused(RefusalReason::Busy(busy)));
         };
         let Some(to) = self.destination(cpu, route, page.order) else {
             self.unlock_page(page.pfn, descriptor);
@@ -336,7 +348,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             self.unlock_page(page.pfn, descriptor);
             self.phys.put_page(cpu, to);
             self.phys.release(cpu, page);
-            return Err(Setback::Refused(RefusalReason::Busy));
+            return Err(Setback::Refused(RefusalReason::Busy(BusyWith::Settling)));
         }
         let moving = Move {
             page,
@@ -349,40 +361,42 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             let first = batch.unmapped.len() - nr_entries;
             let own: Vec<Unmapped> = batch.unmapped.drain(first..).collect();
             self.stay(cpu, moving, &own);
-            return Err(Setback::Refused(RefusalReason::Busy));
+            return Err(Setback::Refused(RefusalReason::Busy(BusyWith::LookUp)));
         }
         Ok(moving)
     }
 
     /// Takes the page lock of a page that can move.
     pub(crate) fn lock_movable(&self, page: &InUse) -> Result<&Page, RefusalReason> {
+        let busy = |with| Err(RefusalReason::Busy(with));
+        let settling = RefusalReason::Busy(BusyWith::Settling);
         if let Some(by) = page.pinned_by {
             return Err(RefusalReason::of_pin(by));
         }
         if !page.is_held {
             // Freed since it was found, or a program's by now.
-            let used_for = self.phys.kernel_use(page).ok_or(RefusalReason::Busy)?;
+            let used_for = self.phys.kernel_use(page).ok_or(settling)?;
             let zone = self.phys.zone_of(page.pfn).map(crate::Zone::kind);
             // Nothing that nobody could move is there: it was just taken and is not mapped yet, or unmapped and is not freed yet.
             if used_for == KernelUse::Other && zone == Some(crate::ZoneKind::Movable) {
-                return Err(RefusalReason::Busy);
+                return Err(settling);
             }
             return Err(RefusalReason::Unmovable(used_for));
         }
         let descriptor = self.migrating_page(page.pfn);
         if !descriptor.try_lock() {
-            return Err(RefusalReason::Busy);
+            return busy(self.why_locked(descriptor));
         }
         // It may have been pinned since it was found; nobody pins it now that it is locked.
         if descriptor.flags().has(PageFlags::PINNED) {
             self.unlock_page(page.pfn, descriptor);
             let by = self.phys.pins.lock().by(page.pfn);
-            return Err(by.map_or(RefusalReason::Busy, RefusalReason::of_pin));
+            return Err(by.map_or(settling, RefusalReason::of_pin));
         }
         // On its way to the disk: the disk reads this frame.
         if descriptor.flags().has(PageFlags::WRITEBACK) {
             self.unlock_page(page.pfn, descriptor);
-            return Err(RefusalReason::Busy);
+            return busy(BusyWith::Writeback);
         }
         if let Err(reason) = self.may_move(page.pfn, descriptor) {
             self.unlock_page(page.pfn, descriptor);
@@ -409,7 +423,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 Setback::Split
             }
             Err(SplitError::Pinned(by)) => Setback::Refused(RefusalReason::of_pin(by)),
-            Err(SplitError::Busy(_)) => Setback::Refused(RefusalReason::Busy),
+            Err(SplitError::Busy(_)) => Setback::Refused(RefusalReason::Busy(BusyWith::Locked)),
             Err(SplitError::NoMemory) => Setback::NoMemory,
         }
     }

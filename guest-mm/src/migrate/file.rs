@@ -3,8 +3,8 @@
 use guest_sync::Cpu;
 
 use crate::frames::{FlushBatch, Frames, Mmu};
-use crate::migrate::RefusalReason;
 use crate::migrate::batch::{Home, Move};
+use crate::migrate::{BusyWith, RefusalReason};
 use crate::mm::Mm;
 use crate::mm::mapping::{Content, LockedPage, Migration, private_page};
 use crate::mm::reclaim_file::Writes;
@@ -28,7 +28,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             return Err(RefusalReason::Pinned { holder });
         }
         match private_page(mapping.id, pfn, page) {
-            Some(private) if !ops.is_movable(private) => Err(RefusalReason::Busy),
+            Some(private) if !ops.is_movable(private) => Err(RefusalReason::Busy(BusyWith::FileSystem)),
             _ => Ok(()),
         }
     }

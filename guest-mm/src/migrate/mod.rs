@@ -23,22 +23,21 @@ mod batch;
 mod evict;
 mod file;
 mod node;
+mod refusal;
 mod route;
 mod table;
 mod two_stage;
 
 use alloc::vec::Vec;
-use core::fmt;
 
 #[cfg(doc)]
 use crate::mm::Mm;
-use crate::page::KernelUse;
-use crate::pfn::{Order, PAGEBLOCK_NR_PAGES, Pfn};
-use crate::phys::{PinTerm, PinnedBy};
+use crate::pfn::{PAGEBLOCK_NR_PAGES, Pfn};
 
 pub use batch::MigrationBatch;
 pub use evict::{EvictReport, Eviction, Method};
 pub use node::{NodeMove, Stays};
+pub use refusal::{BusyWith, PageKind, Refusal, RefusalReason};
 pub(crate) use route::Route;
 pub(crate) use two_stage::TwoStage;
 
@@ -100,66 +99,5 @@ impl MigrateReport {
         self.moved_kernel += next.moved_kernel;
         self.refused.extend(next.refused);
         self.end = next.end;
-    }
-}
-
-/// A page that cannot move now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    /// First frame of the page.
-    pub pfn: Pfn,
-    /// Its size.
-    pub order: Order,
-    /// Why not.
-    pub reason: RefusalReason,
-}
-
-/// Why a page cannot move now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RefusalReason {
-    /// Somebody holds its physical address for as long as he likes.
-    Pinned {
-        /// Who.
-        holder: &'static str,
-    },
-    /// Somebody holds its physical address until a transfer has ended.
-    UnderIo {
-        /// Who.
-        holder: &'static str,
-    },
-    /// The kernel's own, which nobody here can move: not all references to it are known, or its owner has to.
-    Unmovable(KernelUse),
-    /// Somebody is just using it: it is locked, on its way to or from a disk, on the move already, or about to be mapped or freed; or there
-    /// is no frame for a page table.
-    Busy,
-}
-
-impl RefusalReason {
-    /// That somebody has pinned the page.
-    pub(crate) const fn of_pin(by: PinnedBy) -> Self {
-        let PinnedBy { holder, term } = by;
-        match term {
-            PinTerm::Longterm => Self::Pinned { holder },
-            PinTerm::Transfer => Self::UnderIo { holder },
-        }
-    }
-
-    /// Whether it passes by itself, and soon.
-    pub const fn passes(self) -> bool {
-        matches!(self, Self::Busy | Self::UnderIo { .. })
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pfn, order, reason } = self;
-        write!(f, "{pfn} (order {}) ", order.number())?;
-        match reason {
-            RefusalReason::Pinned { holder } | RefusalReason::UnderIo { holder } => {
-                write!(f, "is pinned by {holder}")
-            }
-            RefusalReason::Unmovable(used_for) => write!(f, "is {used_for}, which cannot move"),
-            RefusalReason::Busy => write!(f, "is in use just now"),
-        }
     }
 }

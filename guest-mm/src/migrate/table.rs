@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::frames::{Flush, FlushBatch, Frames, Mmu, SpaceId};
-use crate::migrate::{BatchEnd, MigrateReport, RefusalReason, Route};
+use crate::migrate::{BatchEnd, BusyWith, MigrateReport, RefusalReason, Route};
 use crate::mm::{Locked, Mm};
 use crate::page::PageFlags;
 use crate::pagetable::{Hook, TablePlace};
@@ -36,10 +36,18 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
             match self.move_table(cpu, route, table, &mut flush) {
                 Ok(()) => left.push(table),
                 Err(Stays::Busy) => {
-                    self.refuse(&mut report.refused, (table, Order::ZERO), RefusalReason::Busy);
+                    self.refuse(
+                        &mut report.refused,
+                        (table, Order::ZERO),
+                        RefusalReason::Busy(BusyWith::AddressSpace),
+                    );
                 }
                 Err(Stays::NoMemory) => {
-                    self.refuse(&mut report.refused, (table, Order::ZERO), RefusalReason::Busy);
+                    self.refuse(
+                        &mut report.refused,
+                        (table, Order::ZERO),
+                        RefusalReason::Busy(BusyWith::NoFrame),
+                    );
                     report.end = BatchEnd::NoMemory;
                 }
             }

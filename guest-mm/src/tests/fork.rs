@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use crate::blocks::BlockIndex;
-use crate::migrate::RefusalReason;
+use crate::migrate::{BusyWith, PageKind, RefusalReason};
 use crate::mm::{Advice, BrkError, FaultError, FaultOutcome, ForkError, MmapError};
 use crate::pagetable::{PageFault, translate};
 use crate::tests::inject::Then;
@@ -336,9 +336,14 @@ fn a_page_that_somebody_holds_a_reference_to_stays() {
     let refused: Vec<_> = report
         .refused
         .iter()
-        .map(|refusal| (refusal.pfn, refusal.reason))
+        .map(|refusal| (refusal.pfn, refusal.kind, refusal.reason))
         .collect();
-    assert_eq!(refused, [(pfn, RefusalReason::Busy)]);
+    let held = RefusalReason::Busy(BusyWith::LookUp);
+    assert_eq!(refused, [(pfn, PageKind::Anonymous, held)]);
+    assert_eq!(mm.awaited(pfn), report.refused[0]);
+    let text = std::format!("{}", report.refused[0]);
+    let expected = "(order 0, anonymous) was looked up by somebody who still has it";
+    assert!(text.ends_with(expected), "{text}");
     mm.phys.put_page(&cpu, pfn);
     mm.validate().unwrap();
     token.rewind();

@@ -178,12 +178,7 @@ fn a_page_on_the_move_is_busy_for_a_second_batch() {
     token.rewind();
     let second = mm.migrate_batch(&cpu, &mut token, 100);
     assert_eq!((second.moved_small, second.refused.len()), (0, 16));
-    assert!(
-        second
-            .refused
-            .iter()
-            .all(|refusal| refusal.reason == RefusalReason::Busy)
-    );
+    assert!(second.refused.iter().all(|refusal| refusal.reason.is_busy()));
     assert_eq!(mm.finish_migration(&cpu, &mut token, first).moved_small, 16);
     assert_eq!(token.moved_pages(), 16);
     remove(&mut mm, token);

@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use crate::blocks::BlockIndex;
 use crate::host::HostFrames;
-use crate::migrate::{BatchEnd, RefusalReason};
+use crate::migrate::{BatchEnd, BusyWith, PageKind, RefusalReason};
 use crate::page::PageFlags;
 use crate::slab::{Debugging, SlabAllocator};
 use crate::tests::inject::Then;
@@ -132,8 +132,11 @@ fn a_table_stays_while_an_entry_of_its_space_is_away_and_goes_in_the_next_pass()
     token.rewind();
     let report = mm.migrate_batch(&cpu, &mut token, u32::MAX);
     assert_eq!(report.moved_kernel, 0);
-    let busy = |refusal: &crate::migrate::Refusal| refusal.reason == RefusalReason::Busy;
-    assert!(!report.refused.is_empty() && report.refused.iter().all(busy));
+    assert!(report.refused.iter().all(|refusal| refusal.reason.is_busy()));
+    let is_table = |kind| kind == PageKind::Kernel(KernelUse::PageTable);
+    let mut tables = report.refused.iter().filter(|refusal| is_table(refusal.kind));
+    let away = RefusalReason::Busy(BusyWith::AddressSpace);
+    assert!(tables.clone().count() >= 8 && tables.all(|refusal| refusal.reason == away));
     mm.validate().unwrap();
     mm.abort_migration(&cpu, first);
     token.rewind();
@@ -180,8 +183,14 @@ fn the_kernels_own_is_named_by_what_it_is_used_for() {
     machine!(mm, cpu, 1024, 1);
     let name = |used_for| {
         let reason = RefusalReason::Unmovable(used_for);
-        let (pfn, order) = (Pfn::new(7), Order::ZERO);
-        std::format!("{}", crate::migrate::Refusal { pfn, order, reason })
+        let (pfn, order, kind) = (Pfn::new(7), Order::ZERO, PageKind::Kernel(used_for));
+        let refusal = crate::migrate::Refusal {
+            pfn,
+            order,
+            kind,
+            reason,
+        };
+        std::format!("{refusal}")
     };
     assert!(name(KernelUse::Slab).ends_with("is a slab of kernel objects, which cannot move"));
     assert!(name(KernelUse::Other).ends_with("is the kernel's own, which cannot move"));

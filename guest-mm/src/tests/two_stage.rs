@@ -7,7 +7,7 @@ use std::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::compact::CompactResult;
-use crate::migrate::{BatchEnd, BusyPages, RefusalReason};
+use crate::migrate::{BatchEnd, BusyPages, BusyWith, PageKind, RefusalReason};
 use crate::mm::Reserve;
 use crate::pagetable::translate;
 use crate::tests::compaction::Scattered;
@@ -263,7 +263,10 @@ fn pages_that_somebody_is_using_are_put_off_in_the_first_pass_and_waited_for_in_
         (BatchEnd::PassDone, 15, 1)
     );
     let pfn = first.refused[0].pfn;
-    assert_eq!(first.refused[0].reason, RefusalReason::Busy);
+    assert_eq!(
+        (first.refused[0].reason, first.refused[0].kind),
+        (RefusalReason::Busy(BusyWith::Locked), PageKind::Anonymous)
+    );
     assert_eq!(token.passes(), 1);
     let mut token = mm.phys.offline(token).unwrap_err().block;
 

@@ -55,7 +55,7 @@ pub(super) struct Resize {
     deadline: Option<u64>,
 
     /// Print one JSON object: outcome, target_bytes, reached_bytes, elapsed_milliseconds, cause,
-    /// reason, guest_reason, passes
+    /// reason, guest_reason, guest_refusal, passes
     #[arg(long)]
     json: bool,
 }
@@ -323,6 +323,7 @@ mod tests {
             cause: Some("stalled".into()),
             reason: Some("stalled".into()),
             guest_reason: Some("no-memory".into()),
+            guest_refusal: None,
             passes: Some(PassReport {
                 first: 3,
                 second: 1,
@@ -345,6 +346,7 @@ mod tests {
             cause: Some(cause.into()),
             reason: Some("why".into()),
             guest_reason: None,
+            guest_refusal: None,
             passes: None,
         };
         assert_eq!(silence(&report("stalled", MIB)), " (the guest gives no reason)");

@@ -2,9 +2,11 @@
 
 mod balloon;
 mod disk;
+mod refusal;
 
 pub use balloon::{BalloonReport, GuestStatistics, Hinting};
 pub use disk::DiskReport;
+pub use refusal::{GuestRefusal, StuckBlocks};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -288,6 +290,9 @@ pub struct ResizeReport {
     pub reason: Option<String>,
     /// What the guest itself gives as its reason, in its own words.
     pub guest_reason: Option<String>,
+    /// The same as names and numbers, from a guest that says which page of which block stays.
+    #[serde(default)]
+    pub guest_refusal: Option<GuestRefusal>,
     /// How the blocks left, if some were to leave and the guest says it.
     #[serde(default)]
     pub passes: Option<PassReport>,

@@ -24,7 +24,7 @@ use super::api::{
     VM_PATH,
 };
 use super::handle::MachineHandle;
-use super::report::{BalloonReport, PassReport, ResizeReport, ResizeState, VmStatus};
+use super::report::{BalloonReport, GuestRefusal, PassReport, ResizeReport, ResizeState, VmStatus};
 use super::stream::{self, Wish};
 use crate::machine::{IncompleteReason, ResizeOutcome, ResizePlace};
 use crate::spec::MAX_STATS_SECONDS;
@@ -233,7 +233,10 @@ fn wait_for_size(
             report.reason = Some(reason.to_string());
             report.cause = Some(reason.code().to_owned());
             let ask = !over && reason != IncompleteReason::DriverNotReady;
-            report.guest_reason = guest_reason.or_else(|| ask.then(|| stall_reason(machine)).flatten());
+            // Asked once, so that the words and the numbers are of the same page.
+            let vmstat = ask.then(|| machine.guest_vmstat(REASON_TIMEOUT)).flatten();
+            report.guest_refusal = vmstat.as_deref().and_then(GuestRefusal::of);
+            report.guest_reason = vmstat.as_deref().and_then(stall_reason).or(guest_reason);
             return Ok(report);
         }
     }
@@ -241,8 +244,7 @@ fn wait_for_size(
 
 /// What the guest's driver gives as its reason for not going on. `None` from a guest that has no such answer, such as a
 /// stock Linux.
-fn stall_reason(machine: &dyn MachineHandle) -> Option<String> {
-    let vmstat = machine.guest_vmstat(REASON_TIMEOUT)?;
+fn stall_reason(vmstat: &str) -> Option<String> {
     let reason = vmstat
         .lines()
         .find_map(|line| line.strip_prefix("resize_stall_reason "))?
@@ -266,6 +268,7 @@ fn report(target_bytes: u64, reached_bytes: u64, outcome: ResizeState, asked: In
         cause: None,
         reason: None,
         guest_reason: None,
+        guest_refusal: None,
         passes: None,
     }
 }

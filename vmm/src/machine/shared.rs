@@ -173,7 +173,10 @@ impl Shared {
                 reason,
                 IncompleteReason::Stalled { .. } | IncompleteReason::NoRequest { .. }
             );
-            if seems_idle && guest_reason.is_none() && is_at_work(&vmstat) {
+            let has_stalled = guest_reason
+                .as_ref()
+                .is_some_and(|reason| !reason.starts_with("trying"));
+            if seems_idle && !has_stalled && is_at_work(&vmstat) {
                 *reason = IncompleteReason::TimedOut;
             }
         }

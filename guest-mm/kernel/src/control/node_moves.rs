@@ -25,8 +25,8 @@ impl Refused {
         let nr_pages = refusal.order.nr_pages();
         match refusal.reason {
             RefusalReason::Pinned { .. } => self.pinned += nr_pages,
-            RefusalReason::Busy | RefusalReason::UnderIo { .. } | RefusalReason::Unmovable(_) => {
-                self.busy += nr_pages
+            RefusalReason::Busy(_) | RefusalReason::UnderIo { .. } | RefusalReason::Unmovable(_) => {
+                self.busy += nr_pages;
             }
         }
     }

@@ -124,7 +124,7 @@ async fn mount_disk(kernel: &'static Kernel, disk: &str) -> Result<&'static Root
     let machine = RootDisk { kernel, drive };
     let mounted = Box::pin(steps(Mounted::mount(machine, &DENTRIES, &INODE_OBJECTS))).await;
     let mounted = mounted.map_err(NoRoot::Fs)?;
-    disks::claim(kernel, index, "the root file system").map_err(NoRoot::Taken)?;
+    disks::claim(kernel, index, disks::ROOT).map_err(NoRoot::Taken)?;
     let root: &'static RootFs = Box::leak(Box::new(mounted));
     if kernel.files.root.set(root).is_err() || NAMES.0.set(root).is_err() || INODES.0.set(root).is_err() {
         panic!("a second file system: there is one root=");

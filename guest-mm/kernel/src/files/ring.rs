@@ -26,6 +26,10 @@ pub(crate) const HOLDER: &str = "an event ring";
 struct Kept;
 
 impl AddressSpaceOps for Kept {
+    fn name(&self) -> &'static str {
+        HOLDER
+    }
+
     fn gfp(&self) -> Gfp {
         Gfp::HIGHUSER
     }

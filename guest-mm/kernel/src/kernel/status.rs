@@ -2,7 +2,7 @@
 
 use crate::resize::blame::Blame;
 use guest_mm::VmStat;
-use guest_virtio::plan::StallReason;
+use guest_virtio::plan::{StallReason, StuckBlocks};
 
 /// What the resize worker tells the world.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,8 +15,10 @@ pub(crate) struct ResizeStatus {
     pub(crate) at_work: bool,
     /// Why it does not go on; `None` while it does, and when there is nothing to do.
     pub(crate) stall: Option<StallReason>,
-    /// A page that keeps a block, if that is why.
+    /// What keeps a block, or is being waited for.
     pub(crate) blame: Option<Blame>,
+    /// Blocks that do not leave.
+    pub(crate) stuck: StuckBlocks,
     /// How many blocks had left before the host wanted that.
     pub(crate) before: Passes,
 }

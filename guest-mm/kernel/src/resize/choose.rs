@@ -1,13 +1,13 @@
 //! Which blocks go, and how many can: the cheapest ones, together, as long as programs have memory left.
 
-use super::blame::Blame;
+use super::blame::{Blame, Cause};
 use super::shrink::Leaving;
 use super::{Descriptors, OfflineBlock, Worker};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use guest_kernel::physical::to_usize;
 use guest_mm::blocks::IsolateError;
-use guest_mm::migrate::{Refusal, RefusalReason};
+use guest_mm::migrate::RefusalReason;
 use guest_mm::{BlockIndex, BlockState, LruList, PAGE_SIZE};
 use guest_virtio::mem::BlockIndex as DeviceBlock;
 use guest_virtio::plan::{BlockState as Planned, StuckReason};
@@ -40,7 +40,7 @@ impl Worker {
             } else {
                 StuckReason::Pinned
             };
-            self.blame = held.or(self.blame);
+            self.none_chosen(held, reason);
             candidates
                 .into_iter()
                 .for_each(|block| self.planner.stuck(block, reason));
@@ -51,12 +51,11 @@ impl Worker {
     /// The page of a block that somebody holds, if one is.
     fn held_on(&self, block: BlockIndex) -> Option<Blame> {
         let (pfn, holder) = self.kernel.phys.pin_on(block)?;
-        let refusal = Refusal {
-            pfn,
-            order: self.kernel.phys.page(pfn)?.order(),
-            reason: RefusalReason::Pinned { holder },
-        };
-        Some(Blame { block, refusal })
+        let order = self.kernel.phys.page(pfn)?.order();
+        let reason = RefusalReason::Pinned { holder };
+        let cause = Cause::Page(self.kernel.mm().refusal((pfn, order), reason));
+        let block = Some(block);
+        Some(Blame { block, cause })
     }
 
     /// Plugged blocks that are in no use: there was no memory to manage them with, or somebody has taken them offline.
@@ -101,10 +100,15 @@ impl Worker {
     /// What is free, and so many pages more, beyond what must remain.
     fn bytes_beyond_least(&self, more_pages: u64) -> u64 {
         let stats = self.kernel.phys.memory_stats();
-        let (least, most) = LEAST_AVAILABLE.into_inner();
-        let keep = (stats.total_pages * PAGE_SIZE / 16).clamp(least, most);
         let free = stats.available_pages - stats.available_file_pages;
-        ((free + more_pages) * PAGE_SIZE).saturating_sub(keep)
+        ((free + more_pages) * PAGE_SIZE).saturating_sub(self.least_bytes())
+    }
+
+    /// What must remain.
+    pub(super) fn least_bytes(&self) -> u64 {
+        let (least, most) = LEAST_AVAILABLE.into_inner();
+        let total = self.kernel.phys.memory_stats().total_pages * PAGE_SIZE;
+        (total / 16).clamp(least, most)
     }
 
     /// Pages that reclaim can take: those of files, which are dropped or written, and those of programs and of shared memory for which
@@ -135,6 +139,8 @@ impl Worker {
                     Err(not_empty) => leaving.used.push(not_empty.block),
                 },
                 Err(error) => {
+                    let held = self.held_on(cost.block);
+                    held.into_iter().for_each(|held| self.is_to_blame(held));
                     self.planner.stuck(number, isolate_reason(error));
                     continue;
                 }

@@ -38,6 +38,7 @@ impl Worker {
             block.put_off_busy();
             return;
         }
+        self.tell_awaited(block.block(), pfn);
         let idle = async {
             match kernel.mm().is_idle(pfn) {
                 true => timers.sleep(MOMENT_NS).await,

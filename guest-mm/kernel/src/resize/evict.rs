@@ -40,6 +40,7 @@ impl Worker {
         let phys = self.kernel.phys;
         let mut written = self.evict_pass(block, which).await?;
         while written > 0 && phys.nr_being_written() > 0 {
+            self.tell_written(block.block());
             phys.throttle().await;
             // What is on its way may be anybody's: 32 pages have ended.
             written = written.saturating_sub(32);

@@ -10,7 +10,7 @@ use crate::machine::quiet;
 use alloc::vec::Vec;
 use core::mem::discriminant;
 use guest_kernel::sync::{Winner, race};
-use guest_mm::migrate::{BatchEnd, MigrateReport, Refusal, RefusalReason};
+use guest_mm::migrate::{BatchEnd, BusyWith, MigrateReport, Refusal, RefusalReason};
 use guest_mm::slab::MoveObjects;
 use guest_mm::{IsolatedBlock, KernelUse};
 
@@ -23,7 +23,7 @@ fn put_off(refused: &mut [Refusal], used_for: KernelUse) {
         if let RefusalReason::Unmovable(of) = refusal.reason
             && discriminant(&of) == discriminant(&used_for)
         {
-            refusal.reason = RefusalReason::Busy;
+            refusal.reason = RefusalReason::Busy(BusyWith::NoFrame);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::shrink::Emptied;
 use super::{Descriptors, Interruption, OfflineBlock, Worker, blame};
 use crate::memory_failure;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_mm::{BlockIndex, BlockState, IsolatedBlock, NodeId, PAGE_SIZE, ZoneKind};
@@ -120,7 +120,7 @@ impl Worker {
             .map(|block| self.kernel.phys.used_pages(block));
         let used: u64 = used.map(u64::from).sum();
         if self.spare_bytes() < used * PAGE_SIZE {
-            return Err(Kept::because("programs need its memory".into()));
+            return Err(Kept::because(self.shortage(used * PAGE_SIZE).to_string()));
         }
         self.look_at_use(&mut leaving.isolated)
             .await
@@ -128,11 +128,8 @@ impl Worker {
         while let Some(block) = leaving.isolated.pop() {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
-                Emptied::No(block, _) => {
-                    let why = self.refusal.take().map_or_else(
-                        || "there is no room elsewhere for what is on it".into(),
-                        |refusal| blame::refusal(self.kernel, &refusal),
-                    );
+                Emptied::No(block, reason) => {
+                    let why = self.why_kept(&block, reason);
                     let why = format!("block {}: {why}", block.block().0);
                     leaving.isolated.push(block);
                     return Err(Kept::because(why));

@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::log::log;
 use crate::nodes;
 use alloc::collections::VecDeque;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -283,7 +283,7 @@ impl Worker {
         // What is free on it is lost to programs, and what is in use on it takes as much elsewhere.
         if self.spare_bytes() < self.device.region().block_size() {
             self.put_back(isolated, None);
-            return Err("programs need its memory".into());
+            return Err(self.shortage(self.device.region().block_size()).to_string());
         }
         let mut isolated = isolated;
         if let Err(why) = self.look_at_use(core::slice::from_mut(&mut isolated)).await {
@@ -296,12 +296,8 @@ impl Worker {
                 self.kernel.direct_map.unmap_huge(self.addresses(block));
                 Ok(())
             }
-            Emptied::No(isolated, _) => {
-                let refusal = self.refusal.take();
-                let why = refusal.map_or_else(
-                    || "there is no room elsewhere for what is on it".into(),
-                    |refusal| blame::refusal(self.kernel, &refusal),
-                );
+            Emptied::No(isolated, reason) => {
+                let why = self.why_kept(&isolated, reason);
                 self.put_back(isolated, None);
                 Err(why)
             }

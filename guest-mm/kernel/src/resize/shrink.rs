@@ -1,7 +1,6 @@
 //! Shrinking: the cheapest blocks are isolated together (so that what moves off one does not land on the next), then
 //! emptied one after the other while programs run in between, taken offline, out of the direct map, and unplugged.
 
-use super::blame::Blame;
 use super::difficult::BUSY_NS;
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
@@ -107,12 +106,7 @@ impl Worker {
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
                 Emptied::No(block, reason) => {
-                    let refusal = self.refusal.take();
-                    let block_of = |refusal| Blame {
-                        block: block.block(),
-                        refusal,
-                    };
-                    self.blame = refusal.map(block_of).or(self.blame);
+                    self.kept(&block, reason);
                     self.put_back(block, Some(reason));
                     if reason == StuckReason::NoMemory {
                         // Nor is there room for what is on the dearer ones.
@@ -366,6 +360,6 @@ fn refusal_reason(refusal: &Refusal) -> StuckReason {
         RefusalReason::Pinned { .. } | RefusalReason::UnderIo { .. } | RefusalReason::Unmovable(_) => {
             StuckReason::Pinned
         }
-        RefusalReason::Busy => StuckReason::Busy,
+        RefusalReason::Busy(_) => StuckReason::Busy,
     }
 }

@@ -60,6 +60,10 @@ impl PageOps {
 }
 
 impl AddressSpaceOps for PageOps {
+    fn name(&self) -> &'static str {
+        "pagefs"
+    }
+
     fn migration(&self) -> Migration {
         Migration::Data
     }

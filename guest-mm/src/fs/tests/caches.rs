@@ -13,7 +13,7 @@ use guest_sync::{Cpu, CpuId, SpinLock};
 use crate::fs::pagefs::{InodeNr, Name};
 use crate::fs::{Evict, InodeCache, InodeShrinker, Known, NameCache, Store, per_frame};
 use crate::gfp::Gfp;
-use crate::migrate::{Refusal, RefusalReason};
+use crate::migrate::{PageKind, Refusal, RefusalReason};
 use crate::page::KernelUse;
 use crate::reclaim::Shrinker;
 use crate::slab::tests::world::{BASE, TestSlabs, machine};
@@ -262,6 +262,7 @@ fn slabs_below(slabs: &TestSlabs, end: u32) -> Vec<Refusal> {
     let refusal = |pfn| Refusal {
         pfn,
         order: Order::ZERO,
+        kind: PageKind::Kernel(KernelUse::Slab),
         reason: RefusalReason::Unmovable(KernelUse::Slab),
     };
     heads.map(refusal).collect()

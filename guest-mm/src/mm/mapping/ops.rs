@@ -38,6 +38,11 @@ pub enum Migration {
 /// What becomes of a file system's own data on a page. Nothing here may wait, ask for memory or call the memory manager. A mapping's lock
 /// may be held.
 pub trait AddressSpaceOps: Send + Sync {
+    /// The file system's name, for those who find its pages in the way.
+    fn name(&self) -> &'static str {
+        "an unnamed file system"
+    }
+
     /// What frames its pages are to be in (Linux `mapping_gfp_mask`).
     fn gfp(&self) -> Gfp {
         Gfp::USER

@@ -8,7 +8,7 @@ use std::vec::Vec;
 use guest_sync::{Cpu, SpinLock};
 
 use crate::gfp::Gfp;
-use crate::migrate::{Refusal, RefusalReason};
+use crate::migrate::{PageKind, Refusal, RefusalReason};
 use crate::page::KernelUse;
 use crate::slab::tests::world::{BASE, TestSlabs, byte, machine, poke, put, take};
 use crate::slab::{
@@ -82,6 +82,7 @@ fn refusals(slabs: &TestSlabs, end: u32) -> Vec<Refusal> {
     let refusal = |pfn| Refusal {
         pfn,
         order: Order::holding(size(pfn).count() as u64 * 4096).unwrap(),
+        kind: PageKind::Kernel(KernelUse::Slab),
         reason: RefusalReason::Unmovable(KernelUse::Slab),
     };
     heads.map(refusal).collect()

@@ -173,7 +173,7 @@ impl Sim<'_> {
                 }
                 RefusalReason::Unmovable(KernelUse::Slab) => lacks_memory || objects.is_in_use(),
                 RefusalReason::Unmovable(_) => false,
-                RefusalReason::Pinned { .. } | RefusalReason::UnderIo { .. } | RefusalReason::Busy => true,
+                RefusalReason::Pinned { .. } | RefusalReason::UnderIo { .. } | RefusalReason::Busy(_) => true,
             };
             assert!(is_known, "{refusal}");
         }

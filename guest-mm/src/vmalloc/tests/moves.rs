@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::*;
-use crate::migrate::{Refusal, RefusalReason};
+use crate::migrate::{BusyWith, PageKind, Refusal, RefusalReason};
 use crate::page::KernelUse;
 
 /// A source that knows which page each frame is, as descriptors do.
@@ -42,6 +42,7 @@ impl Noting<'_> {
             .map(|(&pfn, &page)| Refusal {
                 pfn,
                 order: Order::ZERO,
+                kind: PageKind::Kernel(KernelUse::Vmalloc { page }),
                 reason: RefusalReason::Unmovable(KernelUse::Vmalloc { page }),
             })
             .collect()
@@ -102,7 +103,8 @@ fn pages_of_areas_leave_their_frames_under_the_same_addresses_on_every_cpu() {
     let other = Refusal {
         pfn: Pfn::new(1),
         order: Order::ZERO,
-        reason: RefusalReason::Busy,
+        kind: PageKind::Anonymous,
+        reason: RefusalReason::Busy(BusyWith::Locked),
     };
     refused.push(other);
     let moved = world.move_off(&source, &mut refused);
@@ -145,6 +147,7 @@ fn freed_areas_are_given_back_and_what_is_somebody_elses_stays() {
         refused.push(Refusal {
             pfn: lent[0],
             order: Order::ZERO,
+            kind: PageKind::Kernel(KernelUse::Vmalloc { page }),
             reason: RefusalReason::Unmovable(KernelUse::Vmalloc { page }),
         });
     }

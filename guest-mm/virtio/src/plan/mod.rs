@@ -18,7 +18,7 @@ mod stall;
 #[cfg(test)]
 mod tests;
 
-pub use stall::{PlugFailure, StallReason, StuckReason, UnplugFailure};
+pub use stall::{PlugFailure, StallReason, StuckBlocks, StuckReason, UnplugFailure};
 
 use crate::mem::{BlockIndex, BlockRun, RunState};
 use alloc::vec::Vec;
@@ -160,10 +160,21 @@ impl Planner {
     }
 
     fn why_stuck(&self) -> StallReason {
-        stall::strongest(self.states.iter().filter_map(|state| match state {
+        stall::strongest(self.stuck_reasons())
+    }
+
+    fn stuck_reasons(&self) -> impl Iterator<Item = StuckReason> + '_ {
+        self.states.iter().filter_map(|state| match state {
             BlockState::Stuck(reason) => Some(*reason),
             BlockState::Unknown | BlockState::Unplugged | BlockState::Refused | BlockState::Plugged => None,
-        }))
+        })
+    }
+
+    /// How many blocks could not be given up since the last [`Planner::retry`].
+    pub fn stuck_blocks(&self) -> StuckBlocks {
+        let mut blocks = StuckBlocks::default();
+        self.stuck_reasons().for_each(|reason| blocks.add(reason));
+        blocks
     }
 
     /// The lowest run of blocks in `state` among the first `limit`, at most `longest` long.

@@ -82,6 +82,52 @@ impl fmt::Display for StallReason {
     }
 }
 
+/// How many plugged blocks cannot be given up, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StuckBlocks {
+    /// [`StuckReason::Pinned`].
+    pub pinned: u32,
+    /// [`StuckReason::Busy`].
+    pub busy: u32,
+    /// [`StuckReason::NoMemory`].
+    pub no_memory: u32,
+    /// [`StuckReason::DeviceRefused`].
+    pub device_refused: u32,
+}
+
+impl StuckBlocks {
+    pub(super) fn add(&mut self, reason: StuckReason) {
+        *match reason {
+            StuckReason::Pinned => &mut self.pinned,
+            StuckReason::Busy => &mut self.busy,
+            StuckReason::NoMemory => &mut self.no_memory,
+            StuckReason::DeviceRefused => &mut self.device_refused,
+        } += 1;
+    }
+
+    /// All of them.
+    pub const fn total(&self) -> u32 {
+        self.pinned + self.busy + self.no_memory + self.device_refused
+    }
+}
+
+impl fmt::Display for StuckBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} blocks stay", self.total())?;
+        let named = [
+            (StallReason::Pinned, self.pinned),
+            (StallReason::Busy, self.busy),
+            (StallReason::NoMemory, self.no_memory),
+            (StallReason::DeviceRefused, self.device_refused),
+        ];
+        let some = named.into_iter().filter(|&(_, count)| count > 0);
+        some.enumerate().try_for_each(|(at, (reason, count))| {
+            let before = if at == 0 { ":" } else { "," };
+            write!(f, "{before} {count} {reason}")
+        })
+    }
+}
+
 /// The one reason to report for many stuck blocks: the one that somebody could do something about first.
 pub(super) fn strongest(reasons: impl Iterator<Item = StuckReason>) -> StallReason {
     let rank = |reason: &StuckReason| match reason {

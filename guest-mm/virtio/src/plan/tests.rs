@@ -85,6 +85,24 @@ fn the_stall_reason_is_the_one_that_somebody_can_do_something_about() {
 }
 
 #[test]
+fn blocks_that_stay_are_counted_by_reason_until_they_are_tried_again() {
+    let mut planner = Planner::all_unplugged(6);
+    planner.plugged(run(0, 5));
+    assert_eq!(planner.stuck_blocks(), StuckBlocks::default());
+    for (block, reason) in [
+        (0, StuckReason::Busy),
+        (1, StuckReason::Pinned),
+        (4, StuckReason::Busy),
+    ] {
+        planner.stuck(BlockIndex::new(block), reason);
+    }
+    let text = std::format!("{}", planner.stuck_blocks());
+    assert_eq!(text, "3 blocks stay: 1 pinned, 2 busy");
+    planner.retry();
+    assert_eq!(planner.stuck_blocks().total(), 0);
+}
+
+#[test]
 fn a_busy_device_is_asked_for_less_and_at_last_left_alone() {
     let mut planner = Planner::all_unplugged(16);
     let mut asked = vec![];

@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::control::api;
 use crate::control::rate::{RateLimiter, TokenBucket};
 use crate::control::report::{
-    BalloonReport, DiskReport, GuestStatistics, NetReport, NodeReport, PassReport, RegionReport,
-    ResizeReport, ResizeState, VmStatus, VsockReport,
+    BalloonReport, DiskReport, GuestRefusal, GuestStatistics, NetReport, NodeReport, PassReport,
+    RegionReport, ResizeReport, ResizeState, VmStatus, VsockReport,
 };
 use crate::journal::EventKind;
 use crate::machine::{IncompleteReason, Shortfall, Way};
@@ -66,11 +66,12 @@ fn every_field_of_the_result_of_a_resize_is_documented() {
         cause: None,
         reason: None,
         guest_reason: None,
+        guest_refusal: Some(GuestRefusal::default()),
         passes: Some(PassReport::default()),
     };
     let mut names = Vec::new();
     keys(&serde_json::to_value(report).expect("plain data"), &mut names);
-    assert!(names.len() > 8, "{names:?}");
+    assert!(names.len() > 20, "{names:?}");
     names.iter().for_each(|name| assert_documented(name));
 }
 

@@ -36,7 +36,7 @@ fn a_resize_that_is_not_reached_says_how_far_it_got_and_why() {
     let fixture = Fixture::new();
     fixture.machine.change(|state| {
         state.plugged = 2 * MIB;
-        state.vmstat = Some("pgfault 1\nresize_stall_reason no-memory\n".into());
+        state.vmstat = Some("resize_stall_reason no-memory\nresize_refusal_reason no-memory\n".into());
     });
     let report = fixture
         .client()
@@ -51,6 +51,7 @@ fn a_resize_that_is_not_reached_says_how_far_it_got_and_why() {
         Some("stalled with 6 MiB still to be taken and 2 MiB taken: nothing has moved for 1 s")
     );
     assert_eq!(report.guest_reason.as_deref(), Some("no-memory"));
+    assert_eq!(report.guest_refusal.expect("a refusal").reason, "no-memory");
 }
 
 #[test]
