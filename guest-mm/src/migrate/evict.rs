@@ -1,7 +1,8 @@
 //! Swap-out migration: pages of an isolated block leave memory instead of moving within it.
 //!
-//! Takahashi's memory hotplug (2003, "swapout") sends the pages of an area through ordinary reclaim, with two differences: only
-//! that area is looked at, and accessed bits do not save a page. What is clean is dropped, what is dirty is written, and free
+//! Takahashi's memory hotplug (2003, "swapout") sends the pages of an area through ordinary reclaim, with three differences: only
+//! that area is looked at, accessed bits do not save a page, and the thresholds are others: however much memory is free, it ends with the area's last page, not
+//! at a watermark. What is clean is dropped, what is dirty is written, and free
 //! when it has arrived. What cannot leave (locked in memory, pinned, the
 //! kernel's own, no swap area for it) is left to *remap* ([`Mm::begin_migration`]). Together ([`Method::Combined`]) they
 //! take each page where it is cheapest: who will not be missed leaves, who is in use moves.

@@ -1,13 +1,19 @@
 //! Remap migration: the pages of an isolated block move elsewhere while the programs that use them run on.
 //!
-//! The protocol of Takahashi's memory hotplug (2003, "remap"), for memory that is mapped once:
+//! The protocol of Takahashi's memory hotplug (2003, "remap"):
 //!
-//! 1. A new page is allocated outside the isolated block.
-//! 2. The page-table entry is replaced by a *migration entry*: whoever touches the page now waits.
+//! 1. The page is locked, and a new page allocated outside the isolated block.
+//! 2. Every page-table entry of the page is replaced by a *migration entry*: whoever touches the page now waits.
 //! 3. The translation caches are flushed: nobody can reach the old page any more.
-//! 4. The contents are copied.
-//! 5. The new page is mapped with the rights and the accessed and dirty bits that the old entry ended with.
-//! 6. The old page is freed; it stays in the isolated block.
+//! 4. Whoever else has the page has it still: such a page is put back, and awaited in the second pass ([`BusyPages`]).
+//! 5. The contents are copied.
+//! 6. The new page takes the old one's place in the page cache, and is mapped with the rights and the accessed and dirty bits that the old entries
+//!    ended with. Those who waited go on.
+//! 7. The old page is freed; it stays in the isolated block.
+//!
+//! In one thing the order is another than Takahashi's, who puts the new page, locked and not up to date, into the page cache first, so that whoever looks the
+//! page up waits for the new one. Here he waits for the lock of the old one, and looks the page up again when that is gone (step 6): he
+//! finds the new page when its contents are there, and a move that is given up has nothing to take back from the page cache.
 //!
 //! Page tables are moved at the end of a batch, when no entry is away any more.
 //!

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
 use guest_kernel::sync::{Winner, race};
-use guest_mm::blocks::{Change, EventsAfter, MemoryEvent};
+use guest_mm::blocks::{BlockCost, Change, EventsAfter, MemoryEvent};
 use guest_mm::migrate::Method;
 use guest_mm::{BlockIndex, BlockState, Memmap, NodeId, NodeState, PAGE_SIZE};
 use guest_virtio::control::Reply;
@@ -152,8 +152,11 @@ fn read_block(kernel: &Kernel, block: u32, file: BlockFile, path: &str) -> Resul
     Ok(match file {
         BlockFile::State => state.name().into(),
         BlockFile::Removable => {
-            let can_go = kernel.phys.rank_blocks().iter().any(|cost| cost.block == block);
-            u8::from(can_go).to_string()
+            // Of those of the kernel's zone it shows when it is tried.
+            let (phys, can_be_tried) = (kernel.phys, |cost: &BlockCost| cost.block == block);
+            let is_tried = phys.rank_blocks().iter().any(can_be_tried)
+                || phys.rank_kernel_blocks().iter().any(can_be_tried);
+            u8::from(is_tried).to_string()
         }
         BlockFile::Zone => usage.map_or("none", |usage| usage.zone.name()).into(),
         BlockFile::Node => region.node().to_string(),
