@@ -35,6 +35,21 @@ fn poison(vm: &Running, pfn: &str, severity: &str) -> String {
     vm.order("guest", &["poison", pfn, severity]).success()
 }
 
+/// Takes the frames of a block out of use, one after the other, until all of it is; what was said last, and which they were.
+fn poison_until_offline(vm: &Running, block: usize) -> (String, Vec<u64>) {
+    let file = |name: &str| vm.guest(&format!("sysfs memory/memory{block}/{name}"));
+    let first = u64::from_str_radix(file("phys_addr").trim(), 16).unwrap() >> 12;
+    let (mut last, mut failed) = (String::new(), Vec::new());
+    for pfn in first..first + 8 {
+        if file("state").trim() != "online" {
+            break;
+        }
+        last = poison(vm, &pfn.to_string(), "soft");
+        failed.push(pfn);
+    }
+    (last, failed)
+}
+
 #[test]
 fn suspect_frames_go_out_of_use_under_a_program_and_a_block_with_many_of_them_goes_whole() {
     let home = Home::new();
@@ -66,21 +81,12 @@ fn suspect_frames_go_out_of_use_under_a_program_and_a_block_with_many_of_them_go
         let blocks = views::blocks(&vm.guest("blocks"));
         blocks.iter().position(|block| block.used_pages > 100)
     });
-    let address = vm.guest(&format!("sysfs memory/memory{block}/phys_addr"));
-    let first = u64::from_str_radix(address.trim(), 16).unwrap() >> 12;
     let file = |name: &str| {
         vm.guest(&format!("sysfs memory/memory{block}/{name}"))
             .trim()
             .to_owned()
     };
-    let (mut last, mut failed) = (String::new(), Vec::new());
-    for pfn in first..first + 8 {
-        if file("state") != "online" {
-            break;
-        }
-        last = poison(&vm, &pfn.to_string(), "soft");
-        failed.push(pfn);
-    }
+    let (last, failed) = poison_until_offline(&vm, block);
     assert!(last.contains("and is out of use"), "{last}");
     assert_eq!(
         (file("state").as_str(), file("poisoned_pages").as_str()),

@@ -340,7 +340,7 @@ fn give_up_for_busy_pages(vm: &Running, held: &Held<'_>) {
     // The highest comes first.
     let (&first, &pages) = busy.last_key_value().unwrap();
     let why = format!("block {first}: ");
-    outcome.assert_refusal(1, &[&why, "is being migrated already; node 1 is as it was"]);
+    outcome.assert_refusal(1, &[&why, "is being written to", "; node 1 is as it was"]);
     let (events, _) = events_after(vm, begun);
     assert!(
         [KERNELS, 15].iter().all(|&block| went_and_came(&events, block)),

@@ -50,7 +50,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
     }
 
     /// The same; a page of the kernel's own that was refused is shown to those who may have it (`owners`), and who take it out of the report when
-    /// they have moved it. Nothing around the frame is given out meanwhile.
+    /// they have moved it. Free frames around it are not given out meanwhile.
     ///
     /// # Errors
     /// See [`MemoryFailureError`]; nothing has changed then.

@@ -60,7 +60,12 @@ fn every_question_is_in_the_guests_help_and_answered() {
         .assert_refusal(1, &["cancel takes no arguments"]);
     vm.order("guest", &["cancel"])
         .assert_refusal(1, &["nothing is being done for anybody"]);
+    // Nothing has happened to blocks where there is no memory device.
+    assert_eq!(vm.guest("events"), "");
+    vm.order("guest", &["events", "more"])
+        .assert_refusal(2, &["events takes the number", "more"]);
     let other = [
+        "events",
         "maps",
         "smaps",
         "hugepages",
