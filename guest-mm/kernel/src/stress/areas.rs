@@ -3,6 +3,7 @@
 use super::{Bench, Checks, Row, Step};
 use alloc::format;
 use alloc::vec::Vec;
+use core::ptr;
 use guest_mm::frames::Frames;
 use guest_mm::kernel_map::KernelRange;
 use guest_mm::pfn::PAGE_SIZE;
@@ -163,10 +164,7 @@ impl<'s, A: Areas> Vmalloc<'s, A> {
     /// chunk of two frames, which there is not, and an area of many, which there is.
     fn scattered<F: Frames>(&mut self, bench: &Bench<'_, F>, checks: &mut Checks) {
         let Bench { phys, cpu, .. } = *bench;
-        // What requests for areas leave in the zones, and what they need.
-        let kept = |zone: &Zone| zone.watermark(Watermark::High) + zone.reserve(ZoneKind::Movable);
-        let needed = phys.populated_zones().map(kept).sum::<u64>() + 4 * SCATTERED_PAGES;
-        if 2 * needed > MOST_SINGLES {
+        if 2 * phys.populated_zones().map(needed).sum::<u64>() > MOST_SINGLES {
             return;
         }
         self.areas.purge();
@@ -182,15 +180,9 @@ impl<'s, A: Areas> Vmalloc<'s, A> {
                 nr_largest += usize::from(order == Order::MAX);
             }
         }
-        // The chunks taken first are the largest, and of the highest zone. Some of every zone are given back: page tables
-        // are not in high memory. Every other frame of them is taken again.
-        let wanted = usize::try_from((2 * needed).div_ceil(Order::MAX.nr_pages().into())).unwrap_or(0);
-        let stride = (nr_largest / wanted.max(1)).max(1);
         let give = |pfn: Pfn| phys.free_pages(cpu, pfn).is_ok();
-        let mut given = (0..nr_largest)
-            .step_by(stride)
-            .rev()
-            .all(|index| give(chunks.swap_remove(index)));
+        // Every other frame of what is given back is taken again.
+        let mut given = give_of_every_zone(bench, &mut chunks, nr_largest);
         let mut singles: Vec<Pfn> = Vec::new();
         while singles.try_reserve(1).is_ok()
             && let Some(pfn) = take(Order::ZERO)
@@ -231,6 +223,33 @@ impl<'s, A: Areas> Vmalloc<'s, A> {
         given &= chunks.into_iter().chain(singles).chain(pair).all(give);
         checks.that(given, || "a frame could not be given back".into());
     }
+}
+
+/// What requests for areas leave in a zone, and what they need: which zone serves them depends on what is free elsewhere.
+fn needed(zone: &Zone) -> u64 {
+    zone.watermark(Watermark::High) + zone.reserve(ZoneKind::Movable) + 4 * SCATTERED_PAGES
+}
+
+/// Gives back as many of the first `nr_largest` chunks, which are of the largest size, as every zone needs twice over; whether that could be done.
+fn give_of_every_zone<F: Frames>(bench: &Bench<'_, F>, chunks: &mut Vec<Pfn>, nr_largest: usize) -> bool {
+    let Bench { phys, cpu, .. } = *bench;
+    let chunks_of = |zone| (2 * needed(zone)).div_ceil(Order::MAX.nr_pages().into());
+    let mut wanted: Vec<(&Zone, u64)> = phys
+        .populated_zones()
+        .map(|zone| (zone, chunks_of(zone)))
+        .collect();
+    let (mut given, mut nr_seen) = (true, 0);
+    chunks.retain(|&chunk| {
+        nr_seen += 1;
+        let zone = phys.zone_of(chunk).filter(|_| nr_seen <= nr_largest);
+        let is_of = |known: &Zone| zone.is_some_and(|zone| ptr::eq(zone, known));
+        let wanted = wanted.iter_mut().find(|(known, left)| is_of(known) && *left > 0);
+        let Some((_, left)) = wanted else { return true };
+        *left -= 1;
+        given &= phys.free_pages(cpu, chunk).is_ok();
+        false
+    });
+    given
 }
 
 impl<F: Frames, A: Areas> Row<F> for Vmalloc<'_, A> {
