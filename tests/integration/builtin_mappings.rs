@@ -138,6 +138,7 @@ fn areas_come_and_go_on_every_cpu_with_few_flushes_and_find_their_data() {
     let home = Home::new();
     let more = ["--cpus", "2", "--program", "hog size=100M pages=small"];
     let mut vm = started(&home, "load=vmalloc", &more);
+    vm.wait_for_answers();
     let counts = eventually("areas coming and going", || {
         let counts = vmstat(&vm);
         assert_eq!(counts["load_vmalloc_pages_wrong"], 0, "{counts:?}");

@@ -105,7 +105,7 @@ fn buffer(options: &KeptOptions) -> Result<u64, Failure> {
     );
     call::unmap(everything, total);
     if let Ok(file) = &file {
-        in_its_place(options, *file, &mut checks)?;
+        in_its_place(*file, &mut checks)?;
     }
     for round in rounds(options) {
         let is_new = round == 1 || options.is_again && round.is_multiple_of(8);
@@ -125,20 +125,28 @@ fn buffer(options: &KeptOptions) -> Result<u64, Failure> {
     Ok(checks.failed())
 }
 
-/// Memory that is mapped where a registered buffer was is another: what a disk writes and reads goes through that.
-fn in_its_place(options: &KeptOptions, file: File, checks: &mut Checks) -> Result<(), Failure> {
-    let mut buffer = Chunk::map(map_flags::NO_HUGE).map_err(|error| ("map", error))?;
-    buffer.pages_mut().for_each(|(_, page)| page.fill(1));
-    register(&buffer).map_err(|error| ("register", error))?;
-    let address = buffer.address();
-    buffer.unmap();
-    let mut other = Chunk::map(map_flags::NO_HUGE).map_err(|error| ("map", error))?;
-    checks.check(other.address() == address, "the place of the next mapping");
-    for (address, page) in other.pages_mut() {
-        file_page(options.seed, 1, address / 4096, 0).fill(page);
-    }
-    transfer(options, (file, 0), &mut other, checks);
-    other.unmap();
+/// Memory that comes where a registered buffer was is another: what a disk writes and reads goes through that. The heap comes where it was.
+fn in_its_place(file: File, checks: &mut Checks) -> Result<(), Failure> {
+    const BYTES: u64 = 8 * 4096;
+    let bottom = call::set_break(0).map_err(|error| ("break", error))?;
+    let buffer = bottom.next_multiple_of(4096);
+    let words = || (buffer..buffer + BYTES).step_by(512);
+    let grow = || call::set_break(buffer + BYTES).map_err(|error| ("break", error));
+    grow()?;
+    words().for_each(|word| call::write_word(word, 1));
+    register(buffer, BYTES).map_err(|error| ("register", error))?;
+    call::set_break(bottom).map_err(|error| ("break", error))?;
+    grow()?;
+    words().for_each(|word| call::write_word(word, !word));
+    let written = file.write_bytes_at((buffer, BYTES), 0);
+    words().for_each(|word| call::write_word(word, 0));
+    let read = file.read_bytes_at((buffer, BYTES), 0);
+    let is_back = words().all(|word| call::read_word(word) == !word);
+    checks.check(
+        (written, read, is_back) == (Ok(BYTES), Ok(BYTES), true),
+        "memory in the place of a registered buffer",
+    );
+    call::set_break(bottom).map_err(|error| ("break", error))?;
     unregister_buffers().map_err(|error| ("unregister", error))
 }
 
@@ -159,21 +167,21 @@ fn renew(options: &KeptOptions, chunks: &mut Table<Chunk>, round: u32) -> Result
         for (address, page) in chunk.pages_mut() {
             file_page(options.seed, 1, address / 4096, 0).fill(page);
         }
-        register(&chunk).map_err(|error| ("register", error))?;
+        register(chunk.address(), CHUNK).map_err(|error| ("register", error))?;
         chunks.push(chunk);
     }
     Ok(())
 }
 
-/// Registers a chunk; memory that is to be had may be on its way still.
-fn register(chunk: &Chunk) -> Result<(), Error> {
+/// Registers memory; what there is for it outside of removable memory may be on its way still.
+fn register(address: u64, bytes: u64) -> Result<(), Error> {
     for _ in 0..PATIENCE {
-        match register_buffer(chunk.address(), CHUNK) {
+        match register_buffer(address, bytes) {
             Err(Error::NoMemory | Error::Again) => call::sleep_ms(50),
             outcome => return outcome,
         }
     }
-    register_buffer(chunk.address(), CHUNK)
+    register_buffer(address, bytes)
 }
 
 /// Checks what was in a chunk before it was registered, or since it was last written.

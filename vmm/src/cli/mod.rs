@@ -241,7 +241,7 @@ mod tests {
             let cli = Cli::try_parse_from(arguments).expect("a command line");
             let text = format!("{:?}", cli.command);
             assert!(
-                text.contains("512M") && text.contains("wait: Some(3), json: true"),
+                text.contains("512M") && text.contains("wait: Some(3), deadline: None, json: true"),
                 "{text}"
             );
         }
