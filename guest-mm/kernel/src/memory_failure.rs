@@ -4,6 +4,7 @@
 use crate::kernel::Kernel;
 use crate::log::log;
 use crate::machine::cpu::this_cpu;
+use crate::process::{Program, ProgramRef};
 use crate::resize::kernel_pages::{have_owners_move, move_driver};
 use crate::resize::orders::order;
 use alloc::format;
@@ -74,6 +75,13 @@ impl MemoryFailures {
     pub(crate) fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
     }
+
+    /// A program has lost a page and ends for it: because somebody said so, or because it has touched the page before that. It counts once.
+    pub(crate) fn ends(&self, program: &Program) {
+        if !program.has_lost_a_page.swap(true, Ordering::Relaxed) {
+            self.kills.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// For `vmstat`: frames out of use, and programs that ended for it.
@@ -98,9 +106,11 @@ pub(crate) fn meminfo(out: &mut String, kernel: &Kernel) -> core::fmt::Result {
 /// Why it is still in use.
 pub(crate) async fn poison(kernel: &'static Kernel, pfn: Pfn, severity: Severity) -> Result<String, String> {
     let mut losers = Vec::new();
+    // A program that touches its lost page at once may be gone before it is looked for.
+    let known = holders(kernel);
     let contents = take(kernel, pfn, severity, &mut losers).await;
     // Those have lost something even if the frame is still busy.
-    let mut text = end(kernel, pfn, &losers);
+    let mut text = end(kernel, pfn, &losers, known);
     let contents = contents.map_err(|error| match text.trim_end() {
         "" => format!("{error}"),
         ends => format!("{error}; {}", ends.replace('\n', "; ")),
@@ -176,29 +186,37 @@ async fn have_owner_try(kernel: &'static Kernel, pfn: Pfn, used_for: KernelUse) 
     }
 }
 
-/// Ends the programs that have lost a page, and says so.
-fn end(kernel: &Kernel, pfn: Pfn, losers: &[SpaceId]) -> String {
-    let mut text = String::new();
+/// The programs that have memory, by their address spaces.
+fn holders(kernel: &Kernel) -> Vec<(SpaceId, ProgramRef)> {
     let programs = kernel.programs.lock();
-    for program in programs.iter().filter(|program| !program.has_ended()) {
-        let space = program.status.lock().space;
-        if space.is_some_and(|space| losers.contains(&space)) {
-            kernel.failures.kills.fetch_add(1, Ordering::Relaxed);
-            log!(
-                Error,
-                "memory failure: {} [{}] has lost a page in {pfn}, and is ended",
-                program.name(),
-                program.pid
-            );
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "program {} ({}) has lost a page, and is ended",
-                program.pid,
-                program.name()
-            );
-            program.doom();
+    let space_of = |program: &ProgramRef| Some((program.status.lock().space?, program.clone()));
+    programs.iter().filter_map(space_of).collect()
+}
+
+/// Ends the programs that have lost a page, and says so: those that were `known` before, and those that came to the page since.
+fn end(kernel: &Kernel, pfn: Pfn, losers: &[SpaceId], mut known: Vec<(SpaceId, ProgramRef)>) -> String {
+    for (space, program) in holders(kernel) {
+        if !known.iter().any(|(_, before)| before.pid == program.pid) {
+            known.push((space, program));
         }
+    }
+    let mut text = String::new();
+    for (_, program) in known.iter().filter(|(space, _)| losers.contains(space)) {
+        kernel.failures.ends(program);
+        log!(
+            Error,
+            "memory failure: {} [{}] has lost a page in {pfn}, and is ended",
+            program.name(),
+            program.pid
+        );
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "program {} ({}) has lost a page, and is ended",
+            program.pid,
+            program.name()
+        );
+        program.doom();
     }
     text
 }

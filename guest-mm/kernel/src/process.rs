@@ -25,6 +25,7 @@ use core::sync::atomic::{AtomicBool, AtomicI16, AtomicU64, Ordering};
 use guest_kernel::executor::Bell;
 use guest_kernel::sync::{Signal, Winner, race, yield_now};
 use guest_mm::SpaceId;
+use guest_mm::mm::FaultError;
 use guest_sync::{CpuId, SpinLock};
 use load::{load, load_file};
 
@@ -51,6 +52,8 @@ pub(crate) struct Program {
     /// It is to end, whatever it is doing.
     is_doomed: AtomicBool,
     doom: Signal,
+    /// It ends because memory failed that it had a page in.
+    pub(crate) has_lost_a_page: AtomicBool,
     /// The files that it has open.
     pub(crate) files: Descriptors,
     /// Reads that go on meanwhile.
@@ -240,6 +243,9 @@ async fn serve(kernel: &'static Kernel, program: &Program, space: SpaceId, conte
             Trap::PageFault { address, error } => {
                 program.faults.fetch_add(1, Ordering::Relaxed);
                 if let Err(why) = fault::serve(kernel, program, space, address, error).await {
+                    if matches!(why, FaultError::Poisoned { .. }) {
+                        kernel.failures.ends(program);
+                    }
                     if program.is_doomed() {
                         return State::Killed;
                     }

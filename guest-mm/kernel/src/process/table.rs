@@ -72,6 +72,7 @@ impl Programs {
             oom_score_adj: AtomicI16::new(adj),
             is_doomed: AtomicBool::new(false),
             doom: Signal::new(),
+            has_lost_a_page: AtomicBool::new(false),
             files: Descriptors::default(),
             aio: Aio::default(),
             registered: Registered::default(),
