@@ -9,6 +9,7 @@ use ::alloc::vec::Vec;
 use guest_sync::{Cpu, SpinLock};
 
 use crate::gfp::Gfp;
+use crate::mem_map::Tag;
 use crate::node::NodeId;
 use crate::page::{Head, Page, PageFlags};
 use crate::pfn::{Order, Pfn};
@@ -145,7 +146,8 @@ impl PhysicalMemory<'_> {
         self.huge_pool.state.lock().reserved -= pages;
     }
 
-    /// Takes a page for a program, near to its CPU if there is one; `None` only without a reservation.
+    /// Takes a page for a program, near to its CPU if there is one; one of a block that is about to leave if there is no other. `None` only without
+    /// a reservation.
     pub(crate) fn take_huge(&self, cpu: &Cpu, claim: Claim) -> Option<Pfn> {
         let node = self.topology().node_of(cpu.id());
         let mut pool = self.huge_pool.state.lock();
@@ -154,8 +156,10 @@ impl PhysicalMemory<'_> {
             Claim::None if pool.free.len() as u64 > pool.reserved => {}
             Claim::None => return None,
         }
-        let is_near = |&pfn: &Pfn| self.zone_of(pfn).is_some_and(|zone| zone.node() == node);
-        let at = pool.free.iter().rposition(is_near);
+        let stays = |pfn: &Pfn| !self.table.tags.at(*pfn).is_some_and(Tag::is_isolated);
+        let is_near = |pfn: &Pfn| self.zone_of(*pfn).is_some_and(|zone| zone.node() == node);
+        let at = pool.free.iter().rposition(|pfn| is_near(pfn) && stays(pfn));
+        let at = at.or_else(|| pool.free.iter().rposition(stays));
         let at = at.or_else(|| pool.free.len().checked_sub(1))?;
         Some(pool.free.swap_remove(at))
     }
