@@ -122,6 +122,34 @@ fn a_pageblock_that_compaction_lets_go_of_on_an_isolated_block_stays_withdrawn()
     }
 }
 
+#[test]
+fn a_pageblock_that_compaction_has_is_not_given_out_either_when_its_block_is_back_in_use() {
+    let (pages, cpu) = (descriptors(1024), one_cpu());
+    let memory = small_memory(&pages, 1024, 1);
+    plug(&memory, LEAVING, ZoneKind::Movable);
+    let pfn = memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO).unwrap();
+    memory.drain_all();
+    let zone = memory.zone_of(pfn).unwrap();
+    let tag = memory.table.tags.at(pfn).unwrap();
+    let source = memory.withdraw_at(zone, tag, pfn).expect("it is partly used");
+    let token = memory.isolate(LEAVING).unwrap();
+    memory.undo(token);
+    memory.validate().unwrap();
+    let pageblock = |pfn: Pfn| pfn.align_down(Order::PAGEBLOCK);
+    let rest = take_everything(&memory, &cpu);
+    assert!(
+        rest.iter().any(|&pfn| memory.block_of(pfn) == Some(LEAVING)),
+        "a test of nothing"
+    );
+    assert!(rest.iter().all(|&other| pageblock(other) != pageblock(pfn)));
+    drop(source);
+    memory.validate().unwrap();
+    let now = take_everything(&memory, &cpu);
+    assert!(now.iter().any(|&other| pageblock(other) == pageblock(pfn)));
+    memory.free_pages(&cpu, pfn).unwrap();
+    memory.validate().unwrap();
+}
+
 fn frame_of(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Pfn {
     let root = mm.space(id).unwrap().root();
     Pfn::containing(translate(&mm.frames, root, va, Access::Read).unwrap().gpa).unwrap()

@@ -91,6 +91,44 @@ fn again(mm: &TestMm<'_>, block: IsolatedBlock) -> IsolatedBlock {
     block
 }
 
+/// All that is pinned on the machine.
+fn nr_pins(mm: &TestMm<'_>) -> usize {
+    mm.phys.pins.lock().held.len()
+}
+
+#[test]
+fn where_one_page_of_a_transfer_cannot_be_pinned_those_before_it_are_not_either() {
+    machine!(mm, cpu, 512, 3);
+    let program = Program::new(&mm, &cpu, PAGES, HugeAdvice::NoHuge);
+    let pfn = program.pfn(&mm, 5);
+    let page = mm.phys.page(pfn).unwrap();
+    assert!(page.try_lock());
+    assert_eq!(wait_of(program.pin(&mm, &cpu, 0..8)), PageWait::lock(pfn));
+    mm.unlock_page(pfn, page);
+    let beyond = program.pin(&mm, &cpu, PAGES - 2..PAGES + 1);
+    assert!(matches!(beyond, Err(CopyError::Fault { .. })), "{beyond:?}");
+    assert_eq!(nr_pins(&mm), 0);
+    mm.validate().unwrap();
+    // Some are elsewhere by now, and the others are on a block that is about to leave.
+    let mut token = mm.phys.isolate(program.block(&mm)).unwrap();
+    assert_eq!(mm.migrate_batch(&cpu, &mut token, 8).moved_small, 8);
+    let is_there = |page: &u64| mm.phys.block_of(program.pfn(&mm, *page)) == Some(token.block());
+    let (leaving, gone): (Vec<u64>, Vec<u64>) = (0..PAGES).partition(is_there);
+    let addresses: Vec<u64> = gone
+        .iter()
+        .chain(&leaving)
+        .map(|&page| program.at(page))
+        .collect();
+    let pins = mm.pin_user_pages(&cpu, program.id, &addresses, HOLDER).unwrap();
+    assert_eq!((gone.len(), pins.len(), nr_pins(&mm)), (8, 16, 16), "each once");
+    mm.validate().unwrap();
+    unpin(&mm, &cpu, pins);
+    assert_eq!(mm.phys.used_pages(&token), 0, "nobody has one of them");
+    remove(&mut mm, token);
+    program.check(&mm, &cpu, PAGES);
+    mm.validate().unwrap();
+}
+
 #[test]
 fn a_block_waits_for_the_end_of_a_transfer_and_no_other_begins_on_its_pages() {
     machine!(mm, cpu, 512, 2);
