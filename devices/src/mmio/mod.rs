@@ -41,6 +41,8 @@ pub struct MmioTransport<D> {
     config_change_pending: bool,
     /// The driver has reset the device, which still has chains of before to be done with.
     resetting: bool,
+    /// A driver has been ready since the machine was started, or reset.
+    had_driver: bool,
     guest_faults: u64,
     last_guest_fault: Option<GuestFault>,
 }
@@ -81,6 +83,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             config_generation: 0,
             config_change_pending: false,
             resetting: false,
+            had_driver: false,
             guest_faults: 0,
             last_guest_fault: None,
         }
@@ -94,6 +97,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// Whether a driver is using the device: it has set DRIVER_OK, and neither side has given up since.
     pub fn is_live(&self) -> bool {
         self.status.is_live() && !self.resetting
+    }
+
+    /// Whether the driver that has used the device has reset it, and is setting it up again as far as is known: it may do that at any time, for
+    /// queues in other memory, and is there again in a moment.
+    pub fn is_restarting(&self) -> bool {
+        self.had_driver && (self.resetting || !self.status.is_driver_ok()) && !self.status.has_failed()
     }
 
     /// The features that driver and device have agreed on; 0 before.
@@ -119,6 +128,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// apart from what the host has set.
     pub fn reset_with_machine(&mut self) {
         let _ = self.reset();
+        self.had_driver = false;
         self.device.reset_with_machine();
     }
 

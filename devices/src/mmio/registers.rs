@@ -143,6 +143,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             }
             StatusWrite::Activated(status) => {
                 self.status = status;
+                self.had_driver = true;
                 let ready = (0..).zip(&self.queues).filter(|(_, slot)| slot.ready.is_some());
                 let ready = ready.map(|(index, _)| index).collect();
                 self.device.queues_in_use(ready);

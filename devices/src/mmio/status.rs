@@ -80,6 +80,11 @@ impl DeviceStatus {
         self.is_driver_ok() && !self.failed && !self.needs_reset
     }
 
+    /// Whether the driver has given the device up.
+    pub(crate) fn has_failed(self) -> bool {
+        self.failed
+    }
+
     /// Whether the driver has set DRIVER_OK.
     pub(crate) fn is_driver_ok(self) -> bool {
         self.stage == Stage::DriverOk

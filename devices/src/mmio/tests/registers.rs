@@ -151,6 +151,23 @@ fn a_reset_from_any_state_lets_the_driver_start_again() {
 }
 
 #[test]
+fn a_driver_that_has_reset_the_device_is_expected_back_until_it_fails_or_the_machine_is_reset() {
+    let mut driver = untouched();
+    assert!(!driver.transport.is_restarting(), "there was none yet");
+    driver.initialise(feature::VERSION_1 | NEEDED);
+    assert!(!driver.transport.is_restarting(), "it is there");
+    for status in [0, status::ACKNOWLEDGE, status::ACKNOWLEDGE | status::DRIVER] {
+        let _ = driver.write(Register::Status, status);
+        assert!(driver.transport.is_restarting());
+    }
+    let _ = driver.write(Register::Status, status::FAILED);
+    assert!(!driver.transport.is_restarting(), "it has given up");
+    driver.initialise(feature::VERSION_1 | NEEDED);
+    driver.transport.reset_with_machine();
+    assert!(!driver.transport.is_restarting(), "it is no more");
+}
+
+#[test]
 fn an_interrupt_is_acknowledged_bit_by_bit() {
     let mut driver = live();
     let _ = driver.transport.configure(|_| true);

@@ -176,7 +176,9 @@ impl BalloonDevice {
     /// # Errors
     /// The guest has no driver that knows statistics, or did not answer in time.
     pub(in super::super) fn fresh_statistics(&self, timeout: Duration) -> Result<(), BalloonError> {
-        if !self.negotiated(virtio_wire::balloon::feature::STATS_VQ) {
+        // A driver that starts the device again gives statistics first thing.
+        let is_expected = self.shell.look(MmioTransport::is_restarting);
+        if !is_expected && !self.negotiated(virtio_wire::balloon::feature::STATS_VQ) {
             return Err(BalloonError::NoDriver);
         }
         let before = lock(&self.samples).count;

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::console::{Console, TO_GUEST_LIMIT};
-use devices::mmio::Effects;
+use devices::mmio::{Effects, MmioTransport};
 use event_manager::EventSet;
 use virtio_wire::console::{QUEUE_RECEIVE, QUEUE_TRANSMIT};
 use vmm_sys_util::eventfd::EventFd;
@@ -221,8 +221,10 @@ impl InputLine for ConsoleDevice {
 }
 
 impl GuestPort for ConsoleDevice {
+    /// While the driver starts the device again, what is sent waits for it.
     fn is_open(&self) -> bool {
-        self.first == HvcMode::Channel && self.shell.is_live()
+        let is_there = |console: &MmioTransport<Console>| console.is_live() || console.is_restarting();
+        self.first == HvcMode::Channel && self.shell.look(is_there)
     }
 
     fn send(&self, bytes: &[u8]) -> bool {
