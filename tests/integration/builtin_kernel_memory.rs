@@ -12,7 +12,7 @@ fn moved(vm: &Running) -> [u64; 4] {
     names.map(|name| counts[format!("kernel_{name}_moved").as_str()])
 }
 
-fn sysfs(vm: &Running, words: &[&str]) -> String {
+pub(super) fn sysfs(vm: &Running, words: &[&str]) -> String {
     let words = [&["sysfs"], words].concat();
     vm.order("guest", &words).success().trim_end().to_owned()
 }
@@ -32,7 +32,7 @@ pub(super) fn blocks_in(vm: &Running, zone: &str) -> Vec<usize> {
 }
 
 /// Asks for a block to be something until it is: what has just been taken, or is just being freed, stays where it is for a moment.
-fn make(vm: &Running, block: usize, wanted: &str) {
+pub(super) fn make(vm: &Running, block: usize, wanted: &str) {
     let state = format!("memory/memory{block}/state");
     eventually("a block that is what it is asked to be", || {
         let asked = vm.order("guest", &["sysfs", &state, wanted]);

@@ -12,6 +12,7 @@ mod builtin_compaction;
 mod builtin_control_tree;
 mod builtin_direct;
 mod builtin_disks;
+mod builtin_drivers;
 mod builtin_events;
 mod builtin_files;
 mod builtin_full_disk;

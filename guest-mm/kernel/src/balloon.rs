@@ -42,6 +42,9 @@ async fn follow(
     held: &mut Vec<Pfn>,
 ) -> Result<(), DeviceFault> {
     loop {
+        if device.has_been_forgotten() {
+            tell_again(device, held).await?;
+        }
         let memory_seen = kernel.memory_came.count();
         let Ok(target) = device.target() else {
             kernel.timers().sleep(PAUSE_NS).await;
@@ -108,6 +111,15 @@ async fn deflate(
         status.held = held.len() as u64;
         status.deflated += pages.len() as u64;
     });
+    set_actual(device, held);
+    Ok(())
+}
+
+/// Hands all pages of the balloon to the host once more: it takes the balloon for empty, as the device was reset for other memory to be shared with it.
+async fn tell_again(device: &Balloon, held: &[Pfn]) -> Result<(), DeviceFault> {
+    for pages in held.chunks(PAGES_AT_ONCE) {
+        device.inflate(&numbers(pages)).await?;
+    }
     set_actual(device, held);
     Ok(())
 }

@@ -18,10 +18,11 @@
 //! node/nodeN/zonelist            the zones that a request near to the node tries, in that order: ZONE@NODE
 //! node/nodeN/tasks               its daemons that run
 //! node/nodeN/{cpulist,distance,blocks,total_pages,free_pages}
-//! devices/vdX/dma                where the memory is that the disk's driver shares with it; `move` has it be elsewhere
+//! devices/DEVICE/dma             where the memory is that the device's driver shares with it; `move` has it be elsewhere. Devices are vda and so on, memory,
+//!                                balloon and console
 //! ```
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -130,8 +131,33 @@ pub enum File {
     Block(u32, BlockFile),
     /// Of a node.
     Node(u8, NodeFile),
-    /// The memory that a disk's driver shares with it.
-    DiskMemory(u8),
+    /// The memory that a device's driver shares with it.
+    DriverMemory(Device),
+}
+
+/// A device with a driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// The disk of that number: 0 is `vda`.
+    Disk(u8),
+    /// The memory device.
+    Memory,
+    /// The balloon.
+    Balloon,
+    /// The console.
+    Console,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // More than 26 do not fit into the machine.
+            Self::Disk(number) => write!(f, "vd{}", char::from(b'a'.saturating_add(*number))),
+            Self::Memory => f.write_str("memory"),
+            Self::Balloon => f.write_str("balloon"),
+            Self::Console => f.write_str("console"),
+        }
+    }
 }
 
 /// A directory.
@@ -149,8 +175,8 @@ pub enum Directory {
     Node(u8),
     /// `devices`.
     Devices,
-    /// `devices/vdX`: the disk of that number.
-    Disk(u8),
+    /// `devices/NAME`.
+    Device(Device),
 }
 
 /// What a path leads to. Whether there is a block or node with that number is not known here.
@@ -220,7 +246,7 @@ const NODE_FILES: [(&str, NodeFile); 8] = [
     ("free_pages", NodeFile::FreePages),
 ];
 
-const DISK_MEMORY: &str = "dma";
+const DRIVER_MEMORY: &str = "dma";
 
 impl Directory {
     /// Names of the files in it, in their order. Directories below are the caller's to add.
@@ -228,7 +254,7 @@ impl Directory {
         match self {
             Self::Root | Self::Devices => Vec::new(),
             Self::Nodes => NODES_FILES.map(|(name, _)| name).into(),
-            Self::Disk(_) => [DISK_MEMORY].into(),
+            Self::Device(_) => [DRIVER_MEMORY].into(),
             Self::Memory => MEMORY_FILES.map(|(name, _)| name).into(),
             Self::Block(_) => BLOCK_FILES.map(|(name, _)| name).into(),
             Self::Node(_) => NODE_FILES.map(|(name, _)| name).into(),
@@ -268,18 +294,17 @@ fn lookup(names: &[&str]) -> Option<Entry> {
             Entry::File(File::Node(node, named(&NODE_FILES, name)?))
         }
         ["devices"] => Entry::Directory(Directory::Devices),
-        ["devices", disk] => Entry::Directory(Directory::Disk(disk_number(disk)?)),
-        ["devices", disk, DISK_MEMORY] => Entry::File(File::DiskMemory(disk_number(disk)?)),
+        ["devices", name] => Entry::Directory(Directory::Device(device(name)?)),
+        ["devices", name, DRIVER_MEMORY] => Entry::File(File::DriverMemory(device(name)?)),
         _ => return None,
     })
 }
 
-/// The number of a disk by its name: `vda` is 0.
-fn disk_number(name: &str) -> Option<u8> {
-    match name.strip_prefix("vd")?.as_bytes() {
-        [letter @ b'a'..=b'z'] => Some(letter - b'a'),
-        _ => None,
-    }
+/// The device of that name.
+fn device(name: &str) -> Option<Device> {
+    let others = [Device::Memory, Device::Balloon, Device::Console];
+    let mut devices = (0..26).map(Device::Disk).chain(others);
+    devices.find(|device| device.to_string() == name)
 }
 
 fn named<T: Copy>(files: &[(&str, T)], name: &str) -> Option<T> {
@@ -305,7 +330,10 @@ mod tests {
             ("memory/memory7", Directory::Block(7)),
             ("node", Directory::Nodes),
             ("node/node1", Directory::Node(1)),
-            ("devices/vdc", Directory::Disk(2)),
+            ("devices/vdc", Directory::Device(Device::Disk(2))),
+            ("devices/memory", Directory::Device(Device::Memory)),
+            ("devices/balloon", Directory::Device(Device::Balloon)),
+            ("devices/console", Directory::Device(Device::Console)),
         ];
         for (path, directory) in directories {
             assert_eq!(find(path), Ok(Entry::Directory(directory)));
@@ -338,6 +366,7 @@ mod tests {
             "node/1",
             "devices/vdA/dma",
             "devices/vdaa",
+            "devices/consol/dma",
         ] {
             assert_eq!(find(path), Err(NoEntry { path: path.into() }));
         }

@@ -3,6 +3,7 @@
 use crate::balloon;
 use crate::control;
 use crate::disks;
+use crate::drivers::{self, Driver};
 use crate::kernel::{Kernel, spawn};
 use crate::log::log;
 use crate::machine::dma::KernelDma;
@@ -12,13 +13,16 @@ use crate::resize;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use guest_kernel::cmdline::Options;
+use guest_kernel::control_tree::Device;
 use guest_kernel::drive::Job;
 use guest_kernel::executor::Executor;
 use guest_virtio::StartError;
 use guest_virtio::balloon::BalloonDriver;
 use guest_virtio::block::BlockDriver;
 use guest_virtio::console::ConsoleDriver;
+use guest_virtio::dma::Gpa;
 use guest_virtio::mem::MemDriver;
+use guest_virtio::relocate::Relocate;
 use guest_virtio::transport::TransportError;
 
 /// The first pause before a broken device is tried again, and the longest.
@@ -100,6 +104,7 @@ impl Place<'_> {
         self.take_up(Memory::start, |driver| {
             connect(self.kernel, self.gsi, || driver.on_interrupt());
             spawn(self.executor, resize::work(self.kernel, driver));
+            self.may_move(Device::Memory, driver);
             Found::Region
         })
     }
@@ -109,15 +114,20 @@ impl Place<'_> {
             connect(self.kernel, self.gsi, || driver.on_interrupt());
             spawn(self.executor, balloon::work(self.kernel, driver));
             spawn(self.executor, balloon::tell(self.kernel, driver));
+            self.may_move(Device::Balloon, driver);
             Found::Other
         })
     }
 
     fn disk(&self, options: &Options) -> Option<Found> {
         self.take_up(Disk::start, |driver| {
-            let (index, drive) = disks::add(self.kernel, driver, self.gsi);
+            let (index, drive) = disks::add(self.kernel, driver);
+            let known = self.driver(disks::device(index), driver.shared_memory());
             connect(self.kernel, self.gsi, || driver.on_interrupt());
-            spawn(self.executor, disks::serve(self.kernel, driver, (index, drive)));
+            spawn(
+                self.executor,
+                disks::serve(self.kernel, driver, known, (index, drive)),
+            );
             if options.scratch.contains(&disks::name(index)) {
                 spawn(self.executor, disks::check(self.kernel, (index, drive)));
             }
@@ -133,8 +143,20 @@ impl Place<'_> {
             panic::report_to_console(self.registers);
             connect(self.kernel, self.gsi, || driver.on_interrupt());
             spawn(self.executor, control::work(self.kernel, driver));
+            self.may_move(Device::Console, driver);
             Found::Other
         })
+    }
+
+    /// Takes note of the driver, for who wants its memory to be elsewhere.
+    fn driver(&self, device: Device, memory: Vec<Gpa>) -> &'static Driver {
+        drivers::add(self.kernel, device, self.gsi, memory)
+    }
+
+    /// The same, with a task that moves its memory.
+    fn may_move(&self, device: Device, driver: &'static impl Relocate) {
+        let known = self.driver(device, driver.shared_memory());
+        spawn(self.executor, drivers::serve(known, driver));
     }
 
     /// Starts a driver, and has it put to use; `None` if the device is not one for it.

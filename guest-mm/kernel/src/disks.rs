@@ -10,25 +10,23 @@ pub(crate) use check::check;
 pub(crate) use rate::measure;
 
 use crate::devices::{Disk, restart};
+use crate::drivers::Driver;
 use crate::kernel::Kernel;
 use crate::log::log;
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use check::Check;
 use core::fmt::{self, Write};
-use guest_kernel::drive::{Drive, Job, NotMoved};
+use guest_kernel::control_tree::Device;
+use guest_kernel::drive::{Drive, Job};
+use guest_kernel::relocation::NotMoved;
 use guest_kernel::sync::{Winner, race};
 use guest_virtio::block::{Access, BlockError, Counters, DiskInfo, Reason, SECTOR_SIZE};
-use guest_virtio::dma::Gpa;
 
 /// What is known of one disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskStatus {
     drive: &'static Drive,
-    /// The driver's number.
-    driver: u32,
-    /// Where the memory begins that it shares with the disk.
-    memory: [u64; 2],
     info: DiskInfo,
     counters: Counters,
     in_flight: u16,
@@ -40,9 +38,12 @@ pub(crate) struct DiskStatus {
 
 /// The name of a disk, by its number: as Linux calls it.
 pub(crate) fn name(index: usize) -> String {
-    // More than 26 do not fit into the machine.
-    let letter = u8::try_from(index).map_or(b'?', |index| b'a'.saturating_add(index));
-    alloc::format!("vd{}", char::from(letter))
+    device(index).to_string()
+}
+
+/// The disk of that number, as a device. More than 26 do not fit into the machine.
+pub(crate) fn device(index: usize) -> Device {
+    Device::Disk(u8::try_from(index).unwrap_or(u8::MAX))
 }
 
 /// The disk of that name, if there is one, with its number. Disks are found before programs are started, and stay.
@@ -68,13 +69,11 @@ pub(crate) fn claim(kernel: &Kernel, index: usize, owner: &'static str) -> Resul
 }
 
 /// Takes note of another disk; returns its number, and what others ask.
-pub(crate) fn add(kernel: &Kernel, disk: &Disk, driver: u32) -> (usize, &'static Drive) {
+pub(crate) fn add(kernel: &Kernel, disk: &Disk) -> (usize, &'static Drive) {
     let drive: &'static Drive = Box::leak(Box::new(Drive::new(disk.info())));
     let mut disks = kernel.disks.lock();
     disks.push(DiskStatus {
         drive,
-        driver,
-        memory: disk.shared_memory().map(Gpa::raw),
         info: disk.info(),
         counters: disk.counters(),
         in_flight: 0,
@@ -89,54 +88,43 @@ pub(crate) fn add(kernel: &Kernel, disk: &Disk, driver: u32) -> (usize, &'static
 pub(crate) async fn serve(
     kernel: &'static Kernel,
     disk: &'static Disk,
+    driver: &'static Driver,
     (index, drive): (usize, &'static Drive),
 ) {
+    let relocation = &driver.relocation;
     loop {
-        let asked = drive.asked();
-        if drive.is_to_move() {
-            move_memory(disk, drive);
+        let (asked, wishes) = (drive.asked(), relocation.asked());
+        if relocation.is_wanted() {
+            move_memory(disk, drive, driver);
         }
-        if !drive.is_to_move() {
+        if !relocation.is_wanted() {
             hand_over(disk, drive);
         }
         publish(kernel, disk, index);
-        let more = race(drive.asked_after(asked), disk.broken_down());
-        match race(disk.next(), more).await {
+        let more = race(drive.asked_after(asked), relocation.asked_after(wishes));
+        match race(disk.next(), race(more, disk.broken_down())).await {
             Winner::First((job, result)) => {
                 end(drive, job, result);
                 take_back(disk, drive);
             }
-            Winner::Second(Winner::First(())) => {}
+            Winner::Second(Winner::First(_)) => {}
             Winner::Second(Winner::Second(fault)) => {
                 log!(Error, "{}: {fault}", name(index));
                 publish(kernel, disk, index);
-                start_again(kernel, disk, drive).await;
+                start_again(kernel, disk, driver, drive).await;
             }
         }
     }
 }
 
 /// Has the driver share other memory with the disk, if nothing is under way.
-fn move_memory(disk: &Disk, drive: &Drive) {
+fn move_memory(disk: &Disk, drive: &Drive, driver: &Driver) {
     take_back(disk, drive);
     if disk.in_flight() == 0 {
-        drive.moved(disk.relocate().map_err(|_| NotMoved));
+        let moved = disk.relocate().map_err(|_| NotMoved);
+        driver.has_memory(disk.shared_memory());
+        driver.relocation.end(moved);
     }
-}
-
-/// Has the driver of that number share other memory with its disk.
-///
-/// # Errors
-/// It has what it had, or it is no disk's.
-pub(crate) async fn relocate(kernel: &Kernel, driver: u32) -> Result<(), NotMoved> {
-    let drive = {
-        let disks = kernel.disks.lock();
-        disks
-            .iter()
-            .find(|disk| disk.driver == driver)
-            .map(|disk| disk.drive)
-    };
-    drive.ok_or(NotMoved)?.relocate().await
 }
 
 /// Whose the disk of `root=` is.
@@ -146,19 +134,6 @@ pub(crate) const ROOT: &str = "the root file system";
 pub(crate) fn name_of_root(kernel: &Kernel) -> Option<String> {
     let disks = kernel.disks.lock();
     disks.iter().position(|disk| disk.owner == Some(ROOT)).map(name)
-}
-
-/// The name of the disk whose driver has that number.
-pub(crate) fn name_of_driver(kernel: &Kernel, driver: u32) -> Option<String> {
-    let disks = kernel.disks.lock();
-    disks.iter().position(|disk| disk.driver == driver).map(name)
-}
-
-/// Where the memory is that a driver shares with its disk, and the driver's number.
-pub(crate) fn memory_of(kernel: &Kernel, wanted: &str) -> Option<([u64; 2], u32)> {
-    let disks = kernel.disks.lock();
-    let at = (0..disks.len()).find(|&index| name(index) == wanted)?;
-    disks.get(at).map(|disk| (disk.memory, disk.driver))
 }
 
 /// Hands over what is asked, as far as the driver has room. What it refuses fails.
@@ -198,7 +173,12 @@ fn end(drive: &Drive, job: Job, result: Result<(), BlockError>) {
 
 /// Starts a disk again that has broken down. What it had under way is asked of it again; as long as it does not start, what is asked
 /// of it fails.
-async fn start_again(kernel: &'static Kernel, disk: &'static Disk, drive: &'static Drive) {
+async fn start_again(
+    kernel: &'static Kernel,
+    disk: &'static Disk,
+    driver: &'static Driver,
+    drive: &'static Drive,
+) {
     restart(kernel, || {
         let restarted = disk.restart();
         take_back(disk, drive);
@@ -206,7 +186,7 @@ async fn start_again(kernel: &'static Kernel, disk: &'static Disk, drive: &'stat
             Ok(()) => drive.restarted(disk.info()),
             Err(_) => {
                 drive.fail_all();
-                drive.moved(Err(NotMoved));
+                driver.relocation.end(Err(NotMoved));
             }
         }
         restarted
@@ -218,7 +198,6 @@ async fn start_again(kernel: &'static Kernel, disk: &'static Disk, drive: &'stat
 fn publish(kernel: &Kernel, disk: &Disk, index: usize) {
     if let Some(status) = kernel.disks.lock().get_mut(index) {
         status.info = disk.info();
-        status.memory = disk.shared_memory().map(Gpa::raw);
         status.counters = disk.counters();
         status.in_flight = disk.in_flight();
         status.broken = disk.fault().is_some();

@@ -13,6 +13,7 @@ pub(crate) use status::{BalloonStatus, Passes, ResizeStatus};
 
 use crate::boot::Machine;
 use crate::disks::DiskStatus;
+use crate::drivers::Driver;
 use crate::files::{self, Files, Shm};
 use crate::log::log;
 use crate::machine::activity::{self, AllCpus, CpuBell};
@@ -70,7 +71,7 @@ struct Work {
 
 /// See the module.
 ///
-/// Lock order: the victim of `oom`, then `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`, then the areas of `swap`; then any one of those that guard a single
+/// Lock order: the victim of `oom`, then `programs`, then a program's `status`, then `resize`, then `balloon`, then `disks`, then `drivers`, then the areas of `swap`; then any one of those that guard a single
 /// step: a signal's, the timers', an executor's, the heap's, the serial line's. Waiting for another CPU to flush its
 /// translations is allowed under all of them (machine/activity.rs).
 pub(crate) struct Kernel {
@@ -120,6 +121,8 @@ pub(crate) struct Kernel {
     pub(crate) futexes: Futexes,
     /// The disks, in the order of the machine.
     pub(crate) disks: SpinLock<Vec<DiskStatus>>,
+    /// The drivers of devices, in the order of the machine.
+    pub(crate) drivers: SpinLock<Vec<&'static Driver>>,
     pub(crate) swap: Swap,
     pub(crate) tick_ns: u64,
     /// How often old dirty pages are looked for, and how old they may get, in nanoseconds.
@@ -201,14 +204,11 @@ impl Kernel {
             program_ended: Signal::new(),
             programs: Programs::new(),
             resize: SpinLock::default(),
-            orders: Orders::new(
-                machine.options.memhp_default_state,
-                machine.options.migrate,
-                machine.options.memmap_on_memory,
-            ),
+            orders: Orders::new(&machine.options),
             nodes: NodeTasks::new(machine.options.thp_defrag != Defrag::Never),
             balloon: SpinLock::default(),
             disks: SpinLock::default(),
+            drivers: SpinLock::default(),
             files: Files::default(),
             shm: Shm::new(mm, this_cpu),
             ram: Shm::in_ram(mm, this_cpu),

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod physical;
 pub mod plant;
 pub mod pvh;
+pub mod relocation;
 pub mod stress;
 pub mod sync;
 pub mod timers;

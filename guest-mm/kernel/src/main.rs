@@ -10,6 +10,7 @@ mod boot;
 mod control;
 mod devices;
 mod disks;
+mod drivers;
 mod exercise;
 mod fault;
 mod files;

@@ -35,8 +35,7 @@ impl Gpa {
 pub trait DmaMemory {
     /// `nr_pages` physically contiguous, zeroed frames, which stay where they are; `None` if there are none. A driver that starts
     /// again uses the same ones, and a device that was given up is not trusted to have forgotten their addresses. Who wants the frames
-    /// for something else asks the driver to move ([`BlockDriver::relocate`](crate::block::BlockDriver::relocate)). Returns the address
-    /// of the first byte, a multiple of [`PAGE_SIZE`].
+    /// for something else asks the driver to move ([`relocate`](crate::relocate)). Returns the address of the first byte, a multiple of [`PAGE_SIZE`].
     fn allocate(&self, nr_pages: NonZeroUsize) -> Option<Gpa>;
 
     /// Takes back what [`allocate`](Self::allocate) gave: the device has been reset since it knew the address, or never did.
@@ -115,6 +114,23 @@ impl<M: DmaMemory> DmaArea<M> {
         })
     }
 
+    /// As many other frames of the same memory, zeroed.
+    pub(crate) fn another(&self) -> Result<Self, OutOfDmaMemory>
+    where
+        M: Clone,
+    {
+        Self::allocate(self.memory.clone(), self.size())
+    }
+
+    /// Copies all that is in `from`, which is as large.
+    pub(crate) fn copy_from(&self, from: &Self) {
+        let mut piece = [0; 64];
+        for offset in (0..self.size()).step_by(piece.len()) {
+            from.memory.read_bytes(from.at(offset, piece.len()), &mut piece);
+            self.memory.write_bytes(self.at(offset, piece.len()), &piece);
+        }
+    }
+
     /// Gives the frames back, which no device knows any more.
     pub fn release(self) {
         self.memory.release(self.start, self.nr_pages);
@@ -123,6 +139,11 @@ impl<M: DmaMemory> DmaArea<M> {
     /// The memory this area is a part of.
     pub fn memory(&self) -> &M {
         &self.memory
+    }
+
+    /// Where it begins.
+    pub fn start(&self) -> Gpa {
+        self.start
     }
 
     /// Zeroes the area.

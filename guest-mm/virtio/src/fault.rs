@@ -56,6 +56,8 @@ pub enum StartError {
     Memory(OutOfDmaMemory),
     /// The device's configuration contradicts itself.
     Config(crate::mem::BadRegion),
+    /// The device has broken down, and was not started again since.
+    Broken(DeviceFault),
 }
 
 impl fmt::Display for StartError {
@@ -64,6 +66,7 @@ impl fmt::Display for StartError {
             Self::Transport(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
+            Self::Broken(fault) => fault.fmt(f),
         }
     }
 }
@@ -73,6 +76,12 @@ impl core::error::Error for StartError {}
 impl From<TransportError> for StartError {
     fn from(error: TransportError) -> Self {
         Self::Transport(error)
+    }
+}
+
+impl From<DeviceFault> for StartError {
+    fn from(fault: DeviceFault) -> Self {
+        Self::Broken(fault)
     }
 }
 

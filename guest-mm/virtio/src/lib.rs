@@ -15,6 +15,7 @@ mod fault;
 pub mod mem;
 pub mod plan;
 pub mod queue;
+pub mod relocate;
 #[cfg(test)]
 mod testing;
 pub mod transport;

@@ -1,13 +1,13 @@
 //! The control tree: what its files say, and what becomes of what is written to them.
 
-use crate::disks;
+use crate::drivers::{self, Driver};
 use crate::kernel::Kernel;
 use crate::memory_failure;
 use crate::resize::orders::{PATIENCE_NS, order, order_node};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use guest_kernel::control_tree::{BlockFile, Directory, Entry, File, NodeFile, OnlinePolicy, find};
+use guest_kernel::control_tree::{BlockFile, Device, Directory, Entry, File, NodeFile, OnlinePolicy, find};
 use guest_kernel::sync::{Winner, race};
 use guest_mm::blocks::{BlockCost, Change, EventsAfter, MemoryEvent};
 use guest_mm::migrate::Method;
@@ -47,8 +47,8 @@ fn list(kernel: &Kernel, directory: Directory, path: &str) -> Result<String, Str
         Directory::Node(node) => {
             node_of(kernel, node, path)?;
         }
-        Directory::Disk(disk) => {
-            memory_of_disk(kernel, disk, path)?;
+        Directory::Device(device) => {
+            driver_of(kernel, device, path)?;
         }
         Directory::Memory | Directory::Nodes | Directory::Devices => {}
     }
@@ -67,11 +67,11 @@ fn list(kernel: &Kernel, directory: Directory, path: &str) -> Result<String, Str
             }
         }
         Directory::Devices => {
-            for disk in 0..kernel.disks.lock().len() {
-                line(format_args!("{}/", disks::name(disk)))?;
+            for driver in drivers::all(kernel) {
+                line(format_args!("{}/", driver.device))?;
             }
         }
-        Directory::Root | Directory::Block(_) | Directory::Node(_) | Directory::Disk(_) => {}
+        Directory::Root | Directory::Block(_) | Directory::Node(_) | Directory::Device(_) => {}
     }
     Ok(text)
 }
@@ -96,9 +96,10 @@ fn read(kernel: &Kernel, file: File, path: &str) -> Result<String, String> {
         File::Events(after) => events(kernel, after),
         File::Block(block, file) => read_block(kernel, block, file, path)?,
         File::Node(node, file) => read_node(kernel, node_of(kernel, node, path)?, file),
-        File::DiskMemory(disk) => {
-            let ([queue, slots], _) = memory_of_disk(kernel, disk, path)?;
-            alloc::format!("{queue:x} {slots:x}")
+        File::DriverMemory(device) => {
+            let areas = driver_of(kernel, device, path)?.memory().into_iter();
+            let areas: Vec<String> = areas.map(|area| alloc::format!("{:x}", area.raw())).collect();
+            areas.join(" ")
         }
     })
 }
@@ -250,17 +251,17 @@ async fn write(kernel: &Kernel, file: File, path: &str, value: &str) -> Result<(
             let node = node_of(kernel, node, path)?;
             order_node(kernel, node, policy(value)?).await
         }
-        File::DiskMemory(disk) if value == "move" => {
-            let (_, driver) = memory_of_disk(kernel, disk, path)?;
+        File::DriverMemory(device) if value == "move" => {
+            let driver = driver_of(kernel, device, path)?;
             let patience = kernel.timers().sleep(PATIENCE_NS);
-            match race(disks::relocate(kernel, driver), patience).await {
+            match race(driver.relocation.request(), patience).await {
                 Winner::First(moved) => moved.map_err(|error| error.to_string()),
                 Winner::Second(()) => {
-                    Err("the disk is busy; its memory moves once nothing is under way".into())
+                    Err("the device is busy; its memory moves once nothing is under way".into())
                 }
             }
         }
-        File::DiskMemory(_) => Err(alloc::format!("{path} takes move")),
+        File::DriverMemory(_) => Err(alloc::format!("{path} takes move")),
         File::BlockSize
         | File::MemmapOnMemory
         | File::Events(_)
@@ -286,9 +287,10 @@ fn block_state(kernel: &Kernel, block: u32, path: &str) -> Result<BlockState, St
     region.state(BlockIndex(block)).ok_or_else(missing)
 }
 
-fn memory_of_disk(kernel: &Kernel, disk: u8, path: &str) -> Result<([u64; 2], u32), String> {
-    let found = disks::memory_of(kernel, &disks::name(disk.into()));
-    found.ok_or_else(|| alloc::format!("there is no {path}: the guest has no such disk"))
+fn driver_of(kernel: &Kernel, device: Device, path: &str) -> Result<&'static Driver, String> {
+    let found = drivers::of(kernel, device);
+    found
+        .ok_or_else(|| alloc::format!("there is no {path}: the guest has no such device, or does not use it"))
 }
 
 fn node_of(kernel: &Kernel, node: u8, path: &str) -> Result<NodeId, String> {

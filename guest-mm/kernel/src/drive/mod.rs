@@ -10,12 +10,10 @@
 //! it have been answered, as the contract of [`Request::Flush`] has it.
 
 mod job;
-mod relocation;
 #[cfg(test)]
 mod tests;
 
 pub use job::{Job, Piece};
-pub use relocation::NotMoved;
 
 use crate::sync::Signal;
 use alloc::boxed::Box;
@@ -28,7 +26,6 @@ use guest_mm::disk::{IoError, Request};
 use guest_mm::pfn::PAGE_SIZE;
 use guest_sync::SpinLock;
 use guest_virtio::block::{Access, DiskInfo, SECTOR_SIZE};
-use relocation::Relocation;
 
 /// Sectors of a block, which is a page.
 pub const BLOCK_SECTORS: u64 = PAGE_SIZE / SECTOR_SIZE;
@@ -43,7 +40,6 @@ pub struct Drive {
     /// Nothing else is locked under this lock; it may use the heap.
     waiting: SpinLock<VecDeque<Job>>,
     asked: Signal,
-    relocation: Relocation,
 }
 
 impl Drive {
@@ -53,7 +49,6 @@ impl Drive {
             info: SpinLock::new(info),
             waiting: SpinLock::new(VecDeque::new()),
             asked: Signal::new(),
-            relocation: Relocation::new(),
         }
     }
 
@@ -131,27 +126,6 @@ impl Drive {
     /// A job that the driver had no room for, or that has more to be done, is the next again.
     pub fn put_back(&self, job: Job) {
         self.waiting.lock().push_front(job);
-    }
-
-    /// Has the driver move the memory that it shares with the disk, as soon as nothing is under way, and waits for that; what is asked of the
-    /// disk meanwhile waits too.
-    ///
-    /// # Errors
-    /// It has the memory that it had.
-    pub async fn relocate(&self) -> Result<(), NotMoved> {
-        let number = self.relocation.ask();
-        self.asked.raise();
-        self.relocation.outcome(number).await
-    }
-
-    /// Whether the driver's memory is to move: the disk's task hands nothing over then.
-    pub fn is_to_move(&self) -> bool {
-        self.relocation.is_wanted()
-    }
-
-    /// What came of it, for all who wanted it.
-    pub fn moved(&self, result: Result<(), NotMoved>) {
-        self.relocation.end(result);
     }
 
     /// The disk was started again, and is like this now.

@@ -165,33 +165,3 @@ fn everything_that_waits_for_a_disk_that_is_gone_fails() {
     assert_eq!((seen(&first), seen(&second)), ([0, 1], [0, 1]));
     assert!(drive.next_job().is_none());
 }
-
-#[test]
-fn all_who_want_the_drivers_memory_elsewhere_hear_what_came_of_it() {
-    type Outcome = Option<Result<(), NotMoved>>;
-    let drive: &'static Drive = Box::leak(Box::new(Drive::new(info(4, 4096))));
-    let executor = alone();
-    let outcomes: Rc<[Cell<Outcome>; 2]> = Rc::default();
-    let now = || outcomes.each_ref().map(Cell::get);
-    for result in [Err(NotMoved), Ok(())] {
-        outcomes.iter().for_each(|outcome| outcome.set(None));
-        let asked = drive.asked();
-        for who in 0..2 {
-            let outcomes = outcomes.clone();
-            let wish = async move {
-                outcomes[who].set(Some(drive.relocate().await));
-            };
-            executor.spawn(wish).unwrap();
-        }
-        executor.run_ready();
-        assert!(
-            drive.is_to_move() && drive.asked() > asked,
-            "its task is woken for it"
-        );
-        assert_eq!(now(), [None; 2]);
-        drive.moved(result);
-        executor.run_ready();
-        assert_eq!(now(), [Some(result); 2]);
-        assert!(!drive.is_to_move());
-    }
-}

@@ -1,6 +1,7 @@
 //! Who keeps a page where it is, by name, and what else keeps a block: what an operator needs to know when one does not leave.
 
 use crate::disks;
+use crate::drivers;
 use crate::files;
 use crate::kernel::Kernel;
 use crate::swap;
@@ -130,7 +131,9 @@ pub(crate) fn holder(kernel: &Kernel, refusal: &Refusal) -> Option<String> {
             Some(with_owners(kernel, holder.into(), refusal.pfn))
         }
         (RefusalReason::Unmovable(KernelUse::Slab), _) => kernel.slabs.name_of(refusal.pfn).map(String::from),
-        (RefusalReason::Unmovable(KernelUse::Dma { driver }), _) => disks::name_of_driver(kernel, driver),
+        (RefusalReason::Unmovable(KernelUse::Dma { driver }), _) => {
+            drivers::find(kernel, driver).map(|driver| driver.device.to_string())
+        }
         (RefusalReason::Busy(BusyWith::Reading | BusyWith::Writeback), kind) => match kind {
             PageKind::File { .. } => disks::name_of_root(kernel),
             PageKind::SwapCache { area } => swap::name_of_disk(kernel, area?),

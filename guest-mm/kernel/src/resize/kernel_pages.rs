@@ -2,7 +2,7 @@
 //! has refused them.
 
 use super::Worker;
-use crate::disks;
+use crate::drivers;
 use crate::files;
 use crate::kernel::Kernel;
 use crate::machine::cpu::this_cpu;
@@ -72,7 +72,7 @@ pub(crate) fn have_owners_move(kernel: &Kernel, report: &mut MigrateReport) -> u
 /// Has a driver move the memory that it shares with its device: it stops, and starts again with other memory. Whether it did; `nr_pages` are the
 /// frames that had been refused.
 pub(crate) async fn move_driver(kernel: &'static Kernel, driver: u32, nr_pages: u32) -> bool {
-    let moved = disks::relocate(kernel, driver);
+    let moved = drivers::relocate(kernel, driver);
     let patience = kernel.timers().sleep(DRIVER_PATIENCE_NS);
     let has_moved = matches!(race(moved, patience).await, Winner::First(Ok(())));
     if has_moved {

@@ -11,6 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use guest_kernel::cmdline::Options;
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_kernel::sync::{Signal, Winner, race};
 use guest_mm::migrate::Method;
@@ -83,20 +84,20 @@ impl Wanted {
 }
 
 impl Orders {
-    /// Nothing is asked for yet.
-    pub(crate) fn new(policy: OnlinePolicy, method: Method, memmap: Memmap) -> Self {
+    /// What the command line says; nothing is asked for yet.
+    pub(crate) fn new(options: &Options) -> Self {
         let orders = Self {
             policy: AtomicU8::new(0),
             method: AtomicU8::new(0),
-            memmap,
+            memmap: options.memmap_on_memory,
             rate: AtomicU64::new(0),
             waiting: SpinLock::default(),
             came: Signal::new(),
             under_way: SpinLock::default(),
             cancelled: Signal::new(),
         };
-        orders.set_policy(policy);
-        orders.set_method(method);
+        orders.set_policy(options.memhp_default_state);
+        orders.set_method(options.migrate);
         orders
     }
 

@@ -52,6 +52,15 @@ impl<M: DmaMemory + Clone> Channel<M> {
 }
 
 impl<M: DmaMemory> Channel<M> {
+    /// What the device reaches.
+    pub(super) fn areas(&self) -> [&DmaArea<M>; 2] {
+        [self.ring.area(), &self.buffer]
+    }
+
+    pub(super) fn areas_mut(&mut self) -> [&mut DmaArea<M>; 2] {
+        [self.ring.area_mut(), &mut self.buffer]
+    }
+
     /// Whether the device has a request.
     pub(super) fn is_busy(&self) -> bool {
         self.ring.in_flight() > 0

@@ -3,6 +3,9 @@
 //!
 //! Which pages those are is the kernel's business: it takes them from its allocator before [`BalloonDriver::inflate`], and may use
 //! them again only after [`BalloonDriver::deflate`] (VIRTIO_BALLOON_F_MUST_TELL_HOST is accepted). Each queue has one request at a time.
+//!
+//! A device that is reset takes the balloon for empty. When that happens only because the driver's memory moves ([`Relocate`]), the pages stay
+//! where they are, and the kernel is asked to tell the device of all of them once more ([`BalloonDriver::has_been_forgotten`]).
 
 mod channel;
 #[cfg(test)]
@@ -10,16 +13,17 @@ mod tests;
 
 pub use virtio_wire::balloon::{Config, Stat, StatTag};
 
-use crate::dma::DmaMemory;
+use crate::dma::{DmaArea, DmaMemory, Gpa};
 use crate::fault::{DeviceFault, StartError};
 use crate::queue::Notify;
+use crate::relocate::{Finally, OtherMemory, Relocate, starts};
 use crate::transport::{Features, Registers, Setup, Transport, TransportError};
 use crate::wake::WakerSet;
 use alloc::vec::Vec;
 use channel::Channel;
 use core::cell::RefCell;
 use core::future::poll_fn;
-use core::task::Poll;
+use core::task::{Context, Poll};
 use virtio_wire::balloon::{Numbering, PFN_SIZE, Queue, feature, offset};
 use virtio_wire::{device_id, mmio};
 
@@ -46,6 +50,10 @@ struct State<M> {
     /// The device announced a change that nobody has read yet.
     has_news: bool,
     config_waiters: WakerSet,
+    /// The memory is about to be exchanged: no pages are sent.
+    holds_pages: bool,
+    /// The device was reset while there were pages in the balloon.
+    has_forgotten: bool,
     fault: Option<DeviceFault>,
 }
 
@@ -70,6 +78,8 @@ impl<R: Registers, M: DmaMemory + Clone> BalloonDriver<R, M> {
             channels,
             has_news: true,
             config_waiters: WakerSet::new(),
+            holds_pages: false,
+            has_forgotten: false,
             fault: None,
         };
         Ok(Self {
@@ -84,23 +94,40 @@ impl<R: Registers, M: DmaMemory + Clone> BalloonDriver<R, M> {
     /// # Errors
     /// As [`start`](Self::start); restarting can be tried again.
     pub fn restart(&self) -> Result<(), StartError> {
+        self.start_again(None)
+    }
+
+    /// Resets the device and sets it up again; with `other` memory, if there is some.
+    fn start_again(&self, mut other: Option<&mut OtherMemory<M>>) -> Result<(), StartError> {
         let mut state = self.state.borrow_mut();
         state.fault.get_or_insert(DeviceFault::NeedsReset);
         let before = state.features;
         let channels = &mut state.channels;
-        self.transport.initialise(FEATURES, |setup: &Setup<'_, R>| {
+        let restarted = self.transport.initialise(FEATURES, |setup: &Setup<'_, R>| {
+            if let Some(other) = &mut other {
+                let areas = channels.iter_mut().flat_map(Channel::areas_mut);
+                other.exchange(&mut areas.collect::<Vec<_>>());
+            }
             if setup.features() != before {
                 let accepted = setup.features();
                 return Err(TransportError::FeaturesRefused { accepted }.into());
             }
             channels.iter_mut().try_for_each(|channel| channel.reset(setup))
-        })?;
-        state.fault = None;
-        state.has_news = true;
+        });
+        if restarted.is_ok() {
+            state.fault = None;
+            state.has_news = true;
+            state.has_forgotten = other.is_some();
+        }
         let woken = state.all_waiters();
         drop(state);
         woken.wake();
-        Ok(())
+        restarted
+    }
+
+    /// Whether the device takes the balloon for empty though it is not, since this was last asked: its pages are to be handed to the host once more.
+    pub fn has_been_forgotten(&self) -> bool {
+        core::mem::take(&mut self.state.borrow_mut().has_forgotten)
     }
 
     /// Whether the host wants statistics.
@@ -126,14 +153,15 @@ impl<R: Registers, M: DmaMemory + Clone> BalloonDriver<R, M> {
         self.transport.registers().write32(at, pages);
     }
 
-    /// Waits until the device has announced a change since [`target`](Self::target) was last called.
+    /// Waits until the device has announced a change since [`target`](Self::target) was last called, or it [has
+    /// forgotten](Self::has_been_forgotten) what is in the balloon.
     ///
     /// # Errors
     /// The fault, when the device breaks down: no change will be announced any more.
     pub async fn config_changed(&self) -> Result<(), DeviceFault> {
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
-            match (state.fault, state.has_news) {
+            match (state.fault, state.has_news || state.has_forgotten) {
                 (Some(fault), _) => Poll::Ready(Err(fault)),
                 (None, true) => Poll::Ready(Ok(())),
                 (None, false) => {
@@ -170,10 +198,10 @@ impl<R: Registers, M: DmaMemory + Clone> BalloonDriver<R, M> {
         }
         self.turn(queue).await?;
         self.send(queue, |channel| channel.submit_bytes(&bytes[..len]))?;
-        self.turn(queue).await
+        self.answered(queue).await
     }
 
-    /// Gives the host statistics, and waits until it wants the next ones.
+    /// Gives the host statistics, and waits until it wants the next ones; or until it has none any more, as the device was reset.
     ///
     /// # Errors
     /// As [`inflate`](Self::inflate).
@@ -181,26 +209,22 @@ impl<R: Registers, M: DmaMemory + Clone> BalloonDriver<R, M> {
         let bytes: Vec<u8> = statistics.iter().flat_map(Stat::encode).collect();
         self.turn(Queue::Stats).await?;
         self.send(Queue::Stats, |channel| channel.submit_bytes(&bytes))?;
-        self.turn(Queue::Stats).await
+        self.answered(Queue::Stats).await
     }
 
-    /// Waits until the device has returned what it has of a queue.
+    /// Waits until something may be sent on a queue.
     async fn turn(&self, queue: Queue) -> Result<(), DeviceFault> {
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
-            if let Some(fault) = state.fault {
-                return Poll::Ready(Err(fault));
-            }
-            match state.channel(queue) {
-                Some(channel) if channel.is_busy() => {
-                    channel.waiters.add(cx.waker());
-                    Poll::Pending
-                }
-                // A queue that was not negotiated takes nothing and is never busy.
-                _ => Poll::Ready(Ok(())),
-            }
+            let is_held = state.holds_pages && queue != Queue::Stats;
+            state.poll_idle(queue, is_held, cx)
         })
         .await
+    }
+
+    /// Waits until the device has returned what it has of a queue.
+    async fn answered(&self, queue: Queue) -> Result<(), DeviceFault> {
+        poll_fn(|cx| self.state.borrow_mut().poll_idle(queue, false, cx)).await
     }
 
     /// Sends what `submit` puts into the queue, which is idle.
@@ -262,6 +286,57 @@ impl<R: Registers, M: DmaMemory + Clone> BalloonDriver<R, M> {
     }
 }
 
+impl<R: Registers, M: DmaMemory + Clone> Relocate for BalloonDriver<R, M> {
+    fn shared_memory(&self) -> Vec<Gpa> {
+        starts(&self.state.borrow().areas())
+    }
+
+    async fn relocate(&self) -> Result<(), StartError> {
+        self.state.borrow_mut().holds_pages = true;
+        let _over = Finally(|| {
+            let mut state = self.state.borrow_mut();
+            state.holds_pages = false;
+            let woken = state.page_waiters();
+            drop(state);
+            woken.wake();
+        });
+        // Whether the host has got pages that were on their way would not be known. Statistics it keeps until it wants others.
+        self.answered(Queue::Inflate).await?;
+        self.answered(Queue::Deflate).await?;
+        let mut other = OtherMemory::like(&self.state.borrow().areas())?;
+        let restarted = self.start_again(Some(&mut other));
+        other.release();
+        restarted
+    }
+}
+
+impl<M: DmaMemory> State<M> {
+    /// What the device reaches.
+    fn areas(&self) -> Vec<&DmaArea<M>> {
+        self.channels.iter().flat_map(Channel::areas).collect()
+    }
+
+    /// Whether the device has nothing of a queue, nor others who wait are held up, or who waits for that.
+    fn poll_idle(
+        &mut self,
+        queue: Queue,
+        is_held: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), DeviceFault>> {
+        if let Some(fault) = self.fault {
+            return Poll::Ready(Err(fault));
+        }
+        match self.channel(queue) {
+            Some(channel) if is_held || channel.is_busy() => {
+                channel.waiters.add(cx.waker());
+                Poll::Pending
+            }
+            // A queue that was not negotiated takes nothing and is never busy.
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
 impl<M> State<M> {
     fn channel(&mut self, queue: Queue) -> Option<&mut Channel<M>> {
         self.channels.iter_mut().find(|channel| channel.queue == queue)
@@ -269,6 +344,13 @@ impl<M> State<M> {
 
     fn all_waiters(&mut self) -> WakerSet {
         let mut all = self.config_waiters.take();
+        all.append(self.page_waiters());
+        all
+    }
+
+    /// Those who wait for a queue.
+    fn page_waiters(&mut self) -> WakerSet {
+        let mut all = WakerSet::new();
         for channel in &mut self.channels {
             all.append(channel.waiters.take());
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::queue::QueueFault;
+use crate::relocate::Relocate;
 use crate::testing::{FakeDevice, Task, TestMemory};
 use virtio_wire::mmio::Register;
 use virtio_wire::status;
@@ -162,4 +163,96 @@ fn a_device_that_asks_for_a_reset_ends_all_waiting() {
     driver.on_interrupt();
     assert_eq!(pages.poll(), Some(Err(DeviceFault::NeedsReset)));
     assert_eq!(news.poll(), Some(Err(DeviceFault::NeedsReset)));
+}
+
+#[test]
+fn the_memory_moves_between_two_requests_and_the_host_is_told_of_all_pages_again() {
+    set_up!(device, driver);
+    let (places, pages) = (driver.shared_memory(), device.memory.nr_pages_in_use());
+    assert_eq!((driver.target(), driver.has_been_forgotten()), (Ok(7), false));
+    let mut first = Task::new(driver.inflate(&[1]));
+    assert_eq!(first.poll(), None);
+    let mut moved = Task::new(driver.relocate());
+    let mut second = Task::new(driver.deflate(&[2]));
+    assert_eq!((moved.poll(), second.poll()), (None, None));
+    assert_eq!(
+        device.next_chain(Queue::Deflate as u16),
+        None,
+        "nothing new is begun"
+    );
+    let (head, _) = take_bytes(&device, Queue::Inflate);
+    give_back(&device, Queue::Inflate, head);
+    driver.on_interrupt();
+    let mut news = Task::new(driver.config_changed());
+    assert_eq!(news.poll(), None);
+    assert_eq!(moved.poll(), Some(Ok(())));
+    assert_eq!(first.poll(), Some(Ok(())));
+    assert!(news.wakes() > 0);
+    assert_eq!(driver.target(), Ok(7));
+    assert_eq!(
+        news.poll(),
+        Some(Ok(())),
+        "whoever reads the target has not yet asked for this"
+    );
+    // What is given back panics when either side touches it.
+    assert_eq!(device.memory.nr_pages_in_use(), pages);
+    assert!(driver.shared_memory().iter().all(|place| !places.contains(place)));
+    assert_eq!(
+        [driver.has_been_forgotten(), driver.has_been_forgotten()],
+        [true, false]
+    );
+
+    assert_eq!(second.poll(), None);
+    let (head, bytes) = take_bytes(&device, Queue::Deflate);
+    assert_eq!(bytes, [2, 0, 0, 0]);
+    give_back(&device, Queue::Deflate, head);
+    driver.on_interrupt();
+    assert_eq!(second.poll(), Some(Ok(())));
+    // After a restart nothing is in the balloon, and nothing forgotten.
+    driver.restart().unwrap();
+    assert!(!driver.has_been_forgotten());
+}
+
+#[test]
+fn statistics_that_the_host_kept_are_asked_for_anew_when_the_memory_moves() {
+    set_up!(device, driver);
+    let statistics = [Stat { tag: 4, value: 5 }];
+    let mut task = Task::new(driver.supply_statistics(&statistics));
+    assert_eq!(task.poll(), None);
+    let _ = take_bytes(&device, Queue::Stats);
+    assert_eq!(Task::new(driver.relocate()).poll(), Some(Ok(())));
+    assert_eq!((task.wakes(), task.poll()), (1, Some(Ok(()))));
+    let mut task = Task::new(driver.supply_statistics(&statistics));
+    assert_eq!(task.poll(), None);
+    assert_eq!(take_bytes(&device, Queue::Stats).1, statistics[0].encode());
+}
+
+#[test]
+fn without_other_memory_or_a_device_that_resets_the_balloon_keeps_what_it_has() {
+    let memory = TestMemory::new(8);
+    let device = device(&memory, ALL);
+    let driver = BalloonDriver::start(&device, &device.memory).unwrap();
+    let pages = device.memory.nr_pages_in_use();
+    let moved = Task::new(driver.relocate()).poll().unwrap();
+    assert!(matches!(moved, Err(StartError::Memory(_))), "{moved:?}");
+    assert_eq!(device.memory.nr_pages_in_use(), pages);
+    let mut task = Task::new(driver.inflate(&[5]));
+    assert_eq!(task.poll(), None);
+    let (head, bytes) = take_bytes(&device, Queue::Inflate);
+    assert_eq!(bytes, [5, 0, 0, 0]);
+    give_back(&device, Queue::Inflate, head);
+    driver.on_interrupt();
+    assert_eq!(task.poll(), Some(Ok(())));
+
+    let memory = TestMemory::new(32);
+    let stuck = self::device(&memory, ALL);
+    let driver = BalloonDriver::start(&stuck, &stuck.memory).unwrap();
+    stuck.reset_status.set(status::DRIVER);
+    assert!(Task::new(driver.relocate()).poll().unwrap().is_err());
+    assert_eq!(stuck.memory.nr_pages_in_use(), pages);
+    assert!(!driver.has_been_forgotten());
+    stuck.reset_status.set(0);
+    driver.restart().unwrap();
+    assert_eq!(Task::new(driver.inflate(&[5])).poll(), None);
+    assert_eq!(take_bytes(&stuck, Queue::Inflate).1, [5, 0, 0, 0]);
 }

@@ -15,9 +15,10 @@ mod tests;
 pub use request::{BlockError, Operation, Reason, Refused};
 pub use virtio_wire::block::SECTOR_SIZE;
 
-use crate::dma::{DmaMemory, Gpa, OutOfDmaMemory};
+use crate::dma::{DmaArea, DmaMemory, Gpa};
 use crate::fault::{DeviceFault, StartError};
 use crate::queue::{self, Notify, Segment, VirtQueue};
+use crate::relocate::{OtherMemory, starts};
 use crate::transport::{Features, Registers, Setup, Transport};
 use crate::wake::WakerSet;
 use alloc::collections::VecDeque;
@@ -116,23 +117,13 @@ struct Shared<M, T> {
     slots: Slots<M>,
 }
 
-impl<M: DmaMemory + Clone, T> Shared<M, T> {
-    /// An empty queue of `size` entries, and slots.
-    fn new(memory: &M, size: u16) -> Result<Self, OutOfDmaMemory> {
-        let queue = VirtQueue::new(memory.clone(), size)?;
-        match Slots::new(memory, MAX_IN_FLIGHT) {
-            Ok(slots) => Ok(Self { queue, slots }),
-            Err(error) => {
-                queue.release();
-                Err(error)
-            }
-        }
+impl<M: DmaMemory, T> Shared<M, T> {
+    fn areas(&self) -> [&DmaArea<M>; 2] {
+        [self.queue.area(), self.slots.area()]
     }
 
-    /// Gives the memory back.
-    fn release(self) {
-        self.queue.release();
-        self.slots.release();
+    fn areas_mut(&mut self) -> [&mut DmaArea<M>; 2] {
+        [self.queue.area_mut(), self.slots.area_mut()]
     }
 }
 
@@ -145,7 +136,10 @@ impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
         let transport = Transport::probe(registers, device_id::BLOCK)?;
         let state = transport.initialise(FEATURES, |setup| {
             let size = setup.queue_size(QUEUE_REQUEST, QUEUE_SIZE)?;
-            let shared = Shared::new(memory, size)?;
+            let shared = Shared {
+                queue: VirtQueue::new(memory.clone(), size)?,
+                slots: Slots::new(memory, MAX_IN_FLIGHT)?,
+            };
             setup.install(QUEUE_REQUEST, shared.queue.addresses())?;
             Ok::<_, StartError>(State {
                 info: read_info(setup, size)?,
@@ -165,7 +159,7 @@ impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
     /// # Errors
     /// As [`start`](Self::start); restarting can be tried again.
     pub fn restart(&self) -> Result<(), StartError> {
-        self.start_again(&mut None)
+        self.start_again(None)
     }
 
     /// Has the driver share other memory with the device: stops it (a reset), exchanges the memory, and sets it up again. What was
@@ -174,22 +168,14 @@ impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
     /// # Errors
     /// When there is no other memory, and nothing has changed; or as [`restart`](Self::restart), which is to be tried then.
     pub fn relocate(&self) -> Result<(), StartError> {
-        let fresh = {
-            let state = self.state.borrow();
-            let queue = &state.shared.queue;
-            Shared::new(queue.memory(), queue.addresses().size)?
-        };
-        let mut other = Some(fresh);
-        let restarted = self.start_again(&mut other);
-        // The old memory, after a reset; or the new one, which the device was not told of.
-        if let Some(other) = other {
-            other.release();
-        }
+        let mut other = OtherMemory::like(&self.state.borrow().shared.areas())?;
+        let restarted = self.start_again(Some(&mut other));
+        other.release();
         restarted
     }
 
-    /// Resets the device and sets it up again; with `other` memory, if there is some and it comes to that.
-    fn start_again(&self, other: &mut Option<Shared<M, T>>) -> Result<(), StartError> {
+    /// Resets the device and sets it up again; with `other` memory, if there is some.
+    fn start_again(&self, other: Option<&mut OtherMemory<M>>) -> Result<(), StartError> {
         let mut state = self.state.borrow_mut();
         // Until it is set up nobody is to use it.
         state.fault.get_or_insert(DeviceFault::NeedsReset);
@@ -199,7 +185,7 @@ impl<R: Registers, M: DmaMemory + Clone, T> BlockDriver<R, M, T> {
                 state.end(pending, Err(BlockError::Lost));
             }
             if let Some(other) = other {
-                core::mem::swap(&mut state.shared, other);
+                other.exchange(&mut state.shared.areas_mut());
             }
             let size = state.shared.queue.addresses().size;
             setup.queue_size(QUEUE_REQUEST, size..=size)?;
@@ -268,13 +254,9 @@ impl<R: Registers, M: DmaMemory, T> BlockDriver<R, M, T> {
         self.state.borrow().shared.queue.in_flight()
     }
 
-    /// Where the two areas begin that the driver shares with the device: the queue's, and that of headers and status bytes.
-    pub fn shared_memory(&self) -> [Gpa; 2] {
-        let state = self.state.borrow();
-        [
-            state.shared.queue.addresses().descriptors,
-            state.shared.slots.start(),
-        ]
+    /// Where the areas begin that the driver shares with the device: the queue's, and that of headers and status bytes.
+    pub fn shared_memory(&self) -> Vec<Gpa> {
+        starts(&self.state.borrow().shared.areas())
     }
 
     /// Why the device cannot be used at present, if it cannot.

@@ -36,14 +36,14 @@ impl<M: DmaMemory> Slots<M> {
         })
     }
 
-    /// Where the memory begins.
-    pub(super) fn start(&self) -> crate::dma::Gpa {
-        self.area.at(0, 0)
+    /// Where they are.
+    pub(super) fn area(&self) -> &DmaArea<M> {
+        &self.area
     }
 
-    /// Gives the memory back: nothing is under way, and no device knows it.
-    pub(super) fn release(self) {
-        self.area.release();
+    /// The same, to be exchanged for other memory while nothing is under way.
+    pub(super) fn area_mut(&mut self) -> &mut DmaArea<M> {
+        &mut self.area
     }
 
     pub(super) fn take(&mut self) -> Option<Slot> {

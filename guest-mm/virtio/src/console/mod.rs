@@ -4,6 +4,8 @@
 //! that sends faster than the guest reads finds no buffers and has to wait. A writer that finds all transmit
 //! buffers with the device waits for one to come back; only then does the device have to interrupt for them.
 //!
+//! Its queues and buffers can be had elsewhere ([`Relocate`]): what was sent has been taken by the device before, and what came in stays.
+//!
 //! For the panic path there is [`EmergencyConsole`], which needs none of this.
 
 mod emergency;
@@ -15,8 +17,9 @@ mod tests;
 pub use emergency::EmergencyConsole;
 pub use line::{LineTooLong, MAX_LINE};
 
-use crate::dma::DmaMemory;
+use crate::dma::{DmaMemory, Gpa};
 use crate::fault::{DeviceFault, StartError};
+use crate::relocate::{Finally, OtherMemory, Relocate, starts};
 use crate::transport::{Features, Registers, Setup, Transport};
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -63,14 +66,29 @@ impl<R: Registers, M: DmaMemory + Clone> ConsoleDriver<R, M> {
     /// # Errors
     /// As [`start`](Self::start); restarting can be tried again.
     pub fn restart(&self) -> Result<(), StartError> {
+        self.start_again(None)
+    }
+
+    /// Resets the device and sets it up again; with `other` memory, and what came in, if there is some.
+    fn start_again(&self, other: Option<&mut OtherMemory<M>>) -> Result<(), StartError> {
         let mut port = self.port.borrow_mut();
-        self.transport
-            .initialise(FEATURES, |setup: &Setup<'_, R>| port.set_up_again(setup))?;
+        // Until both queues are there nobody is to use them.
+        port.fail(DeviceFault::NeedsReset);
+        let restarted = self.transport.initialise(FEATURES, |setup: &Setup<'_, R>| {
+            match other {
+                Some(other) => port.exchange(other),
+                None => port.forget(),
+            }
+            port.set_up_again(setup)
+        });
+        if restarted.is_ok() {
+            port.recover();
+        }
         let woken = port.waiters();
         drop(port);
         self.offer_receive_buffers();
         woken.wake();
-        Ok(())
+        restarted
     }
 
     /// The next line from the host, without its newline. One task at a time may wait.
@@ -136,5 +154,25 @@ impl<R: Registers, M: DmaMemory + Clone> ConsoleDriver<R, M> {
         let woken = port.ready_waiters();
         drop(port);
         woken.wake();
+    }
+}
+
+impl<R: Registers, M: DmaMemory + Clone> Relocate for ConsoleDriver<R, M> {
+    fn shared_memory(&self) -> Vec<Gpa> {
+        starts(&self.port.borrow().areas())
+    }
+
+    async fn relocate(&self) -> Result<(), StartError> {
+        self.port.borrow_mut().hold_writers();
+        let _over = Finally(|| {
+            let woken = self.port.borrow_mut().let_writers_go();
+            woken.wake();
+        });
+        // A device that is reset may or may not have taken what was on its way.
+        poll_fn(|cx| self.port.borrow_mut().poll_all_sent(cx)).await?;
+        let mut other = OtherMemory::like(&self.port.borrow().areas())?;
+        let restarted = self.start_again(Some(&mut other));
+        other.release();
+        restarted
     }
 }

@@ -4,6 +4,7 @@ use super::line::{LineAssembler, LineTooLong};
 use crate::dma::{DmaArea, DmaMemory, PAGE_SIZE};
 use crate::fault::{DeviceFault, StartError};
 use crate::queue::{Notify, Segment, Used, UsedInterrupts, VirtQueue};
+use crate::relocate::OtherMemory;
 use crate::transport::{Registers, Setup};
 use crate::wake::WakerSet;
 use alloc::collections::VecDeque;
@@ -62,6 +63,8 @@ pub(super) struct Port<M> {
     line: LineAssembler,
     reader: WakerSet,
     writers: WakerSet,
+    /// The memory is about to be exchanged: writers wait.
+    holds_writers: bool,
     fault: Option<DeviceFault>,
 }
 
@@ -77,27 +80,44 @@ impl<M: DmaMemory + Clone> Port<M> {
             line: LineAssembler::new(),
             reader: WakerSet::new(),
             writers: WakerSet::new(),
+            holds_writers: false,
             fault: None,
         })
     }
 
-    /// The device has just been reset: it has forgotten the queues.
-    pub(super) fn set_up_again<R: Registers>(&mut self, setup: &Setup<'_, R>) -> Result<(), StartError> {
-        // Until both queues are there nobody is to use them.
-        self.fault = Some(DeviceFault::NeedsReset);
+    /// The device has just been reset, and is to have other memory. What it had delivered stays.
+    pub(super) fn exchange(&mut self, other: &mut OtherMemory<M>) {
+        let [first, second] = self.receive.areas_mut();
+        let [third, fourth] = self.transmit.areas_mut();
+        other.exchange(&mut [first, second, third, fourth]);
+        self.take_used();
+    }
+
+    /// The device has just been reset, and what came in is not to be trusted.
+    pub(super) fn forget(&mut self) {
         self.receive
             .idle
             .extend(self.received.drain(..).map(|received| received.buffer));
         self.line = LineAssembler::new();
+    }
+
+    /// The device has just been reset: it has forgotten the queues.
+    pub(super) fn set_up_again<R: Registers>(&mut self, setup: &Setup<'_, R>) -> Result<(), StartError> {
         self.receive.set_up_again(setup, QUEUE_RECEIVE)?;
         self.transmit.set_up_again(setup, QUEUE_TRANSMIT)?;
         self.transmit.queue.set_used_interrupts(UsedInterrupts::Unwanted);
-        self.fault = None;
         Ok(())
     }
 }
 
 impl<M: DmaMemory> Port<M> {
+    /// What the device reaches.
+    pub(super) fn areas(&self) -> [&DmaArea<M>; 4] {
+        let [first, second] = self.receive.areas();
+        let [third, fourth] = self.transmit.areas();
+        [first, second, third, fourth]
+    }
+
     /// The next line that is complete, or who waits for it.
     pub(super) fn poll_line(
         &mut self,
@@ -159,11 +179,13 @@ impl<M: DmaMemory> Port<M> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<(usize, Notify), DeviceFault>> {
-        self.make_room();
+        if !self.holds_writers {
+            self.make_room();
+        }
         if let Some(fault) = self.fault {
             return Poll::Ready(Err(fault));
         }
-        if self.transmit.idle.is_empty() {
+        if self.transmit.idle.is_empty() || self.holds_writers {
             self.writers.add(cx.waker());
             return Poll::Pending;
         }
@@ -186,6 +208,35 @@ impl<M: DmaMemory> Port<M> {
             sent += piece.len();
         }
         Poll::Ready(Ok((sent, lane.queue.publish())))
+    }
+
+    /// Nothing is sent from here on.
+    pub(super) fn hold_writers(&mut self) {
+        self.holds_writers = true;
+    }
+
+    /// Something may be sent again, by those who are returned.
+    pub(super) fn let_writers_go(&mut self) -> WakerSet {
+        self.holds_writers = false;
+        self.writers.take()
+    }
+
+    /// Whether the device has taken all that was sent, or who waits for that.
+    pub(super) fn poll_all_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DeviceFault>> {
+        self.take_transmitted();
+        if self.transmit.queue.in_flight() > 0 {
+            self.transmit.queue.set_used_interrupts(UsedInterrupts::Wanted);
+            // The last may have come back just before the device read our wish.
+            self.take_transmitted();
+        }
+        match self.fault {
+            Some(fault) => Poll::Ready(Err(fault)),
+            None if self.transmit.queue.in_flight() == 0 => Poll::Ready(Ok(())),
+            None => {
+                self.writers.add(cx.waker());
+                Poll::Pending
+            }
+        }
     }
 
     /// Looks for transmit buffers that came back, and asks for an interrupt only if there is still none.
@@ -242,6 +293,11 @@ impl<M: DmaMemory> Port<M> {
         self.fault.get_or_insert(fault);
     }
 
+    /// The device was started again.
+    pub(super) fn recover(&mut self) {
+        self.fault = None;
+    }
+
     /// Those who wait for something that is there now.
     pub(super) fn ready_waiters(&mut self) -> WakerSet {
         if self.fault.is_some() {
@@ -292,6 +348,14 @@ impl<M: DmaMemory + Clone> Lane<M> {
 }
 
 impl<M: DmaMemory> Lane<M> {
+    fn areas(&self) -> [&DmaArea<M>; 2] {
+        [self.queue.area(), &self.area]
+    }
+
+    fn areas_mut(&mut self) -> [&mut DmaArea<M>; 2] {
+        [self.queue.area_mut(), &mut self.area]
+    }
+
     fn segment(&self, buffer: &Buffer, len: u16) -> Segment {
         let start = self.area.at(buffer.offset(self.bytes), usize::from(len));
         Segment {

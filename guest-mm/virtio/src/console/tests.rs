@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::queue::QueueFault;
+use crate::relocate::Relocate;
 use crate::testing::{Access, FakeDevice, Task, TestMemory};
 use core::fmt::Write;
 use std::vec;
@@ -273,6 +274,120 @@ fn a_device_that_breaks_the_protocol_is_not_used_until_it_is_restarted() {
             .set(device.status.get() | virtio_wire::status::DEVICE_NEEDS_RESET);
         device.config_interrupt();
     });
+}
+
+/// Returns all that was sent, and how much that was.
+fn take_all(device: &Device<'_>) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some((head, bytes)) = take(device) {
+        all.extend(bytes);
+        device.use_chain(QUEUE_TRANSMIT, u32::from(head), 0);
+    }
+    all
+}
+
+#[test]
+fn the_memory_moves_between_two_bytes_of_a_text_once_the_device_has_what_was_sent() {
+    let memory = TestMemory::new(64);
+    let device = device(&memory);
+    let driver: Driver<'_, '_> = ConsoleDriver::start(&device, &device.memory).unwrap();
+    let (places, pages) = (driver.shared_memory(), device.memory.nr_pages_in_use());
+    let text: Vec<u8> = (0..50_000u32).map(|at| (at % 251) as u8).collect();
+    let mut writer = Task::new(driver.transmit(&text));
+    assert_eq!(writer.poll(), None);
+    let mut moved = Task::new(driver.relocate());
+    assert_eq!(moved.poll(), None, "the device has four buffers");
+    let mut arrived = Vec::new();
+    while device.memory.nr_pages_in_use() == pages && moved.poll().is_none() {
+        let (head, bytes) = take(&device).expect("the last of what was sent has come back");
+        arrived.extend(bytes);
+        device.use_chain(QUEUE_TRANSMIT, u32::from(head), 0);
+        driver.on_interrupt();
+        assert_eq!(moved.wakes(), 1);
+        // Nothing is added to it.
+        assert_eq!(writer.poll(), None);
+    }
+    assert_eq!(arrived.len(), 4 * 4096);
+    // What is given back panics when either side touches it.
+    assert_eq!(device.memory.nr_pages_in_use(), pages);
+    let now = driver.shared_memory();
+    assert!(now.iter().all(|place| !places.contains(place)));
+    assert!(writer.wakes() > 0);
+    while writer.poll().is_none() {
+        arrived.extend(take_all(&device));
+        driver.on_interrupt();
+    }
+    arrived.extend(take_all(&device));
+    assert!(arrived == text, "{} bytes arrived", arrived.len());
+}
+
+#[test]
+fn lines_that_came_in_whole_or_in_part_before_the_memory_moves_are_read_after() {
+    let memory = TestMemory::new(64);
+    let device = device(&memory);
+    let driver: Driver<'_, '_> = ConsoleDriver::start(&device, &device.memory).unwrap();
+    let mut reader = Task::new(driver.receive_line());
+    deliver(&device, b"he").unwrap();
+    driver.on_interrupt();
+    assert_eq!(reader.poll(), None);
+    deliver(&device, b"lp\nps\nmem").unwrap();
+    driver.on_interrupt();
+    // This one the device has used, but the driver has not heard of it.
+    deliver(&device, b"info\nblo").unwrap();
+    assert_eq!(Task::new(driver.relocate()).poll(), Some(Ok(())));
+    assert!(reader.wakes() > 0);
+    assert_eq!(reader.poll(), line(b"help"));
+    assert_eq!(Task::new(driver.receive_line()).poll(), line(b"ps"));
+    assert_eq!(Task::new(driver.receive_line()).poll(), line(b"meminfo"));
+    let mut reader = Task::new(driver.receive_line());
+    assert_eq!(reader.poll(), None);
+    // All four buffers are the device's again.
+    for piece in [b"c".as_slice(), b"k", b"s", b"\n"] {
+        deliver(&device, piece).unwrap();
+    }
+    driver.on_interrupt();
+    assert_eq!(reader.poll(), line(b"blocks"));
+}
+
+#[test]
+fn a_move_that_cannot_be_made_or_is_given_up_leaves_the_console_as_it_was() {
+    let memory = TestMemory::new(12);
+    let device = device(&memory);
+    let driver: Driver<'_, '_> = ConsoleDriver::start(&device, &device.memory).unwrap();
+    let (places, pages) = (driver.shared_memory(), device.memory.nr_pages_in_use());
+    assert_eq!(Task::new(driver.transmit(b"one")).poll(), Some(Ok(())));
+    let mut given_up = Task::new(driver.relocate());
+    assert_eq!(given_up.poll(), None);
+    let mut writer = Task::new(driver.transmit(b"two"));
+    assert_eq!(writer.poll(), None);
+    drop(given_up);
+    assert_eq!((writer.wakes(), writer.poll()), (1, Some(Ok(()))));
+    assert_eq!(take_all(&device), b"onetwo");
+    // There are six more pages, and eight are wanted.
+    assert!(matches!(
+        Task::new(driver.relocate()).poll(),
+        Some(Err(StartError::Memory(_)))
+    ));
+    assert_eq!(device.memory.nr_pages_in_use(), pages);
+    assert_eq!(driver.shared_memory(), places);
+    assert_eq!(Task::new(driver.transmit(b"three")).poll(), Some(Ok(())));
+    assert_eq!(take_all(&device), b"three");
+
+    let memory = TestMemory::new(64);
+    let device = self::device(&memory);
+    let driver: Driver<'_, '_> = ConsoleDriver::start(&device, &device.memory).unwrap();
+    device.reset_status.set(virtio_wire::status::DRIVER);
+    let mut reader = Task::new(driver.receive_line());
+    assert_eq!(reader.poll(), None);
+    assert!(Task::new(driver.relocate()).poll().unwrap().is_err());
+    assert_eq!(device.memory.nr_pages_in_use(), pages);
+    assert_eq!(reader.poll(), Some(Err(DeviceFault::NeedsReset)));
+    let broken = Some(Err(StartError::Broken(DeviceFault::NeedsReset)));
+    assert_eq!(Task::new(driver.relocate()).poll(), broken);
+    device.reset_status.set(0);
+    driver.restart().unwrap();
+    assert_eq!(Task::new(driver.transmit(b"four")).poll(), Some(Ok(())));
+    assert_eq!(take_all(&device), b"four");
 }
 
 #[test]

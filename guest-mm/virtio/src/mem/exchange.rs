@@ -101,8 +101,21 @@ impl<M: DmaMemory> State<M> {
                 }
                 Phase::Idle | Phase::Abandoned | Phase::Answered(_) => woken.append(self.turn.take()),
             }
+            woken.append(self.movers.take());
         }
         Ok(())
+    }
+
+    /// Whether the device has no request, or who waits for that.
+    pub(super) fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DeviceFault>> {
+        match self.fault {
+            Some(fault) => Poll::Ready(Err(fault)),
+            None if self.queue.in_flight() == 0 => Poll::Ready(Ok(())),
+            None => {
+                self.movers.add(cx.waker());
+                Poll::Pending
+            }
+        }
     }
 
     /// The response of the device, which says it wrote `written` bytes of it.
@@ -166,7 +179,7 @@ impl<R, M: DmaMemory> Transaction<'_, R, M> {
             self.stage = Stage::Done;
             return Poll::Ready(Err(RequestError::Device(fault)));
         }
-        if !matches!(state.exchange.phase, Phase::Idle) {
+        if state.holds_requests || !matches!(state.exchange.phase, Phase::Idle) {
             state.turn.add(cx.waker());
             return Poll::Pending;
         }

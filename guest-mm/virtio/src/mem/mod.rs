@@ -17,11 +17,13 @@ pub use block::{BlockIndex, BlockRun, runs};
 pub use region::{BadRegion, Region};
 pub use virtio_wire::mem::{BlockState as RunState, Config};
 
-use crate::dma::{DmaArea, DmaMemory};
+use crate::dma::{DmaArea, DmaMemory, Gpa};
 use crate::fault::{DeviceFault, StartError};
 use crate::queue::VirtQueue;
+use crate::relocate::{Finally, OtherMemory, Relocate, starts};
 use crate::transport::{Features, Registers, Setup, Transport, TransportError};
 use crate::wake::WakerSet;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
 use core::future::poll_fn;
@@ -88,7 +90,13 @@ struct State<M> {
     exchange: Exchange,
     /// Tasks whose request waits for the one before to end.
     turn: WakerSet,
+    /// The memory is about to be exchanged: no request is sent.
+    holds_requests: bool,
+    /// Who waits for the device to have none.
+    movers: WakerSet,
     config: ConfigNews,
+    /// What was read last.
+    known_config: Option<Config>,
     config_waiters: WakerSet,
     fault: Option<DeviceFault>,
 }
@@ -126,7 +134,10 @@ impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
             buffers,
             exchange: Exchange::default(),
             turn: WakerSet::new(),
+            holds_requests: false,
+            movers: WakerSet::new(),
             config: ConfigNews::Unread,
+            known_config: None,
             config_waiters: WakerSet::new(),
             fault: None,
         };
@@ -144,11 +155,20 @@ impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
     /// As [`start`](Self::start); also when the device changed what may not change (block size, region). The
     /// driver then refuses requests, and restarting can be tried again.
     pub fn restart(&self) -> Result<(), StartError> {
+        self.start_again(None)
+    }
+
+    /// Resets the device and sets it up again; with `other` memory, and nobody the wiser, if there is some.
+    fn start_again(&self, other: Option<&mut OtherMemory<M>>) -> Result<(), StartError> {
         let mut borrowed = self.state.borrow_mut();
         let state = &mut *borrowed;
+        let moves = other.is_some();
         // Until this has succeeded nobody is to use the queue.
         state.fault.get_or_insert(DeviceFault::NeedsReset);
-        self.transport.initialise(FEATURES, |setup: &Setup<'_, R>| {
+        let restarted = self.transport.initialise(FEATURES, |setup: &Setup<'_, R>| {
+            if let Some(other) = other {
+                other.exchange(&mut [state.queue.area_mut(), &mut state.buffers]);
+            }
             if Region::read(setup)? != self.region {
                 return Err(StartError::Config(BadRegion::Changed));
             }
@@ -156,14 +176,32 @@ impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
             setup.queue_size(QUEUE_REQUEST, size..=size)?;
             state.queue.reset();
             Ok(setup.install(QUEUE_REQUEST, state.queue.addresses())?)
-        })?;
-        state.fault = None;
-        state.config = ConfigNews::Unread;
+        });
         let woken = state.all_waiters();
-        state.exchange.interrupt();
+        if restarted.is_ok() {
+            state.fault = None;
+        }
+        if restarted.is_ok() && !moves {
+            state.config = ConfigNews::Unread;
+            state.exchange.interrupt();
+        }
         drop(borrowed);
         woken.wake();
-        Ok(())
+        restarted
+    }
+
+    /// What the device announced while it was being reset came to nobody's ears.
+    fn look_for_news(&self) {
+        let now = self.region.read_config(&self.transport).ok();
+        let mut state = self.state.borrow_mut();
+        let wish = |config: Config| (config.requested_size, config.usable_region_size);
+        if now.map(wish) == state.known_config.map(wish) {
+            return;
+        }
+        state.config = ConfigNews::Unread;
+        let woken = state.config_waiters.take();
+        drop(state);
+        woken.wake();
     }
 
     /// What never changes about the device: where its blocks are and how large.
@@ -179,7 +217,9 @@ impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
     pub fn config(&self) -> Result<Config, TransportError> {
         // Before reading: a change during the read is news again.
         self.state.borrow_mut().config = ConfigNews::None;
-        self.region.read_config(&self.transport)
+        let config = self.region.read_config(&self.transport)?;
+        self.state.borrow_mut().known_config = Some(config);
+        Ok(config)
     }
 
     /// Waits until the device has announced a change since [`config`](Self::config) was last called; at once if
@@ -290,9 +330,40 @@ impl<R: Registers, M: DmaMemory + Clone> MemDriver<R, M> {
     }
 }
 
+impl<R: Registers, M: DmaMemory + Clone> Relocate for MemDriver<R, M> {
+    fn shared_memory(&self) -> Vec<Gpa> {
+        let state = self.state.borrow();
+        starts(&[state.queue.area(), &state.buffers])
+    }
+
+    async fn relocate(&self) -> Result<(), StartError> {
+        self.state.borrow_mut().holds_requests = true;
+        let _over = Finally(|| {
+            let mut state = self.state.borrow_mut();
+            state.holds_requests = false;
+            let woken = state.turn.take();
+            drop(state);
+            woken.wake();
+        });
+        // Blocks stay plugged over a reset (section 5.15.5.2); whether a request was carried out would not be known.
+        poll_fn(|cx| self.state.borrow_mut().poll_answered(cx)).await?;
+        let mut other = {
+            let state = self.state.borrow();
+            OtherMemory::like(&[state.queue.area(), &state.buffers])?
+        };
+        let restarted = self.start_again(Some(&mut other));
+        other.release();
+        if restarted.is_ok() {
+            self.look_for_news();
+        }
+        restarted
+    }
+}
+
 impl<M> State<M> {
     fn all_waiters(&mut self) -> WakerSet {
         let mut all = self.turn.take();
+        all.append(self.movers.take());
         all.append(self.config_waiters.take());
         all.append(self.exchange.take_waiter());
         all

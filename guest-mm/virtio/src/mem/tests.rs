@@ -1,5 +1,7 @@
 //! Claims about the virtio-mem driver, against a device that the test controls.
 
+mod moves;
+
 use super::*;
 use crate::queue::QueueFault;
 use crate::testing::{Access, FakeDevice, Task, TestMemory};

@@ -118,14 +118,14 @@ impl<M: DmaMemory, T> VirtQueue<M, T> {
         })
     }
 
-    /// The memory that it is a part of.
-    pub fn memory(&self) -> &M {
-        self.area.memory()
+    /// The memory that it is in.
+    pub(crate) fn area(&self) -> &DmaArea<M> {
+        &self.area
     }
 
-    /// Gives its frames back. Only after a [`reset`](Self::reset), or if no device was ever told of it.
-    pub fn release(self) {
-        self.area.release();
+    /// The same, to be exchanged for other memory while no device knows of it; a [`reset`](Self::reset) comes next.
+    pub(crate) fn area_mut(&mut self) -> &mut DmaArea<M> {
+        &mut self.area
     }
 
     /// What the device must be told of the queue.
