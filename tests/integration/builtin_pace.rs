@@ -125,3 +125,59 @@ fn what_is_being_emptied_is_given_up_by_whoever_wanted_it_and_is_back_in_use() {
     vm.wait_for_checks(1000);
     vm.stop();
 }
+
+/// Emptying the block would take most of a minute.
+#[test]
+fn another_size_that_the_host_asks_for_is_taken_up_in_the_middle_of_a_block_whoever_wants_that_empty() {
+    let home = Home::new();
+    let options = [
+        "--memory",
+        "128M",
+        "--hotplug",
+        "192M,requested=64M",
+        "--block-size",
+        "64M",
+    ];
+    let program = ["--program", "hog size=48M pages=small"];
+    let mut vm = home.start("changes", &[&options[..], &program].concat());
+    vm.wait_for_driver();
+    vm.wait_for_checks(1000);
+    let block = |vm: &Running| views::blocks(&vm.guest("blocks"))[0].clone();
+    let is_leaving = |vm: &Running, moved_before: u64| {
+        eventually("pages that leave", || {
+            (moved(vm) > moved_before && block(vm).state == "going-offline").then_some(())
+        });
+    };
+    // All of the block's pages would have moved if the other size had waited for that.
+    let assert_in_the_middle = |vm: &Running, moved_before: u64, used_pages: u64| {
+        let moved = moved(vm) - moved_before;
+        assert!(moved < used_pages, "{moved} of {used_pages} pages moved");
+        assert_eq!(block(vm).state, "online");
+        assert!(block(vm).used_pages > 0, "it was given up");
+    };
+    set(&vm, "memory/migrate_rate_mib", "1").success();
+    let used_pages = eventually("a block that takes its time", || {
+        let used_pages = block(&vm).used_pages;
+        (used_pages > 10_000).then_some(used_pages)
+    });
+    let before = moved(&vm);
+
+    // For the host: less, and more while that is under way.
+    let report = vm.try_resize(128 * MIB, 0);
+    assert_eq!(report.text("outcome"), "incomplete");
+    is_leaving(&vm, before);
+    vm.resize_to(256 * MIB);
+    assert_in_the_middle(&vm, before, used_pages);
+
+    // By hand.
+    let (used_pages, before) = (block(&vm).used_pages, moved(&vm));
+    set(&vm, "memory/memory0/state", "offline").assert_refusal(1, &["not done within 8 s"]);
+    is_leaving(&vm, before);
+    vm.resize_to(320 * MIB);
+    assert_in_the_middle(&vm, before, used_pages);
+    vm.serial
+        .wait_for("block 0 offline: given up: the host has asked for another size meanwhile");
+    set(&vm, "memory/migrate_rate_mib", "0").success();
+    vm.wait_for_checks(10);
+    vm.stop();
+}
