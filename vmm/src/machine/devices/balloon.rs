@@ -116,9 +116,13 @@ impl BalloonDevice {
 
     /// Asks the guest to have `bytes` in the balloon. The driver is told even if that is not new.
     pub(in super::super) fn order(&self, bytes: u64) {
+        let mut told = lock(&self.told);
+        // As it is before the guest has heard of it: the guest may be at work at once.
+        let held = self.held();
         self.shell
             .change(|balloon| ((), balloon.set_balloon_target(to_pages(bytes))));
-        self.tell();
+        let target = self.target();
+        self.say(&mut told, Size { target, held });
     }
 
     /// Blocks between two guest-physical addresses are gone: no page of them is in the balloon any more.
@@ -137,6 +141,10 @@ impl BalloonDevice {
             target: u64::from(balloon.device().target()) * PAGE_SIZE,
             held: balloon.device().pages() * PAGE_SIZE,
         });
+        self.say(&mut told, size);
+    }
+
+    fn say(&self, told: &mut Told, size: Size) {
         if told.is_news(size) {
             self.events.emit(EventKind::Balloon {
                 target_bytes: size.target,
