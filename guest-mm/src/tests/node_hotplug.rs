@@ -235,7 +235,9 @@ fn frames_are_taken_and_freed_while_a_node_comes_and_goes() {
                 }
             });
         }
-        for round in 0..100 {
+        let mut round = 0;
+        // On a machine that has much else to do it may take longer until both are there at a time.
+        while round < 100 || far.load(Ordering::Relaxed) == 0 {
             for block in [BlockIndex(0), BlockIndex(1)] {
                 let memmap = [Memmap::BootMemory, Memmap::OnBlock][round % 2];
                 plug_with(memory, block, ZoneKind::Movable, memmap);
@@ -251,9 +253,9 @@ fn frames_are_taken_and_freed_while_a_node_comes_and_goes() {
                 memory.unplugged(block).unwrap();
             }
             assert_eq!(memory.node_state(node(2)), NodeState::Offline);
+            round += 1;
         }
         ends.store(true, Ordering::Relaxed);
     });
-    assert!(far.load(Ordering::Relaxed) > 0, "nobody was there");
     memory.validate().unwrap();
 }
