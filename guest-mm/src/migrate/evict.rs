@@ -14,10 +14,10 @@ use guest_sync::Cpu;
 use crate::blocks::{InUse, IsolatedBlock};
 use crate::frames::{FlushBatch, Frames, Mmu};
 use crate::lru::LruList;
-use crate::mm::Mm;
 use crate::mm::reclaim::{Fate, Shrunk};
 use crate::mm::rmap::Walk;
-use crate::page::PageFlags;
+use crate::mm::{Mm, age_down};
+use crate::page::{Page, PageFlags};
 use crate::pfn::{Order, Pfn};
 
 /// How the pages of a block get off it.
@@ -65,8 +65,9 @@ impl Method {
 pub enum Eviction {
     /// All that can.
     All,
-    /// Those that were not used since they were last looked at. (A use that hardware has cached is not seen until the
-    /// translation is forgotten; entering an address space forgets all.)
+    /// Those that were not used since they were last looked at, and are old: a page that is active, or has an age left (`page_launder`), was used
+    /// more than once and is looked at again before it counts as cold. (A use that hardware has cached is not seen until the translation is forgotten;
+    /// entering an address space forgets all.)
     Cold,
 }
 
@@ -156,7 +157,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         match which {
             Eviction::Cold => {
                 let was_used = self.take_referenced(page) | self.was_used(cpu, pfn, page, walk);
-                !was_used
+                !was_used && self.is_old(pfn, page)
             }
             Eviction::All => {
                 self.take_referenced(page);
@@ -164,5 +165,19 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 true
             }
         }
+    }
+    /// Whether a page that was not used lately was not before, either. It is a look older then: what is active is not any more.
+    fn is_old(&self, pfn: Pfn, page: &Page) -> bool {
+        if age_down(page) > 0 {
+            return false;
+        }
+        if !page.flags().has(PageFlags::ACTIVE) {
+            return true;
+        }
+        if let Some(list) = self.phys.lru_remove(pfn) {
+            let list = if list.is_active() { LruList::Inactive } else { list };
+            self.phys.lru_add(pfn, list);
+        }
+        false
     }
 }

@@ -55,6 +55,7 @@ pub use brk::BrkError;
 pub use create::{FixedMapping, SpaceError};
 pub use fault::{FaultError, FaultOutcome};
 pub use fork::{Fork, ForkError};
+pub(crate) use launder::age_down;
 pub use map::{Advice, MapRequest, MmapError, Place};
 pub use mapping::{CacheUse, FilePlace, MappingId};
 pub use pin_longterm::LongtermError;

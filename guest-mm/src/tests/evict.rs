@@ -9,6 +9,7 @@ use crate::blocks::BlockIndex;
 use crate::disk::SimulatedDisk;
 use crate::migrate::{BatchEnd, EvictReport, Eviction};
 use crate::mm::PageIo;
+use crate::tests::launder::pfn_at;
 use crate::tests::machine::{MIB, TestMm, anonymous, load, machine, store};
 use crate::tests::swap::{PAGES, load_swapped, program, work};
 use crate::{Access, HugeAdvice, SpaceId};
@@ -84,6 +85,12 @@ fn combined_those_that_were_used_lately_stay_and_move() {
         (0, 0),
         "all were just written: {report:?}"
     );
+    let report = evict((&mm, &cpu, &disk), &mut blocks, Eviction::Cold);
+    assert_eq!(
+        (report.freed, report.written),
+        (0, 0),
+        "all are active, and only a look older now: {report:?}"
+    );
     for page in (0..PAGES).step_by(4) {
         // Hardware sets the accessed bit when it has no translation at hand.
         mm.fault(&cpu, id, va + page * 4096, Access::Read).unwrap();
@@ -103,6 +110,20 @@ fn combined_those_that_were_used_lately_stay_and_move() {
     let space = mm.space(id).unwrap();
     assert_eq!((space.rss_pages(), space.swap_pages()), (16, 48));
     assert_contents(&mm, &cpu, &disk, (id, va));
+    mm.validate().unwrap();
+}
+
+#[test]
+fn combined_a_page_that_has_an_age_left_is_not_cold_before_it_has_none() {
+    machine!(mm, cpu, 512, 3);
+    let (disk, id, va) = program(&mm, &cpu);
+    let mut blocks = isolate_used(&mm, 3);
+    mm.phys.page(pfn_at(&mm, id, va)).unwrap().set_age(7);
+    let mut look = || evict((&mm, &cpu, &disk), &mut blocks, Eviction::Cold).written;
+    // All were just written, then all are active; the one is 3 looks older before it counts as the others do: at an age of 3, of 1, of 0.
+    assert_eq!((look(), look(), look()), (0, 0, 63));
+    assert_eq!((look(), look()), (0, 1));
+    assert_eq!(used_pages(&mm, &blocks), 0);
     mm.validate().unwrap();
 }
 

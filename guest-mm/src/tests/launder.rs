@@ -15,7 +15,8 @@ fn lists(mm: &TestMm<'_>) -> [u64; 3] {
     [LruList::Active, LruList::Inactive, LruList::Clean].map(|list| movable(mm).lru_len(list))
 }
 
-fn pfn_at(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Pfn {
+/// The frame that a program's address is mapped to.
+pub(super) fn pfn_at(mm: &TestMm<'_>, id: SpaceId, va: u64) -> Pfn {
     let root = mm.space(id).unwrap().root();
     let found = crate::pagetable::translate(&mm.frames, root, va, Access::Read);
     Pfn::containing(found.unwrap().gpa).unwrap()
