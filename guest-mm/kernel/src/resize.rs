@@ -16,6 +16,7 @@ pub(crate) mod orders;
 mod pace;
 mod pack;
 mod shrink;
+mod together;
 
 use self::blame::Blames;
 use crate::devices::{Memory, restart};

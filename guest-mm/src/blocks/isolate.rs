@@ -46,6 +46,11 @@ impl IsolatedBlock {
         self.block
     }
 
+    /// The frames of the block.
+    pub(crate) const fn range(&self) -> PfnRange {
+        self.range
+    }
+
     /// Frames moved off the block since it was isolated.
     pub const fn moved_pages(&self) -> u32 {
         self.moved_pages

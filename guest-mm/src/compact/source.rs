@@ -123,7 +123,7 @@ impl Route for Source<'_> {
         Some(pfn)
     }
 
-    fn moved(&mut self, nr_pages: u32) {
+    fn moved(&mut self, _: Pfn, nr_pages: u32) {
         self.moved_pages += u64::from(nr_pages);
     }
 }

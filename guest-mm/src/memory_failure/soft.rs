@@ -36,7 +36,7 @@ impl Route for Suspect<'_> {
         phys.alloc_pages(cpu, Gfp::SPARE, order).ok()
     }
 
-    fn moved(&mut self, _: u32) {}
+    fn moved(&mut self, _: Pfn, _: u32) {}
 }
 
 impl<F: Frames, M: Mmu> Mm<'_, F, M> {

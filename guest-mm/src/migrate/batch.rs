@@ -242,7 +242,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
                 continue;
             };
             self.arrive(cpu, &moving, own, private);
-            route.moved(order.nr_pages());
+            route.moved(pfn, order.nr_pages());
             let nr_pages = u64::from(order.nr_pages());
             self.phys.counts.pgmigrate_success.add(nr_pages);
             if order == Order::PAGEBLOCK {

@@ -32,6 +32,7 @@ mod node;
 mod refusal;
 mod route;
 mod table;
+mod together;
 mod two_stage;
 
 use alloc::vec::Vec;

@@ -29,8 +29,8 @@ pub(crate) trait Route {
         own.or_else(|| self.destination(phys, cpu, Order::ZERO))
     }
 
-    /// So many frames have moved.
-    fn moved(&mut self, nr_pages: u32);
+    /// So many frames have moved, from there on.
+    fn moved(&mut self, from: Pfn, nr_pages: u32);
 
     /// How huge pages go for which there is no place; without, they go in pieces.
     fn two_stage(&mut self) -> Option<&mut TwoStage> {
@@ -59,7 +59,7 @@ impl Route for IsolatedBlock {
         phys.alloc_pages(cpu, Gfp::SPARE, order).ok()
     }
 
-    fn moved(&mut self, nr_pages: u32) {
+    fn moved(&mut self, _: Pfn, nr_pages: u32) {
         self.moved_pages += nr_pages;
     }
 
@@ -96,7 +96,7 @@ impl<D: FnMut(Order) -> Option<Pfn>> Route for Found<D> {
         (self.destination)(order)
     }
 
-    fn moved(&mut self, nr_pages: u32) {
+    fn moved(&mut self, _: Pfn, nr_pages: u32) {
         self.moved_pages += nr_pages;
     }
 }

@@ -57,7 +57,7 @@ impl<F: Frames, M: Mmu> Mm<'_, F, M> {
         }
         for table in left {
             self.tables(cpu).free_table(table);
-            route.moved(1);
+            route.moved(table, 1);
             report.moved_kernel += 1;
             self.phys.counts.pgmigrate_success.add(1);
             self.phys.counts.kernel_tables_moved.add(1);

@@ -39,6 +39,7 @@ mod swap;
 mod table_moves;
 pub(crate) mod test_fs;
 mod tmpfs;
+mod together;
 mod two_stage;
 mod vmemmap;
 mod world;

@@ -9,28 +9,37 @@ use guest_mm::migrate::{Eviction, Method};
 
 /// Pages that are looked at in one go.
 const BATCH_PAGES: u32 = 128;
-/// How long programs have to use what they need between the look that forgets earlier uses and the one that counts: a few
-/// turns of each.
-const LOOK_NS: u64 = 100_000_000;
+/// How often blocks are looked at before the look that counts. The first one forgets earlier uses; one that finds a page unused that was used a lot
+/// makes it a look older only.
+const LOOKS: u32 = 2;
+/// How long programs have to use what they need between one look and the next: a few turns of each.
+const LOOK_NS: u64 = 50_000_000;
+/// No more pages than that have moved long before programs have had that time.
+const FEW_PAGES: u32 = 256;
 
 impl Worker {
-    /// The first look at blocks that are to be emptied: what was not used since reclaim last looked leaves at once, and what is
-    /// used from now on shows. Comes to nothing where no page could leave.
+    /// The first looks at blocks that are to be emptied: what was not used since reclaim last looked, and is old, leaves at once; what is
+    /// used from now on shows. Comes to nothing where no page could leave, or few have to.
     pub(super) async fn look_at_use(&mut self, blocks: &mut [IsolatedBlock]) -> Result<(), Interruption> {
         if self.kernel.orders.method() != Method::Combined || self.reclaimable_pages() == 0 {
             return Ok(());
         }
-        for block in &mut *blocks {
-            self.evict_pass(block, Eviction::Cold).await?;
+        let used = blocks.iter().map(|block| self.kernel.phys.used_pages(block));
+        if used.sum::<u32>() <= FEW_PAGES {
+            return Ok(());
         }
-        if !blocks.is_empty() {
+        for _ in 0..LOOKS {
+            for block in &mut *blocks {
+                self.evict_pass(block, Eviction::Cold).await?;
+            }
             self.kernel.timers().sleep(LOOK_NS).await;
+            self.interrupted().await?;
         }
-        self.interrupted().await
+        Ok(())
     }
 
-    /// Has pages of a block leave memory, and waits until those that were written have arrived. The rest is to move.
-    pub(super) async fn evict(&mut self, block: &mut IsolatedBlock) -> Result<(), Interruption> {
+    /// Has pages of these blocks leave memory, and waits until those that were written have arrived. The rest is to move.
+    pub(super) async fn evict(&mut self, blocks: &mut [IsolatedBlock]) -> Result<(), Interruption> {
         let Some(which) = self.kernel.orders.method().eviction() else {
             return Ok(());
         };
@@ -38,9 +47,15 @@ impl Worker {
             return Ok(());
         }
         let phys = self.kernel.phys;
-        let mut written = self.evict_pass(block, which).await?;
+        let (mut written, mut last) = (0, None);
+        for block in blocks {
+            let of_block = self.evict_pass(block, which).await?;
+            if of_block > 0 {
+                (written, last) = (written + of_block, Some(block.block()));
+            }
+        }
         while written > 0 && phys.nr_being_written() > 0 {
-            self.tell_written(block.block());
+            last.into_iter().for_each(|block| self.tell_written(block));
             phys.throttle().await;
             // What is on its way may be anybody's: 32 pages have ended.
             written = written.saturating_sub(32);

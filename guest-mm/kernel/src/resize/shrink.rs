@@ -102,7 +102,16 @@ impl Worker {
             return self.give_up_all(leaving, why);
         }
         let mut unplugged_at = self.kernel.clock.now();
-        while let Some(block) = leaving.used.pop() {
+        let mut looked_at: usize = 0;
+        loop {
+            if looked_at == 0 {
+                looked_at = match self.look_together(&mut leaving.used).await {
+                    Ok(count) => count,
+                    Err(why) => return self.give_up_all(leaving, why),
+                };
+            }
+            let Some(block) = leaving.used.pop() else { break };
+            looked_at = looked_at.saturating_sub(1);
             match self.empty(block).await {
                 Emptied::Yes(offline) => leaving.offline.push(offline),
                 Emptied::No(block, reason) => {
@@ -171,9 +180,12 @@ impl Worker {
         })
     }
 
-    /// Has everything leave an isolated block and takes it offline.
+    /// Has everything leave an isolated block and takes it offline. One that was looked at with others needs that for the rest only.
     pub(super) async fn empty(&mut self, mut block: IsolatedBlock) -> Emptied {
-        match self.evict(&mut block).await {
+        if block.passes() > 0 {
+            return self.move_off(block).await;
+        }
+        match self.evict(core::slice::from_mut(&mut block)).await {
             Ok(()) => self.move_off(block).await,
             Err(why) => Emptied::Interrupted(block, why),
         }
@@ -184,6 +196,12 @@ impl Worker {
         let mut looks = Looks::default();
         self.refusal = None;
         self.forget_drivers();
+        if block.passes() > 0 {
+            match self.end_pass(block, &mut looks).await {
+                Pass::Another(left) => block = left,
+                Pass::Last(emptied) => return emptied,
+            }
+        }
         loop {
             // Programs have gone on since the block was chosen, and may have taken what was to spare then.
             let used_pages = self.kernel.phys.used_pages(&block);
