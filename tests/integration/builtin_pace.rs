@@ -181,3 +181,47 @@ fn another_size_that_the_host_asks_for_is_taken_up_in_the_middle_of_a_block_whoe
     vm.wait_for_checks(10);
     vm.stop();
 }
+
+#[test]
+fn another_size_is_taken_up_in_the_middle_of_a_block_whose_pages_leave_for_the_disk_too() {
+    let home = Home::new();
+    let swap = home.swap_image("swap", "128M").display().to_string();
+    let options = [
+        "--memory",
+        "128M",
+        "--hotplug",
+        "128M,requested=64M",
+        "--block-size",
+        "64M",
+        "--disk",
+        &swap,
+        "--cmdline",
+        "swap=vda migrate=swapout",
+    ];
+    let program = ["--program", "pager size=40M pause_ms=2000"];
+    let mut vm = home.start("leaves", &[&options[..], &program].concat());
+    vm.wait_for_driver();
+    vm.wait_for_answers();
+    let block = |vm: &Running| views::blocks(&vm.guest("blocks"))[0].clone();
+    let used_pages = eventually("a block that takes its time", || {
+        let used_pages = block(&vm).used_pages;
+        (used_pages > 8_000).then_some(used_pages)
+    });
+    let left = |vm: &Running| -> u64 {
+        let counts = views::vmstat(&vm.guest("vmstat"));
+        let ways = ["block_pages_dropped", "block_pages_written", "pgmigrate_success"];
+        ways.iter().map(|way| counts[*way]).sum()
+    };
+    set(&vm, "memory/migrate_rate_mib", "1").success();
+    let before = left(&vm);
+    assert_eq!(vm.try_resize(128 * MIB, 0).text("outcome"), "incomplete");
+    eventually("pages that leave", || {
+        (left(&vm) > before && block(&vm).state == "going-offline").then_some(())
+    });
+    vm.resize_to(256 * MIB);
+    let left = left(&vm) - before;
+    assert!(left < used_pages, "{left} of {used_pages} pages left");
+    assert_eq!(block(&vm).state, "online");
+    vm.wait_for_checks(2);
+    vm.stop();
+}
