@@ -154,7 +154,7 @@ pub(crate) fn root(home: &Home) -> String {
 }
 
 /// Unplugs the blocks that a program has its pages on, looks on, and brings as many back.
-fn unplug_under(vm: &Running, held: &Held<'_>, least: u64) {
+pub(crate) fn unplug_under(vm: &Running, held: &Held<'_>, least: u64) {
     let name = held.kind.name;
     held.wait_for_checks();
     let blocks = held.blocks_with(least);
@@ -209,7 +209,7 @@ fn unplug_under(vm: &Running, held: &Held<'_>, least: u64) {
 }
 
 /// Each block that left did so at the first or second look at what is on it.
-fn assert_two_passes(vm: &Running) -> Numbers {
+pub(crate) fn assert_two_passes(vm: &Running) -> Numbers {
     let counts = counts(vm);
     assert_eq!(counts["blocks_unplug_pass_more"], 0, "{counts:?}");
     assert!(counts["blocks_unplug_pass1"] > 0);

@@ -41,6 +41,7 @@ mod builtin_slow_disks;
 mod builtin_smp;
 mod builtin_swap;
 mod builtin_views;
+mod builtin_written_first;
 mod cli;
 mod cli_running;
 mod demo;

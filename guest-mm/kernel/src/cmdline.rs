@@ -159,6 +159,8 @@ pub struct Options {
     pub migrate: Method,
     /// `root=`: the disk (`vda`) with the file system. Default: none.
     pub root: Option<String>,
+    /// `rootflags=`: how it is mounted, in words that the file system reads ([`guest_mm::fs::mounted::MountFlags`]). Default: none.
+    pub rootflags: String,
     /// `swap=`, in order: disks that are swap areas.
     pub swaps: Vec<SwapDisk>,
     /// `hugepages=`: pages of 2 MiB that are set aside for programs which reserve them. Default 0.
@@ -200,6 +202,7 @@ impl Options {
             scratch: Vec::new(),
             raw_rate: Vec::new(),
             root: None,
+            rootflags: String::new(),
             swaps: Vec::new(),
             memhp_default_state: OnlinePolicy::Movable,
             memmap_on_memory: Memmap::BootMemory,
@@ -285,6 +288,7 @@ impl Options {
                 &mut self.root,
                 Some(parse_disk(value.strip_prefix("/dev/").unwrap_or(value))),
             ),
+            "rootflags" => put(&mut self.rootflags, Some(value.to_string())),
             "swap" => add(&mut self.swaps, parse_swap(value)),
             "memhp_default_state" => put(&mut self.memhp_default_state, OnlinePolicy::from_name(value)),
             "memmap_on_memory" => put(&mut self.memmap_on_memory, parse_memmap(value)),

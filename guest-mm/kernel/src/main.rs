@@ -88,7 +88,12 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
     options.loads.iter().for_each(|&load| load::start(kernel, load));
     kernel::spawn(
         &executor,
-        begin(kernel, options.root, options.swaps, options.programs),
+        begin(
+            kernel,
+            (options.root, options.rootflags),
+            options.swaps,
+            options.programs,
+        ),
     );
     kernel.run(&executor)
 }
@@ -96,13 +101,13 @@ extern "C" fn manager_main(cpu: u64, start_info: u64) -> ! {
 /// Takes the swap areas into use and mounts the file system, and then starts the programs.
 async fn begin(
     kernel: &'static Kernel,
-    root: Option<String>,
+    (root, rootflags): (Option<String>, String),
     swaps: Vec<SwapDisk>,
     programs: Vec<Vec<String>>,
 ) {
     swap::start(kernel, swaps).await;
     if let Some(disk) = root {
-        files::mount(kernel, &disk).await;
+        files::mount(kernel, &disk, &rootflags).await;
     }
     let has_programs = !programs.is_empty();
     for words in programs {

@@ -107,6 +107,14 @@ fn swap_areas_have_a_disk_and_may_have_a_priority() {
 }
 
 #[test]
+fn what_the_file_system_is_told_is_left_to_it_whole() {
+    let options = Options::parse("root=vda rootflags=migrate=default,other");
+    assert_eq!(options.rootflags, "migrate=default,other");
+    assert_eq!(options.migrate, Method::Combined);
+    assert_eq!(options.errors, []);
+}
+
+#[test]
 fn a_disk_that_is_to_be_kept_is_not_written_full() {
     let line = "scratch=vda scratch=vdb scratch=vdc raw_rate=vdb raw_rate=vdd root=vda swap=vdb";
     let options = Options::parse(line);

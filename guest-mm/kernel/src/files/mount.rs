@@ -14,7 +14,7 @@ use core::fmt;
 use guest_kernel::drive::Drive;
 use guest_mm::Mm;
 use guest_mm::disk::{IoError, Request};
-use guest_mm::fs::mounted::File;
+use guest_mm::fs::mounted::{File, MountFlags, UnknownFlag};
 use guest_mm::fs::pagefs::{FormatError, FsError};
 use guest_mm::fs::{Dentry, Keep, Machine, Mounted, Node};
 use guest_mm::mempool::ThisCpu;
@@ -82,6 +82,7 @@ enum NoRoot {
     ReadOnly,
     /// Whose it is.
     Taken(&'static str),
+    Flags(UnknownFlag),
     Fs(FsError),
 }
 
@@ -91,6 +92,7 @@ impl fmt::Display for NoRoot {
             Self::Disk => f.write_str("there is no such disk"),
             Self::ReadOnly => f.write_str("it can be read only"),
             Self::Taken(owner) => write!(f, "it is in use already, as {owner}"),
+            Self::Flags(unknown) => write!(f, "rootflags: {unknown}"),
             Self::Fs(error @ FsError::Format(FormatError::NotPageFs)) => {
                 write!(f, "{error}: `ballast disk make` makes one")
             }
@@ -102,9 +104,9 @@ impl fmt::Display for NoRoot {
     }
 }
 
-/// Mounts a disk. What cannot be mounted is reported, and there is no file system then.
-pub(crate) async fn mount(kernel: &'static Kernel, disk: &str) {
-    match mount_disk(kernel, disk).await {
+/// Mounts a disk, as `flags` say (`rootflags=`). What cannot be mounted is reported, and there is no file system then.
+pub(crate) async fn mount(kernel: &'static Kernel, disk: &str, flags: &str) {
+    match mount_disk(kernel, disk, flags).await {
         Ok(root) => {
             log!(Info, "{disk}: mounted, a file system of {} MiB", root_mib(root));
         }
@@ -116,13 +118,14 @@ fn root_mib(root: &RootFs) -> u64 {
     root.nr_blocks() >> 8
 }
 
-async fn mount_disk(kernel: &'static Kernel, disk: &str) -> Result<&'static RootFs, NoRoot> {
+async fn mount_disk(kernel: &'static Kernel, disk: &str, flags: &str) -> Result<&'static RootFs, NoRoot> {
+    let flags: MountFlags = flags.parse().map_err(NoRoot::Flags)?;
     let (index, drive) = disks::find(kernel, disk).ok_or(NoRoot::Disk)?;
     if drive.is_read_only() {
         return Err(NoRoot::ReadOnly);
     }
     let machine = RootDisk { kernel, drive };
-    let mounted = Box::pin(steps(Mounted::mount(machine, &DENTRIES, &INODE_OBJECTS))).await;
+    let mounted = Box::pin(steps(Mounted::mount(machine, &DENTRIES, &INODE_OBJECTS, flags))).await;
     let mounted = mounted.map_err(NoRoot::Fs)?;
     disks::claim(kernel, index, disks::ROOT).map_err(NoRoot::Taken)?;
     let root: &'static RootFs = Box::leak(Box::new(mounted));

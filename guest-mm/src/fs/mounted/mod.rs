@@ -13,6 +13,7 @@ mod data;
 mod delete;
 mod direct;
 mod file;
+mod flags;
 mod io;
 mod ops;
 mod path;
@@ -40,6 +41,7 @@ use crate::report::FileName;
 pub use blocks::FrameBlocks;
 pub use data::WriteAt;
 pub use file::File;
+pub use flags::{MountFlags, UnknownFlag};
 pub use ops::{PageOps, PageOpsStat};
 pub use path::{Entry, Missing};
 pub use sync::{Age, Round};
@@ -88,7 +90,12 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
     ///
     /// # Errors
     /// As [`Volume::mount`], or there is no memory for it.
-    pub async fn mount(machine: X, names: X::Names, inodes: X::Inodes) -> Result<Self, FsError> {
+    pub async fn mount(
+        machine: X,
+        names: X::Names,
+        inodes: X::Inodes,
+        flags: MountFlags,
+    ) -> Result<Self, FsError> {
         let blocks = FrameBlocks::new(machine.clone()).map_err(|_| FsError::NoMemory)?;
         Ok(Self {
             machine,
@@ -98,7 +105,7 @@ impl<'m, X: Machine<'m>> Mounted<'m, X> {
             files: SpinLock::new(BTreeMap::new()),
             orphans: SpinLock::new(BTreeSet::new()),
             removals: AtomicU64::new(0),
-            ops: Arc::new(PageOps::new()),
+            ops: Arc::new(PageOps::new(flags.migration())),
         })
     }
 

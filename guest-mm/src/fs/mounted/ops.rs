@@ -10,9 +10,11 @@ use crate::mm::mapping::{AddressSpaceOps, Migration, PrivatePage};
 use crate::pfn::Pfn;
 
 /// The private data of a page is the number of its block: it goes with the page when that moves, without anything being written, and
-/// is dropped when the page goes, for the inode knows it too.
-#[derive(Debug, Default)]
+/// is dropped when the page goes, for the inode knows it too. So it can be dropped when the page moves, once that is written, if the mount
+/// is to have no method of its own ([`super::MountFlags`]).
+#[derive(Debug)]
 pub struct PageOps {
+    migration: Migration,
     released: AtomicU64,
     invalidated: AtomicU64,
     migrated: AtomicU64,
@@ -27,7 +29,7 @@ const MOST_LOSSES: usize = 64;
 /// How often what was done, since the file system was mounted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageOpsStat {
-    /// Pages that left memory clean (`releasepage`).
+    /// Pages that left memory clean, or moved without their block number (`releasepage`).
     pub released: u64,
     /// Pages that were cut off a file (`invalidatepage`).
     pub invalidated: u64,
@@ -38,10 +40,14 @@ pub struct PageOpsStat {
 }
 
 impl PageOps {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(migration: Migration) -> Self {
         Self {
+            migration,
+            released: AtomicU64::new(0),
+            invalidated: AtomicU64::new(0),
+            migrated: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             losses: SpinLock::new(VecDeque::with_capacity(MOST_LOSSES)),
-            ..Self::default()
         }
     }
 
@@ -65,7 +71,7 @@ impl AddressSpaceOps for PageOps {
     }
 
     fn migration(&self) -> Migration {
-        Migration::Data
+        self.migration
     }
 
     fn releasepage(&self, _: PrivatePage) -> bool {

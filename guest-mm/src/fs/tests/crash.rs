@@ -10,7 +10,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::world::{Disk, Durable, End, Numbers, World, pause};
-use crate::fs::mounted::{Age, Missing, Mounted, WriteAt};
+use crate::fs::mounted::{Age, Missing, MountFlags, Mounted, WriteAt};
 use crate::fs::pagefs::{FsError, Volume, check, run};
 use crate::mm::mapping::ReadAhead;
 use crate::pfn::PAGE_BYTES;
@@ -196,7 +196,7 @@ fn life(disk: &Disk, model: &RefCell<Model>, numbers: &Numbers, steps: u64) {
     let fs = RefCell::new(None);
     let mounting = async {
         *fs.borrow_mut() = Some(
-            Mounted::mount(world, crate::fs::Heap, crate::fs::Heap)
+            Mounted::mount(world, crate::fs::Heap, crate::fs::Heap, MountFlags::default())
                 .await
                 .unwrap(),
         );

@@ -8,20 +8,27 @@ use std::task::{Context, Poll, Waker};
 use std::vec;
 use std::vec::Vec;
 
-use super::world::{Disk, Durable, End, Numbers, World};
+use super::world::{Disk, Durable, End, Numbers, World, pause};
 use crate::disk::{BlockNr, Fault};
-use crate::fs::mounted::{File, Missing, Mounted, WriteAt};
+use crate::fs::mounted::{File, Missing, MountFlags, Mounted, WriteAt};
 use crate::fs::pagefs::{FsError, InodeNr, Kind, Name, Volume, check, run};
 use crate::fs::{Evict, Heap};
 use crate::gfp::Gfp;
+use crate::migrate::MigrateReport;
 use crate::mm::mapping::{FileError, PageLookup, ReadAhead};
 use crate::pfn::{Order, PAGE_BYTES};
 use crate::tests::machine::machine;
+use crate::{BlockIndex, IsolatedBlock};
 
 pub(super) type Fs<'a, 'm> = Mounted<'m, World<'a, 'm>>;
 
 /// Mounts a new file system and runs `test` on it, its requests being served beside it.
 pub(super) fn with_fs(disk: &Disk, test: impl AsyncFnOnce(&Fs<'_, '_>, &World<'_, '_>)) {
+    with_fs_told(disk, MountFlags::default(), test);
+}
+
+/// The same, the mount being told so.
+fn with_fs_told(disk: &Disk, flags: MountFlags, test: impl AsyncFnOnce(&Fs<'_, '_>, &World<'_, '_>)) {
     machine!(mm, cpu, 512, 1);
     let numbers = Numbers::new(1);
     let world = World {
@@ -31,7 +38,7 @@ pub(super) fn with_fs(disk: &Disk, test: impl AsyncFnOnce(&Fs<'_, '_>, &World<'_
     };
     let fs = RefCell::new(None);
     let mounting = async {
-        *fs.borrow_mut() = Some(Mounted::mount(world, Heap, Heap).await.unwrap());
+        *fs.borrow_mut() = Some(Mounted::mount(world, Heap, Heap, flags).await.unwrap());
     };
     assert_eq!(world.drive(&numbers, 1_000_000, mounting, Vec::new()), End::Done);
     let fs = fs.into_inner().unwrap();
@@ -66,6 +73,55 @@ fn block_of(world: &World<'_, '_>, file: &File, page: u32) -> u32 {
         Ok(PageLookup::Locked(page)) => page.private().unwrap(),
         _ => panic!("page {page} is not there"),
     }
+}
+
+/// One pass over a block that is to leave.
+fn pass(world: &World<'_, '_>, block: &mut IsolatedBlock) -> MigrateReport {
+    block.rewind();
+    world.mm.migrate_batch(world.cpu, block, 1024)
+}
+
+#[test]
+fn mounted_without_a_method_of_its_own_it_writes_dirty_pages_before_they_move_and_finds_their_blocks_again() {
+    const PAGES: u32 = 6;
+    let disk = Disk::new(200, 8);
+    Durable::format(&disk);
+    let flags = "migrate=default".parse().unwrap();
+    with_fs_told(&disk, flags, async |fs, world| {
+        let file = fs.open(b"a", Missing::Create).await.unwrap();
+        write(fs, &file, 0, &[1; PAGES as usize * PAGE_BYTES])
+            .await
+            .unwrap();
+        fs.fsync(&file).await.unwrap();
+        // Half of them are dirty.
+        write(fs, &file, 0, &[2; 3 * PAGE_BYTES]).await.unwrap();
+        let blocks: Vec<u32> = (0..PAGES).map(|page| block_of(world, &file, page)).collect();
+        let mut leaving = world.mm.phys.isolate(BlockIndex(0)).unwrap();
+        let first = pass(world, &mut leaving);
+        assert_eq!((first.moved_small, first.refused.len()), (3, 3), "{first:?}");
+        while !pass(world, &mut leaving).refused.is_empty() {
+            pause().await;
+        }
+        world.mm.phys.offline(leaving).unwrap();
+        assert_eq!(world.mm.phys.stats().migrate_written_first, 3);
+        let (ops, on_disk) = (fs.page_ops(), |page: usize| {
+            world.disk.contents(BlockNr(blocks[page].into()))
+        });
+        assert_eq!((ops.released, ops.migrated), (6, 0));
+        assert_eq!([on_disk(0)[9], on_disk(2)[9], on_disk(3)[9]], [2, 2, 1]);
+        for page in 0..PAGES {
+            match world.mm.lock_page(world.cpu, file.mapping(), page) {
+                Ok(PageLookup::Locked(page)) => assert_eq!(page.private(), None),
+                _ => panic!("page {page} is not there"),
+            }
+        }
+        write(fs, &file, 0, &[3; PAGE_BYTES]).await.unwrap();
+        assert_eq!(block_of(world, &file, 0), blocks[0]);
+        fs.fsync(&file).await.unwrap();
+        assert_eq!([on_disk(0)[9], on_disk(1)[9]], [3, 2]);
+        fs.close(&file).await;
+    });
+    run(check(Durable::of(&disk))).unwrap();
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::seen::Seen;
 use super::words::Words;
 use super::{BLOCK, BLOCKS, NamesSeed, Sim};
 use crate::disk::SimulatedDisk;
+use crate::fs::mounted::MountFlags;
 use crate::gfp::Gfp;
 use crate::mm::mapping::DirtyRatios;
 use crate::pfn::{Order, Pfn};
@@ -61,6 +62,13 @@ fn shape(kind: &mut Random) -> (Topology, NodeId) {
     (topology, NodeId::new(blocks).unwrap())
 }
 
+fn flags(seed: u64) -> MountFlags {
+    match seed % 3 {
+        0 => "migrate=default".parse().unwrap(),
+        _ => MountFlags::default(),
+    }
+}
+
 /// Builds the machine of a seed for somebody who does something with it; with what it has done.
 pub(super) fn on_machine<R>(seed: u64, live: impl FnOnce(&Sim<'_>, Begun) -> R) -> (R, Seen) {
     let _name = NamesSeed(seed);
@@ -88,7 +96,8 @@ pub(super) fn on_machine<R>(seed: u64, live: impl FnOnce(&Sim<'_>, Begun) -> R) 
     let (disk, lost) = (pagefs::new_disk(), Arc::new(LostPages::default()));
     let fs = match kind.below(2) {
         0 => Fs::Map(Box::new(TestFs::new(&mm, &cpu, 1 << 20))),
-        _ => Fs::Page(Box::new(PageFs::mount(&mm, &cpu, &disk))),
+        // And one of three such file systems has no method of its own for pages that move.
+        _ => Fs::Page(Box::new(PageFs::mount(&mm, &cpu, &disk, flags(seed)))),
     };
     let sim = Sim {
         mm: &mm,

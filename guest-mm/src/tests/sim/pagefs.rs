@@ -12,7 +12,7 @@ use super::executor::{Executor, pause};
 use super::files::NAMES;
 use super::{Sim, count};
 use crate::disk::{BlockDevice, BlockNr, Fault, IoError, Refused, Request, SimulatedDisk};
-use crate::fs::mounted::{Age, Machine, Mounted};
+use crate::fs::mounted::{Age, Machine, MountFlags, Mounted};
 use crate::fs::pagefs::{InodeNr, Kind, Name, Volume, check, run};
 use crate::fs::tests::world::Durable;
 use crate::fs::{Heap, Keep, pagefs::FsError};
@@ -103,9 +103,9 @@ pub(super) fn new_disk() -> Disk {
 }
 
 impl<'m> PageFs<'m> {
-    pub(super) fn mount(mm: &'m TestMm<'m>, cpu: &'m Cpu, disk: &'m Disk) -> Self {
+    pub(super) fn mount(mm: &'m TestMm<'m>, cpu: &'m Cpu, disk: &'m Disk, flags: MountFlags) -> Self {
         let machine = SimMachine { mm, cpu, disk };
-        let mut mounting = core::pin::pin!(Mounted::mount(machine, Heap, Heap));
+        let mut mounting = core::pin::pin!(Mounted::mount(machine, Heap, Heap, flags));
         let mounted = loop {
             let mut context = Context::from_waker(Waker::noop());
             if let Poll::Ready(mounted) = mounting.as_mut().poll(&mut context) {

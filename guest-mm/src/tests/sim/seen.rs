@@ -132,6 +132,10 @@ fn of_blocks(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
             "batches under way that were given up",
             total(|seen| &seen.batches_given_up),
         ),
+        (
+            "pages written before they moved",
+            counted(all, |stats| stats.migrate_written_first),
+        ),
         ("blocks packed", total(|seen| &seen.packed)),
         ("pages moved to another node", total(|seen| &seen.node_moves)),
         (
