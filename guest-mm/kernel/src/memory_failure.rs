@@ -105,12 +105,9 @@ pub(crate) fn meminfo(out: &mut String, kernel: &Kernel) -> core::fmt::Result {
 /// # Errors
 /// Why it is still in use.
 pub(crate) async fn poison(kernel: &'static Kernel, pfn: Pfn, severity: Severity) -> Result<String, String> {
-    let mut losers = Vec::new();
-    // A program that touches its lost page at once may be gone before it is looked for.
-    let known = holders(kernel);
-    let contents = take(kernel, pfn, severity, &mut losers).await;
-    // Those have lost something even if the frame is still busy.
-    let mut text = end(kernel, pfn, &losers, known);
+    let mut text = String::new();
+    let contents = take(kernel, pfn, severity, &mut text).await;
+    // Programs have lost something even if the frame is still busy.
     let contents = contents.map_err(|error| match text.trim_end() {
         "" => format!("{error}"),
         ends => format!("{error}; {}", ends.replace('\n', "; ")),
@@ -129,11 +126,12 @@ pub(crate) async fn poison(kernel: &'static Kernel, pfn: Pfn, severity: Severity
     Ok(text)
 }
 
+/// Takes the frame out of use; adds to `text` which programs end for it.
 async fn take(
     kernel: &'static Kernel,
     pfn: Pfn,
     severity: Severity,
-    losers: &mut Vec<SpaceId>,
+    text: &mut String,
 ) -> Result<Contents, MemoryFailureError> {
     let (mut tries, mut has_left) = (0, false);
     loop {
@@ -141,7 +139,7 @@ async fn take(
             Severity::Soft => kernel.mm().soft_offline_with(this_cpu(), pfn, |report| {
                 have_owners_move(kernel, report);
             }),
-            Severity::Hard => kernel.mm().memory_failure(this_cpu(), pfn, losers),
+            Severity::Hard => lose(kernel, pfn, text),
         };
         tries += 1;
         match outcome {
@@ -166,6 +164,15 @@ async fn take(
             outcome => return outcome,
         }
     }
+}
+
+/// Takes a frame out of use whose contents are gone. Who has lost them ends at once: later the number of an address space may be another's.
+fn lose(kernel: &Kernel, pfn: Pfn, text: &mut String) -> Result<Contents, MemoryFailureError> {
+    // A program that touches its lost page at once may be gone before it is looked for.
+    let (known, mut losers) = (holders(kernel), Vec::new());
+    let outcome = kernel.mm().memory_failure(this_cpu(), pfn, &mut losers);
+    *text += &end(kernel, pfn, &losers, known);
+    outcome
 }
 
 /// The owner of a page of the kernel's own has not moved it: it is asked, or gets a moment to let go of it. False when that is of no use.
@@ -196,7 +203,7 @@ fn holders(kernel: &Kernel) -> Vec<(SpaceId, ProgramRef)> {
 /// Ends the programs that have lost a page, and says so: those that were `known` before, and those that came to the page since.
 fn end(kernel: &Kernel, pfn: Pfn, losers: &[SpaceId], mut known: Vec<(SpaceId, ProgramRef)>) -> String {
     for (space, program) in holders(kernel) {
-        if !known.iter().any(|(_, before)| before.pid == program.pid) {
+        if !known.iter().any(|(before, _)| *before == space) {
             known.push((space, program));
         }
     }
