@@ -199,6 +199,7 @@ fn resize(out: &mut String, kernel: &Kernel) -> fmt::Result {
     writeln!(out, "resize_requested_bytes {}", status.requested)?;
     writeln!(out, "resize_plugged_bytes {}", status.plugged)?;
     writeln!(out, "resize_at_work {}", u8::from(status.at_work))?;
+    writeln!(out, "resize_tries {}", status.tries)?;
     refusal::write(out, kernel, &status)?;
     let Passes([first, second, later]) = Passes::of(&kernel.phys.stats()).since(status.before);
     writeln!(out, "resize_left_pass1 {first}")?;

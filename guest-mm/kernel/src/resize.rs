@@ -133,7 +133,7 @@ pub(crate) async fn work(kernel: &'static Kernel, device: &'static Memory) {
         let orders_seen = kernel.orders.came.count();
         match worker.reach_target().await {
             Ok(None) => pause = FIRST_PAUSE_NS,
-            Ok(Some(_)) => pause = worker.wait_for_luck(orders_seen, pause).await,
+            Ok(Some(stall)) => pause = worker.wait_for_luck(stall, orders_seen, pause).await,
             Err(Interruption::NewTarget | Interruption::Cancelled) => {
                 pause = FIRST_PAUSE_NS;
                 continue;
@@ -198,11 +198,13 @@ impl Worker {
     fn asked_for(&self, requested: u64) {
         let before = Passes::of(&self.kernel.phys.stats());
         let mut status = self.kernel.resize.lock();
+        status.tries += 1;
         if status.requested != requested {
             *status = ResizeStatus {
                 requested,
                 plugged: status.plugged,
                 before,
+                tries: 1,
                 ..ResizeStatus::default()
             };
         }
@@ -235,9 +237,15 @@ impl Worker {
         }
     }
 
-    /// After a stall: waits for a new target, for memory, for an operator, or for the pause to end. Returns the next pause.
-    async fn wait_for_luck(&self, orders_seen: u64, pause: u64) -> u64 {
-        let memory = self.kernel.memory_came.after(self.memory_seen);
+    /// After a stall: waits for a new target, for memory where that was missing, for an operator, or for the pause to end. Returns the next pause.
+    async fn wait_for_luck(&self, stall: StallReason, orders_seen: u64, pause: u64) -> u64 {
+        let memory = async {
+            match stall {
+                StallReason::NoMemory => self.kernel.memory_came.after(self.memory_seen).await,
+                // Programs give memory back all the time: that lets nobody else's page go.
+                _ => core::future::pending().await,
+            }
+        };
         let event = race(memory, self.kernel.orders.came.after(orders_seen));
         let luck = race(event, self.kernel.timers().sleep(pause));
         match race(self.device.config_changed(), luck).await {

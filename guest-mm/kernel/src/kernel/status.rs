@@ -13,6 +13,8 @@ pub(crate) struct ResizeStatus {
     pub(crate) plugged: u64,
     /// Whether it is taking or emptying blocks just now.
     pub(crate) at_work: bool,
+    /// How often it was begun with the size that the host wants: again after each pause, when it did not get there.
+    pub(crate) tries: u64,
     /// Why it does not go on; `None` while it does, and when there is nothing to do.
     pub(crate) stall: Option<StallReason>,
     /// What keeps a block, or is being waited for.
