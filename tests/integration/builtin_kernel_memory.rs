@@ -69,7 +69,7 @@ fn a_block_of_the_kernels_leaves_with_tables_names_areas_and_drivers_on_it() {
         "--cpus",
         "2",
         "--memory",
-        "128M",
+        "192M",
         "--hotplug",
         "256M",
         "--disk",
@@ -90,7 +90,7 @@ fn a_block_of_the_kernels_leaves_with_tables_names_areas_and_drivers_on_it() {
         &[&options[..], &["--cmdline", line], &programs].concat(),
     );
     vm.wait_for_driver();
-    vm.resize("192M");
+    vm.resize("256M");
     let own = blocks_in(&vm, "Normal");
     assert!(!own.is_empty() && blocks_in(&vm, "Movable").is_empty());
 
@@ -106,7 +106,7 @@ fn a_block_of_the_kernels_leaves_with_tables_names_areas_and_drivers_on_it() {
 
     // Where it goes to: other blocks, which anything may use.
     sysfs(&vm, &["memory/auto_online_blocks", "online_movable"]);
-    vm.resize("320M");
+    vm.resize("384M");
     let mut all = [0; 4];
     eventually("each kind of the kernel's memory on blocks, and off them", || {
         let before = moved(&vm);
@@ -128,7 +128,7 @@ fn a_block_of_the_kernels_leaves_with_tables_names_areas_and_drivers_on_it() {
     wait_for_checks(&vm);
 
     // The host gets all of them back.
-    vm.resize("128M");
+    vm.resize("192M");
     assert!(blocks_in(&vm, "Normal").is_empty());
     wait_for_checks(&vm);
     assert_eq!(vm.stats().number("violations"), 0);
