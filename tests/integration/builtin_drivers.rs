@@ -80,8 +80,15 @@ fn start(home: &Home, cmdline: &str) -> Running {
 
 /// The devices do what they are for: blocks come and go, pages as well, and the guest says how its memory is used.
 fn assert_all_work(vm: &mut Running) {
+    let later = |vm: &Running| views::vmstat(&vm.guest("vmstat"))["blocks_unplug_pass_more"];
+    let before = later(vm);
     for total in [256 * MIB, 96 * MIB, 192 * MIB] {
         vm.resize_to(total);
+        assert_eq!(
+            later(vm),
+            before,
+            "each block leaves at the first look at it or at the second"
+        );
         let stats = vm.wait_until("the size that was asked for", |stats| {
             stats.number("guest_bytes") == total
         });

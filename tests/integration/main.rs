@@ -39,6 +39,7 @@ mod builtin_shared;
 mod builtin_slices;
 mod builtin_slow_disks;
 mod builtin_smp;
+mod builtin_stuck;
 mod builtin_swap;
 mod builtin_views;
 mod builtin_written_first;

@@ -281,7 +281,7 @@ impl PhysicalMemory<'_> {
 
     /// The next chunk in use on the block, in the order of addresses; `None` when the pass is over.
     ///
-    /// Each chunk comes up once in a pass: allocation cannot enter the block, and the cursor never goes back.
+    /// Each chunk comes up once in a pass: allocation cannot enter the block, and the cursor goes back only before a chunk that did not get under way.
     pub fn next_in_use(&self, block: &mut IsolatedBlock) -> Option<InUse> {
         let (pfn, head) = self.next_head(block.range, block.section, &mut block.cursor)?;
         Some(self.hold(pfn, head))
@@ -290,7 +290,7 @@ impl PhysicalMemory<'_> {
     /// Holds a chunk that was found in use, if it can be moved.
     pub(crate) fn hold(&self, pfn: Pfn, order: Order) -> InUse {
         let page = self.table.page(pfn);
-        // Nothing new enters the block, so what is still in use once it is held is what was found.
+        // Nothing new enters the block but programs that get a reserved huge page, so what is still in use once it is held is what was found.
         let place = page.anon_place();
         let flags = page.flags();
         let is_cached = flags.has(PageFlags::SWAPCACHE) || flags.has(PageFlags::FILE);

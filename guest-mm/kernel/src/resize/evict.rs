@@ -1,5 +1,6 @@
 //! Pages of a block that leave memory before the rest of them moves: cold ones, or all that can (`migrate=`).
 
+use super::difficult::{BUSY_NS, Waited};
 use super::{Interruption, Worker};
 use crate::machine::activity;
 use crate::machine::cpu::this_cpu;
@@ -56,10 +57,16 @@ impl Worker {
         }
         while written > 0 && phys.nr_being_written() > 0 {
             last.into_iter().for_each(|block| self.tell_written(block));
-            phys.throttle().await;
-            // What is on its way may be anybody's: 32 pages have ended.
-            written = written.saturating_sub(32);
+            let until = self.kernel.clock.now() + BUSY_NS;
+            let waited = self.wait_no_longer(until, phys.throttle()).await;
             self.interrupted().await?;
+            match waited {
+                // What is on its way may be anybody's: 32 pages have ended.
+                Waited::Done(()) => written = written.saturating_sub(32),
+                // The disk stands still. What it has not taken is refused by that name.
+                Waited::TooLong => break,
+                Waited::Unwanted => {}
+            }
         }
         self.interrupted().await
     }

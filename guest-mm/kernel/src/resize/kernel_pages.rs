@@ -87,7 +87,12 @@ impl Worker {
     /// Has the owners of pages that were refused move them off the block.
     pub(super) fn move_kernel_pages(&mut self, block: &mut IsolatedBlock, report: &mut MigrateReport) {
         block.add_moved(have_owners_move(self.kernel, report));
-        for refusal in &report.refused {
+        self.find_drivers(&report.refused);
+    }
+
+    /// Remembers the drivers among those whose pages were refused.
+    pub(super) fn find_drivers(&mut self, refused: &[Refusal]) {
+        for refusal in refused {
             if let RefusalReason::Unmovable(KernelUse::Dma { driver }) = refusal.reason {
                 self.drivers.add(driver, refusal.order.nr_pages());
             }

@@ -15,7 +15,7 @@ use guest_kernel::cmdline::Options;
 use guest_kernel::control_tree::OnlinePolicy;
 use guest_kernel::sync::{Signal, Winner, race};
 use guest_mm::migrate::Method;
-use guest_mm::{BlockIndex, BlockState, IsolatedBlock, Memmap, NodeId, ZoneKind};
+use guest_mm::{BlockIndex, BlockState, IsolatedBlock, Memmap, NodeId, PAGE_SIZE, ZoneKind};
 use guest_sync::SpinLock;
 
 /// How long whoever asked for something waits for those who do it. The host's own patience is a little longer.
@@ -56,6 +56,8 @@ struct Order {
     done: Signal,
     /// Nobody waits for the outcome any more: the log says it.
     is_left: AtomicBool,
+    /// It ended because it was cancelled.
+    is_given_up: AtomicBool,
 }
 
 impl fmt::Display for Wanted {
@@ -169,14 +171,20 @@ pub(crate) async fn pack(kernel: &Kernel) -> Result<String, String> {
 pub(crate) async fn cancel(kernel: &Kernel) -> Result<String, String> {
     let under_way = kernel.orders.under_way.lock().clone();
     let order = under_way.ok_or("nothing is being done for anybody")?;
-    cancel_order(kernel, &order).await?;
-    Ok(alloc::format!("{}: given up\n", order.wanted))
+    match cancel_order(kernel, &order).await? {
+        true => Ok(alloc::format!("{}: given up\n", order.wanted)),
+        false => Err(alloc::format!(
+            "{}: was over before it could be given up",
+            order.wanted
+        )),
+    }
 }
 
-async fn cancel_order(kernel: &Kernel, order: &Order) -> Result<(), String> {
+/// Whether it was given up; it may have been over before.
+async fn cancel_order(kernel: &Kernel, order: &Order) -> Result<bool, String> {
     kernel.orders.cancelled.raise();
     match race(order.done.after(0), kernel.timers().sleep(PATIENCE_NS)).await {
-        Winner::First(()) => Ok(()),
+        Winner::First(()) => Ok(order.is_given_up.load(Ordering::Relaxed)),
         Winner::Second(()) => Err(alloc::format!("{}: not given up yet", order.wanted)),
     }
 }
@@ -184,14 +192,17 @@ async fn cancel_order(kernel: &Kernel, order: &Order) -> Result<(), String> {
 async fn ask(kernel: &Kernel, wanted: Wanted) -> Result<String, String> {
     let under_way = kernel.orders.under_way.lock().clone();
     if let Some(other) = under_way.filter(|other| wanted.takes_back(other.wanted)) {
-        cancel_order(kernel, &other).await?;
-        return Ok(String::new());
+        // What was taken out of use before that comes back as anything does.
+        if cancel_order(kernel, &other).await? {
+            return Ok(String::new());
+        }
     }
     let order = Arc::new(Order {
         wanted,
         outcome: SpinLock::new(None),
         done: Signal::new(),
         is_left: AtomicBool::new(false),
+        is_given_up: AtomicBool::new(false),
     });
     kernel.orders.waiting.lock().push_back(order.clone());
     kernel.orders.came.raise();
@@ -236,6 +247,8 @@ impl Worker {
             nodes::settle(self.kernel);
             self.cancel_seen = None;
             *self.kernel.orders.under_way.lock() = None;
+            let is_given_up = matches!(interrupted, Err(Interruption::Cancelled));
+            order.is_given_up.store(is_given_up, Ordering::Relaxed);
             order.is_over(outcome);
             self.kernel.validate();
             match interrupted {
@@ -281,10 +294,11 @@ impl Worker {
             .phys
             .isolate(block)
             .map_err(|error| blame::isolate_error(self.kernel, &error))?;
-        // What is free on it is lost to programs, and what is in use on it takes as much elsewhere.
-        if self.spare_bytes() < self.device.region().block_size() {
+        // What is free on it is not to spare any more, and what is in use on it takes as much elsewhere.
+        let used_bytes = u64::from(self.kernel.phys.used_pages(&isolated)) * PAGE_SIZE;
+        if self.spare_bytes() < used_bytes {
             self.put_back(isolated, None);
-            return Err(self.shortage(self.device.region().block_size()).to_string());
+            return Err(self.shortage(used_bytes).to_string());
         }
         let mut isolated = isolated;
         if let Err(why) = self.look_at_use(core::slice::from_mut(&mut isolated)).await {

@@ -1,7 +1,7 @@
 //! Shrinking: the cheapest blocks are isolated together (so that what moves off one does not land on the next), then
 //! emptied one after the other while programs run in between, taken offline, out of the direct map, and unplugged.
 
-use super::difficult::BUSY_NS;
+use super::difficult::{BUSY_NS, Waited};
 use super::{Descriptors, Interruption, OfflineBlock, Worker};
 use crate::log::log;
 use crate::machine::activity;
@@ -130,6 +130,10 @@ impl Worker {
                     return self.give_up_all(leaving, why);
                 }
             }
+            // What an operator wants need not wait for the last block.
+            if let Err(why) = self.obey().await {
+                return self.give_up_all(leaving, why);
+            }
             if self.is_due(&leaving.offline, unplugged_at) {
                 if let Err(why) = self.unplug(&mut leaving.offline).await {
                     return self.give_up_all(leaving, why);
@@ -161,11 +165,17 @@ impl Worker {
         Err(why)
     }
 
-    /// Has pages leave memory, so that those of a block find frames. False if there are none that can.
+    /// Has pages leave memory, so that those of a block find frames. False if there are none that can, or the disk that they leave for stands still.
     async fn make_room(&self) -> bool {
         let here = this_cpu as fn() -> &'static Cpu;
-        let reclaimed = self.kernel.reclaim.reclaim_pages(here, RECLAIM_PAGES).await;
-        reclaimed.has_progress
+        let reclaim = self.kernel.reclaim.reclaim_pages(here, RECLAIM_PAGES);
+        let until = self.kernel.clock.now() + BUSY_NS;
+        match self.wait_no_longer(until, reclaim).await {
+            Waited::Done(reclaimed) => reclaimed.has_progress,
+            Waited::TooLong => false,
+            // What is wanted instead is seen before the next page.
+            Waited::Unwanted => true,
+        }
     }
 
     /// Takes an empty block offline.
@@ -195,8 +205,9 @@ impl Worker {
     pub(super) async fn move_off(&mut self, mut block: IsolatedBlock) -> Emptied {
         let mut looks = Looks::default();
         self.refusal = None;
-        self.forget_drivers();
-        if block.passes() > 0 {
+        if block.passes() == 0 {
+            self.forget_drivers();
+        } else {
             match self.end_pass(block, &mut looks).await {
                 Pass::Another(left) => block = left,
                 Pass::Last(emptied) => return emptied,

@@ -7,7 +7,7 @@ use crate::machine::activity;
 use crate::machine::cpu::this_cpu;
 use crate::machine::high_memory::AllFrames;
 use guest_kernel::sync::yield_now;
-use guest_mm::migrate::BatchEnd;
+use guest_mm::migrate::{BatchEnd, Refusal};
 use guest_mm::{IsolatedBlock, PAGE_SIZE};
 
 /// Pages that move with one flush. A program that touches one of them waits for that one.
@@ -31,6 +31,7 @@ impl Worker {
         let from = leaving.len() - count;
         let blocks = &mut leaving[from..];
         self.evict(blocks).await?;
+        self.forget_drivers();
         loop {
             let end = self.move_together(blocks);
             yield_now().await;
@@ -60,10 +61,19 @@ impl Worker {
         let mut batch = kernel.mm().begin_migration_together(cpu, blocks, BATCH_PAGES);
         batch.copy(&AllFrames(kernel.high));
         let mut report = kernel.mm().finish_migration_together(cpu, blocks, batch);
-        let moved = have_owners_move(kernel, &mut report);
-        if let Some(block) = blocks.first_mut() {
-            block.add_moved(moved);
+        let refused = report.refused.clone();
+        if have_owners_move(kernel, &mut report) > 0 {
+            let has_left = |page: &&Refusal| report.refused.iter().all(|left| left.pfn != page.pfn);
+            for page in refused.iter().filter(has_left) {
+                let home = kernel.phys.block_of(page.pfn);
+                let block = blocks.iter_mut().find(|block| Some(block.block()) == home);
+                block
+                    .into_iter()
+                    .for_each(|block| block.add_moved(page.order.nr_pages()));
+            }
         }
+        // They are asked when the first of their blocks comes up alone, for all of them.
+        self.find_drivers(&report.refused);
         activity::answer();
         report.end
     }
