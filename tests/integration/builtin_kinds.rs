@@ -209,7 +209,7 @@ pub(crate) fn unplug_under(vm: &Running, held: &Held<'_>, least: u64) {
 }
 
 /// Each block that left did so at the first or second look at what is on it.
-pub(crate) fn assert_two_passes(vm: &Running) -> Numbers {
+fn assert_two_passes(vm: &Running) -> Numbers {
     let counts = counts(vm);
     assert_eq!(counts["blocks_unplug_pass_more"], 0, "{counts:?}");
     assert!(counts["blocks_unplug_pass1"] > 0);

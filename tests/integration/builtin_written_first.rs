@@ -7,7 +7,7 @@ use guest_programs::pattern::file_page;
 use integration_tests::{Home, views};
 
 use crate::builtin_files::{assert_whole, pages};
-use crate::builtin_kinds::{FROM, assert_two_passes, root, start, unplug_under};
+use crate::builtin_kinds::{FROM, root, start, unplug_under};
 use crate::held::{Held, KIND, Kind};
 
 const CLEAN: Kind = Kind {
@@ -54,7 +54,10 @@ fn a_file_system_without_a_method_has_dirty_pages_written_before_they_move() {
     let counts = || views::vmstat(&vm.guest("vmstat"));
     let before = counts();
     unplug_under(&vm, dirty, 256);
-    let after = assert_two_passes(&vm);
+    let after = counts();
+    // What is dirty at the first look at a block leaves at the second.
+    assert!(after["blocks_unplug_pass2"] > 0, "{after:?}");
+    assert_eq!(after["blocks_unplug_pass_more"], 0, "{after:?}");
     let [first, written] = ["migrate_written_first", "pgpgout"].map(|name| after[name] - before[name]);
     // Each of them, and some again that were stored to while they were on their way.
     let least: u64 = on_blocks.values().sum();
