@@ -1,6 +1,6 @@
-//! A block that is emptied under programs, and what goes wrong meanwhile, at each place where it can, one after the other: it is given up where
-//! it waits, a request for memory fails, the disks fail. The machine and all that happens on it before are the same each time. Afterwards nobody may have
-//! anything locked or out of use, the block goes like any other, and programs and files have all that they had.
+//! A block that is emptied under programs, or all of them together, and what goes wrong meanwhile, at each place where it can, one after the other:
+//! it is given up where it waits, a request for memory fails, the disks fail. The machine and all that happens on it before are the same each time.
+//! Afterwards nobody may have anything locked or out of use, the block goes like any other, and programs and files have all that they had.
 //!
 //! What came before a mishap is the same as without it, and everything that must hold is looked at after each turn from there on.
 //!
@@ -11,7 +11,7 @@
 //! SIM_SWEEPS=20 cargo test --release -p guest-mm --lib given_up -- --nocapture
 //! ```
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::pin::pin;
 use std::eprintln;
@@ -19,9 +19,9 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use super::executor::{Executor, GivenUp, give_up_after};
-use super::leaving::{Emptied, Leaving};
 use super::machine::{boot, on_machine};
 use super::parking::park;
+use super::together::Together;
 use super::turns::{give_all_back, play, step};
 use super::{BLOCKS, Sim, in_parallel, number};
 use crate::migrate::Method;
@@ -41,6 +41,17 @@ const EVERY: u32 = 73;
 /// At which of the waits the disks fail otherwise, and at which it is given up while programs run.
 const DISKS_EVERY: usize = 4;
 const RUNNING_EVERY: usize = 2;
+
+/// A machine, and what is to leave it: a seed, which blocks, and how.
+type Machine = (u64, Blocks, Method);
+
+/// Which blocks are emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Blocks {
+    /// The one with most of the kernel's own; of programs and files there is enough on each.
+    One,
+    All,
+}
 
 /// What programs do while a block is emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,14 +76,16 @@ enum Mishap {
 
 /// What came of it.
 struct Outcome {
-    /// `None` if it was given up.
-    emptied: Option<Emptied>,
+    /// The blocks that went; `None` if it was given up.
+    emptied: Option<Vec<BlockIndex>>,
     /// How often it has waited.
     waits: u64,
     /// Pages that were moved, those of areas and those in slabs, and pages that left memory.
     moved: u32,
     of_kernel: [u32; 2],
     evicted: u32,
+    /// Batches with pages of several blocks.
+    together: u32,
     /// What was to go wrong has.
     came_to_it: bool,
 }
@@ -92,7 +105,8 @@ async fn counted<T>(waits: &Cell<u64>, at_wait: impl Fn(u64), work: impl Future<
 }
 
 /// The machine's life, with a block that is emptied in the middle of it.
-fn live(seed: u64, method: Method, mishap: Mishap) -> Outcome {
+fn live(machine: Machine, mishap: Mishap) -> Outcome {
+    let (seed, which, method) = machine;
     let (outcome, _) = on_machine(seed, |sim, begun| {
         sim.is_validated.set(false);
         let mut executor = boot(sim);
@@ -106,28 +120,27 @@ fn live(seed: u64, method: Method, mishap: Mishap) -> Outcome {
             sim.mm.phys.free_pages(sim.cpu, pfn).unwrap();
         }
         sim.mm.validate_at_rest().unwrap();
-        let block = block_of_all_kinds(sim);
-        let outcome = empty(sim, &mut executor, (block, method), mishap);
+        let blocks = match which {
+            Blocks::One => Vec::from([block_of_all_kinds(sim)]),
+            Blocks::All => (0..BLOCKS).map(BlockIndex).collect(),
+        };
+        let outcome = empty(sim, &mut executor, (&blocks, method), mishap);
         sim.is_failing.set(true);
         sim.mend();
         park(sim, &mut executor);
         if let Err(error) = sim.mm.validate_at_rest() {
-            panic!("{method:?}, {mishap:?}: {error}");
+            panic!("{machine:?}, {mishap:?}: {error}");
         }
-        if outcome.emptied == Some(Emptied::Yes(block)) {
-            come_back(sim, block);
-        }
-        // It goes like any other.
+        come_back(sim, outcome.emptied.as_deref().unwrap_or_default());
+        // They go like any others.
         sim.is_validated.set(false);
-        let again = empty(sim, &mut executor, (block, method), Mishap::Nothing);
-        assert_eq!(
-            again.emptied,
-            Some(Emptied::Yes(block)),
-            "{method:?} after {mishap:?}"
-        );
+        let mut again = empty(sim, &mut executor, (&blocks, method), Mishap::Nothing);
+        let emptied = again.emptied.as_mut().expect("nobody gives it up");
+        emptied.sort_unstable();
+        assert_eq!(*emptied, blocks, "{machine:?} after {mishap:?}");
         park(sim, &mut executor);
         sim.mm.validate_at_rest().unwrap();
-        come_back(sim, block);
+        come_back(sim, &blocks);
         sim.parking.go_on();
         play(sim, &mut executor, AFTER);
         give_all_back(sim, &mut executor, begun);
@@ -151,13 +164,15 @@ fn crowd(sim: &Sim<'_>) -> Vec<Pfn> {
     core::iter::from_fn(more).collect()
 }
 
-/// The device takes a block, and gives it back.
-fn come_back(sim: &Sim<'_>, block: BlockIndex) {
-    sim.take_away(block);
-    plug(sim.mm.phys, block, ZoneKind::Movable);
+/// The device takes blocks, and gives them back.
+fn come_back(sim: &Sim<'_>, blocks: &[BlockIndex]) {
+    blocks.iter().for_each(|&block| sim.take_away(block));
+    for &block in blocks {
+        plug(sim.mm.phys, block, ZoneKind::Movable);
+    }
 }
 
-/// The block with most of the kernel's own; of programs and files there is enough on each.
+/// The block of [`Blocks::One`].
 fn block_of_all_kinds(sim: &Sim<'_>) -> BlockIndex {
     let region = sim.mm.phys.hotplug_region();
     let is_kernels = |pfn: &Pfn| {
@@ -172,11 +187,11 @@ fn block_of_all_kinds(sim: &Sim<'_>) -> BlockIndex {
     blocks.max_by_key(nr_kernels).expect("there are some")
 }
 
-/// Has everything leave a block.
+/// Has everything leave blocks.
 fn empty<'a>(
     sim: &'a Sim<'_>,
     executor: &mut Executor<'a>,
-    (block, method): (BlockIndex, Method),
+    (blocks, method): (&[BlockIndex], Method),
     mishap: Mishap,
 ) -> Outcome {
     let seen = [
@@ -184,10 +199,12 @@ fn empty<'a>(
         &sim.seen.area_pages_moved,
         &sim.seen.slab_pages_moved,
         &sim.seen.evicted_pages,
+        &sim.seen.together,
     ];
     let before = seen.map(Cell::get);
-    let isolated = sim.mm.phys.isolate(block).unwrap();
-    let (waits, emptied) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+    let isolate = |&block: &BlockIndex| sim.mm.phys.isolate(block).unwrap();
+    let isolated = blocks.iter().map(isolate).collect();
+    let (waits, emptied) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(None)));
     let (counter, result) = (waits.clone(), emptied.clone());
     let at = match mishap {
         Mishap::GivenUp(_, waits, when) => (waits, when),
@@ -202,9 +219,10 @@ fn empty<'a>(
             Mishap::GivenUp(_, at, _) if at == wait => sim.is_validated.set(true),
             _ => {}
         };
-        let work = Leaving::new(sim, isolated).empty(method);
+        let work = Together::new(sim, isolated).empty(method);
         let work = counted(&counter, at_wait, work);
-        result.set(Some(give_up_after(at, work).await));
+        let done = give_up_after(at, work).await;
+        result.replace(Some(done));
     });
     sim.is_failing.set(false);
     match mishap {
@@ -218,47 +236,45 @@ fn empty<'a>(
         }
         Mishap::Nothing | Mishap::Disks(_) | Mishap::GivenUp(Programs::Stand, ..) => {}
     }
-    while emptied.get().is_none() {
+    while emptied.borrow().is_none() {
         step(sim, executor);
     }
     let has_failed = !sim.mm.phys.injected.lock().clear();
-    let emptied = emptied.get().flatten();
-    let [moved, of_areas, of_slabs, evicted] = [0, 1, 2, 3].map(|at: usize| seen[at].get() - before[at]);
+    let emptied = emptied.take().flatten();
+    let [moved, of_areas, of_slabs, evicted, together] =
+        [0, 1, 2, 3, 4].map(|at: usize| seen[at].get() - before[at]);
     Outcome {
-        emptied,
         waits: waits.get(),
         moved,
         of_kernel: [of_areas, of_slabs],
         evicted,
+        together,
         came_to_it: match mishap {
             Mishap::Nothing => true,
             Mishap::GivenUp(..) => emptied.is_none(),
             Mishap::NoFrame(..) => has_failed,
             Mishap::Disks(at) => waits.get() >= at,
         },
+        emptied,
     }
 }
 
 /// Machines that are swept, and which of the requests for memory fail on them.
-fn sweep() -> (Vec<(u64, Method)>, u32) {
+fn sweep(which: Blocks) -> (Vec<Machine>, u32) {
     let (seeds, every) = match number("SIM_SWEEPS") {
         // Those without a swap area have no room for what is on a block.
         Some(nr) => ((1..=nr).filter(|seed| seed % 4 > 0).collect(), 1),
         None => (Vec::from(SEEDS), EVERY),
     };
-    let with_methods = |seed| Method::ALL.map(|method| (seed, method));
+    let with_methods = |seed| Method::ALL.map(|method| (seed, which, method));
     (seeds.into_iter().flat_map(with_methods).collect(), every)
 }
 
 /// Has the same go wrong at one place after the other, until the work ends before it comes to that. How often it did.
-fn at_each_place(
-    (seed, method): (u64, Method),
-    places: impl Iterator<Item = u32>,
-    mishap: impl Fn(u32) -> Mishap,
-) -> u32 {
+fn at_each_place(machine: Machine, places: impl Iterator<Item = u32>, mishap: impl Fn(u32) -> Mishap) -> u32 {
     let mut nr = 0;
     for place in places {
-        let outcome = live(seed, method, mishap(place));
+        let outcome = live(machine, mishap(place));
         if !outcome.came_to_it {
             break;
         }
@@ -267,9 +283,9 @@ fn at_each_place(
     nr
 }
 
-#[test]
-fn a_block_given_up_wherever_somebody_waits_is_in_use_with_all_that_was_on_it() {
-    let (machines, every) = sweep();
+/// Gives up wherever somebody waits.
+fn give_up_everywhere(which: Blocks) {
+    let (machines, every) = sweep(which);
     in_parallel(&machines, |&machine| {
         let whens: &[GivenUp] = match every {
             1 => &[GivenUp::AtOnce, GivenUp::Later],
@@ -294,8 +310,21 @@ fn a_block_given_up_wherever_somebody_waits_is_in_use_with_all_that_was_on_it() 
 }
 
 #[test]
+fn a_block_given_up_wherever_somebody_waits_is_in_use_with_all_that_was_on_it() {
+    give_up_everywhere(Blocks::One);
+}
+
+#[test]
+fn blocks_looked_at_together_and_given_up_wherever_somebody_waits_are_in_use_with_all_that_was_on_them() {
+    let (machines, _) = sweep(Blocks::All);
+    let whole = in_parallel(&machines, |&machine| live(machine, Mishap::Nothing).together);
+    assert!(whole.iter().any(|&batches| batches > 0), "{whole:?}");
+    give_up_everywhere(Blocks::All);
+}
+
+#[test]
 fn a_block_that_is_emptied_while_no_frame_is_to_be_had_loses_nothing() {
-    let (machines, every) = sweep();
+    let (machines, every) = sweep(Blocks::One);
     in_parallel(&machines, |&machine| {
         for then in [Then::Serve, Then::Refuse] {
             let every = usize::try_from(every).unwrap();
@@ -308,17 +337,17 @@ fn a_block_that_is_emptied_while_no_frame_is_to_be_had_loses_nothing() {
 
 #[test]
 fn a_block_that_is_emptied_while_the_disks_fail_loses_nothing() {
-    let (machines, every) = sweep();
+    let (machines, every) = sweep(Blocks::One);
     let step = if every == 1 { 1 } else { DISKS_EVERY };
     let of_kernel = in_parallel(&machines, |&machine| {
-        let whole = live(machine.0, machine.1, Mishap::Nothing);
+        let whole = live(machine, Mishap::Nothing);
         assert!(
-            whole.moved > 0 || machine.1 == Method::Swapout,
+            whole.moved > 0 || machine.2 == Method::Swapout,
             "{machine:?} moves nothing"
         );
         assert_eq!(
             whole.evicted > 0,
-            machine.1 != Method::Remap,
+            machine.2 != Method::Remap,
             "{machine:?} evicts {} pages",
             whole.evicted
         );

@@ -1,11 +1,18 @@
 //! A block on its way out, as the guest's resize worker has one go: pages that leave memory first, then those that move, in batches and passes
 //! with programs running in between. It may be given up wherever it waits, by dropping it: then it is back in use with all that is still on it.
 
+use core::cell::Cell;
+use core::slice;
+use std::vec::Vec;
+
 use super::executor::pause;
 use super::memory::before;
 use super::{BLOCK, Sim, count};
 use crate::blocks::{BlockIndex, BlockState, IsolatedBlock};
-use crate::migrate::{BatchEnd, BusyPages, Eviction, Method, MigrationBatch, Refusal, RefusalReason};
+use crate::migrate::{
+    BatchEnd, BusyPages, Eviction, Method, MigrateReport, MigrationBatch, Refusal, RefusalReason,
+};
+use crate::pfn::PfnRange;
 use crate::{Frames, Pfn, ZoneKind};
 
 /// What is in frames that are away: nobody may meet it.
@@ -25,8 +32,11 @@ const RECLAIM_PAGES: u64 = 64;
 pub(super) struct Leaving<'a, 'm> {
     sim: &'a Sim<'m>,
     block: Option<IsolatedBlock>,
-    batch: Option<MigrationBatch>,
     refusal: Option<Refusal>,
+    /// What would not go in this pass.
+    refused: Refused,
+    /// How often all pages were looked at.
+    passes: u32,
     /// Until when busy pages are waited for.
     busy_until: u64,
 }
@@ -42,42 +52,49 @@ pub(super) enum Emptied {
 
 impl Drop for Leaving<'_, '_> {
     fn drop(&mut self) {
-        let (mm, cpu) = (self.sim.mm, self.sim.cpu);
-        if let Some(batch) = self.batch.take() {
-            count(&self.sim.seen.batches_given_up, 1);
-            mm.abort_migration(cpu, batch);
+        if let Some(block) = self.block.take() {
+            self.sim.put_back(block);
         }
-        let Some(block) = self.block.take() else { return };
-        let index = block.block();
-        mm.phys.undo(block);
-        let state = mm.phys.hotplug_region().state(index);
-        assert_eq!(state, Some(BlockState::Online), "{index:?} was given up");
     }
 }
 
 impl<'a, 'm> Leaving<'a, 'm> {
     pub(super) fn new(sim: &'a Sim<'m>, block: IsolatedBlock) -> Self {
+        Self::after_others(sim, block, Refused::default())
+    }
+
+    /// A block that was looked at with others, as far as they came: what would not go then.
+    pub(super) fn after_others(sim: &'a Sim<'m>, block: IsolatedBlock, refused: Refused) -> Self {
         Self {
             sim,
             block: Some(block),
-            batch: None,
             refusal: None,
+            refused,
+            passes: 0,
             busy_until: 0,
         }
     }
 
-    /// Has everything go, in one of three ways.
+    /// Has everything go, in one of three ways. One that was looked at with others needs that for the rest only.
     pub(super) async fn empty(mut self, method: Method) -> Emptied {
-        if let Some(which) = method.eviction() {
-            self.evict(which).await;
+        if let Some(which) = method.eviction()
+            && self.block().passes() == 0
+        {
+            let sim = self.sim;
+            evict(sim, slice::from_mut(self.block()), which).await;
+            self.refused = Refused::default();
         }
         self.move_off().await
     }
 
     /// Has everything go to other frames.
     pub(super) async fn move_off(mut self) -> Emptied {
-        let phys = self.sim.mm.phys;
-        let (mut passes, mut starved) = (0, 0);
+        let mut starved = 0;
+        if self.block().passes() > 0
+            && let Some(emptied) = self.end_pass().await
+        {
+            return emptied;
+        }
         loop {
             pause().await;
             match self.move_some().await {
@@ -91,32 +108,43 @@ impl<'a, 'm> Leaving<'a, 'm> {
                     }
                 }
                 BatchEnd::PassDone => {
-                    let Some(block) = self.block.take() else {
-                        return Emptied::No(self.refusal);
-                    };
-                    let index = block.block();
-                    let Err(mut not_empty) = phys.offline(block) else {
-                        return Emptied::Yes(index);
-                    };
-                    not_empty.block.rewind_with(BusyPages::Await);
-                    self.block = Some(not_empty.block);
-                    passes += 1;
-                    if passes == 1 {
-                        self.busy_until = self.sim.clock.now() + self.sim.below(MOST_BUSY);
+                    if let Some(emptied) = self.end_pass().await {
+                        return emptied;
                     }
-                    let is_busy = |refusal: Refusal| refusal.reason.is_busy();
-                    let most = match self.refusal.is_none_or(is_busy) {
-                        true => BUSY_PASSES,
-                        false => PASSES,
-                    };
-                    if passes >= most {
-                        return Emptied::No(self.refusal);
-                    }
-                    // What is on its way to a disk is busy until it has arrived.
-                    self.sim.clock.sleep(self.sim.below(BUSY)).await;
                 }
             }
         }
+    }
+
+    /// All pages were looked at: the block goes offline, or is looked at once more (`None`), or stays.
+    async fn end_pass(&mut self) -> Option<Emptied> {
+        let sim = self.sim;
+        let refused = core::mem::take(&mut self.refused);
+        refused.check(sim, self.block());
+        let Some(block) = self.block.take() else {
+            return Some(Emptied::No(self.refusal));
+        };
+        let index = block.block();
+        let Err(mut not_empty) = sim.mm.phys.offline(block) else {
+            return Some(Emptied::Yes(index));
+        };
+        not_empty.block.rewind_with(BusyPages::Await);
+        self.block = Some(not_empty.block);
+        self.passes += 1;
+        if self.passes == 1 {
+            self.busy_until = sim.clock.now() + sim.below(MOST_BUSY);
+        }
+        let is_busy = |refusal: Refusal| refusal.reason.is_busy();
+        let most = match self.refusal.is_none_or(is_busy) {
+            true => BUSY_PASSES,
+            false => PASSES,
+        };
+        if self.passes >= most {
+            return Some(Emptied::No(self.refusal));
+        }
+        // What is on its way to a disk is busy until it has arrived.
+        sim.clock.sleep(sim.below(BUSY)).await;
+        None
     }
 
     /// Waits until nobody is busy with a page, for as long as the block waits for such pages.
@@ -137,31 +165,6 @@ impl<'a, 'm> Leaving<'a, 'm> {
         self.block.as_mut().expect("it is taken out only at the end")
     }
 
-    fn budget(&self) -> u32 {
-        u32::try_from(1 + self.sim.below(u64::from(BLOCK) / 4)).unwrap()
-    }
-
-    /// Has pages leave memory, and waits for those that are written.
-    async fn evict(&mut self, which: Eviction) {
-        let (sim, mut written) = (self.sim, 0);
-        loop {
-            let (budget, block) = (self.budget(), self.block());
-            let evicted = sim.with_failures(|| sim.mm.evict_batch(sim.cpu, block, which, budget));
-            count(&sim.seen.evicted_pages, evicted.freed + evicted.written);
-            written += evicted.written;
-            if evicted.is_pass_done {
-                block.rewind();
-                break;
-            }
-            pause().await;
-        }
-        while written > 0 && sim.mm.phys.nr_being_written() > 0 {
-            sim.mm.phys.throttle().await;
-            // What is on its way may be anybody's: 32 pages have ended.
-            written = written.saturating_sub(32);
-        }
-    }
-
     fn make_huge_page(&mut self) {
         let (sim, block) = (self.sim, self.block());
         sim.with_failures(|| sim.mm.make_huge_page(sim.cpu, block));
@@ -175,10 +178,77 @@ impl<'a, 'm> Leaving<'a, 'm> {
 
     /// One batch, with programs running between its steps.
     async fn move_some(&mut self) -> BatchEnd {
-        let (sim, budget) = (self.sim, self.budget());
+        let (sim, budget) = (self.sim, budget(self.sim));
         let block = self.block();
         let batch = sim.with_failures(|| sim.mm.begin_migration(sim.cpu, block, budget));
-        self.batch = Some(batch);
+        let batch = UnderWay::new(sim, batch, &sim.seen.batches_given_up);
+        let batch = batch.copied().await;
+        let mut report = sim.mm.finish_migration(sim.cpu, self.block(), batch);
+        sim.move_kernel_memory(self.block(), &mut report);
+        sim.look_at_report(&report);
+        self.refused.note(&report.refused);
+        self.refusal = report.refused.last().copied().or(self.refusal);
+        report.end
+    }
+}
+
+/// Pages at a time.
+fn budget(sim: &Sim<'_>) -> u32 {
+    u32::try_from(1 + sim.below(u64::from(BLOCK) / 4)).unwrap()
+}
+
+/// Has pages of blocks leave memory, and waits for those that are written.
+pub(super) async fn evict(sim: &Sim<'_>, blocks: &mut [IsolatedBlock], which: Eviction) {
+    let mut written = 0;
+    for block in blocks {
+        loop {
+            let budget = budget(sim);
+            let evicted = sim.with_failures(|| sim.mm.evict_batch(sim.cpu, block, which, budget));
+            count(&sim.seen.evicted_pages, evicted.freed + evicted.written);
+            written += evicted.written;
+            if evicted.is_pass_done {
+                block.rewind();
+                break;
+            }
+            pause().await;
+        }
+    }
+    while written > 0 && sim.mm.phys.nr_being_written() > 0 {
+        sim.mm.phys.throttle().await;
+        // What is on its way may be anybody's: 32 pages have ended.
+        written = written.saturating_sub(32);
+    }
+}
+
+/// A batch between its steps. When it is dropped, its pages are back where they were.
+pub(super) struct UnderWay<'a, 'm> {
+    sim: &'a Sim<'m>,
+    batch: Option<MigrationBatch>,
+    given_up: &'a Cell<u32>,
+}
+
+impl Drop for UnderWay<'_, '_> {
+    fn drop(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            count(self.given_up, 1);
+            self.sim.mm.abort_migration(self.sim.cpu, batch);
+        }
+    }
+}
+
+impl<'a, 'm> UnderWay<'a, 'm> {
+    /// `given_up` counts those that were dropped.
+    pub(super) fn new(sim: &'a Sim<'m>, batch: MigrationBatch, given_up: &'a Cell<u32>) -> Self {
+        Self {
+            sim,
+            batch: Some(batch),
+            given_up,
+        }
+    }
+
+    /// Programs run, the pages are copied, and programs run again.
+    pub(super) async fn copied(mut self) -> MigrationBatch {
+        let sim = self.sim;
         for _ in 0..sim.below(4) {
             pause().await;
         }
@@ -188,21 +258,46 @@ impl<'a, 'm> Leaving<'a, 'm> {
         for _ in 0..sim.below(2) {
             pause().await;
         }
-        let batch = self.batch.take().expect("it was begun above");
-        let mut report = sim.mm.finish_migration(sim.cpu, self.block(), batch);
-        sim.move_kernel_memory(self.block(), &mut report);
-        let is_others = |refusal: &&Refusal| !matches!(refusal.reason, RefusalReason::Unmovable(_));
-        sim.look_at_refusals(report.refused.iter().filter(is_others));
-        self.refusal = report.refused.last().copied().or(self.refusal);
-        count(
-            &sim.seen.moved_pages,
-            report.moved_small + 512 * report.moved_huge,
-        );
-        report.end
+        self.batch.take().expect("it is taken only here")
+    }
+}
+
+/// Pages that batches of one pass have refused.
+#[derive(Clone, Default)]
+pub(super) struct Refused(Vec<PfnRange>);
+
+impl Refused {
+    pub(super) fn note(&mut self, refused: &[Refusal]) {
+        let range = |refusal: &Refusal| PfnRange::new(refusal.pfn, refusal.order.nr_pages());
+        self.0.extend(refused.iter().filter_map(range));
+    }
+
+    /// At the end of a pass everything that is left on the block was refused in it.
+    fn check(&self, sim: &Sim<'_>, block: &mut IsolatedBlock) {
+        block.cursor = 0;
+        while let Some(page) = sim.mm.phys.next_in_use(block) {
+            let pfn = page.pfn;
+            sim.mm.phys.release(sim.cpu, page);
+            assert!(
+                self.0.iter().any(|range| range.contains(pfn)),
+                "{pfn} is left on {:?}, and was not refused",
+                block.block()
+            );
+        }
     }
 }
 
 impl Sim<'_> {
+    /// What a batch has done.
+    pub(super) fn look_at_report(&self, report: &MigrateReport) {
+        let is_others = |refusal: &&Refusal| !matches!(refusal.reason, RefusalReason::Unmovable(_));
+        self.look_at_refusals(report.refused.iter().filter(is_others));
+        count(
+            &self.seen.moved_pages,
+            report.moved_small + 512 * report.moved_huge,
+        );
+    }
+
     /// Pages that could not move are pinned by somebody whom the simulation knows, or somebody is at work on them: a disk, or who moves them too.
     pub(super) fn look_at_refusals<'a>(&self, refused: impl IntoIterator<Item = &'a Refusal>) {
         let under_io = |holder| RefusalReason::UnderIo { holder };
@@ -220,6 +315,14 @@ impl Sim<'_> {
             );
             count(&self.seen.direct_refusals, u32::from(refusal.reason == direct));
         }
+    }
+
+    /// A block that was given up is in use with what is still on it.
+    pub(super) fn put_back(&self, block: IsolatedBlock) {
+        let (phys, index) = (self.mm.phys, block.block());
+        phys.undo(block);
+        let state = phys.hotplug_region().state(index);
+        assert_eq!(state, Some(BlockState::Online), "{index:?} was given up");
     }
 
     /// The device takes a block that is offline away with all that is in its frames.

@@ -39,6 +39,7 @@ mod random;
 mod registered;
 mod reserved;
 mod seen;
+mod together;
 mod turns;
 mod words;
 
@@ -81,7 +82,7 @@ const MOST_PROGRAMS: usize = 6;
 /// Seeds that every test run takes.
 const SEEDS: u64 = 40;
 /// And one whose machine has so little memory that a program is ended for it.
-const SHORT_OF_MEMORY: u64 = 119;
+const SHORT_OF_MEMORY: u64 = 285;
 /// Turns of tasks for each seed, before everybody is told to end.
 const TURNS: u32 = 1100;
 

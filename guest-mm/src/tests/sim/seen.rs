@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub(super) blocks_removed: Cell<u32>,
     pub(super) given_up: Cell<u32>,
     pub(super) batches_given_up: Cell<u32>,
+    pub(super) together: Cell<u32>,
+    pub(super) together_given_up: Cell<u32>,
     pub(super) packed: Cell<u32>,
     pub(super) node_moves: Cell<u32>,
     pub(super) frames_replaced: Cell<u32>,
@@ -135,6 +137,11 @@ fn of_blocks(all: &[Seen]) -> impl IntoIterator<Item = Line> + use<> {
         (
             "pages written before they moved",
             counted(all, |stats| stats.migrate_written_first),
+        ),
+        ("batches of several blocks", total(|seen| &seen.together)),
+        (
+            "looks at several blocks given up with a batch under way",
+            total(|seen| &seen.together_given_up),
         ),
         ("blocks packed", total(|seen| &seen.packed)),
         ("pages moved to another node", total(|seen| &seen.node_moves)),
