@@ -5,6 +5,7 @@ use std::vec::Vec;
 use guest_sync::Cpu;
 
 use crate::blocks::BlockIndex;
+use crate::compact::Source;
 use crate::mm::Reserve;
 use crate::page::Head;
 use crate::pagetable::translate;
@@ -92,17 +93,23 @@ fn a_frame_that_was_just_put_on_a_list_when_its_block_was_isolated_does_not_keep
     }
 }
 
+/// A page, alone in a pageblock that compaction has.
+fn compacted<'m>(memory: &'m PhysicalMemory<'_>, cpu: &Cpu) -> (Pfn, Source<'m>) {
+    let pfn = memory.alloc_pages(cpu, Gfp::USER, Order::ZERO).unwrap();
+    memory.drain_all();
+    let zone = memory.zone_of(pfn).unwrap();
+    let tag = memory.table.tags.at(pfn).unwrap();
+    let source = memory.withdraw_at(zone, tag, pfn);
+    (pfn, source.expect("it is partly used"))
+}
+
 #[test]
 fn a_pageblock_that_compaction_lets_go_of_on_an_isolated_block_stays_withdrawn() {
     for is_emptied in [false, true] {
         let (pages, cpu) = (descriptors(1024), one_cpu());
         let memory = small_memory(&pages, 1024, 1);
         plug(&memory, LEAVING, ZoneKind::Movable);
-        let pfn = memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO).unwrap();
-        memory.drain_all();
-        let zone = memory.zone_of(pfn).unwrap();
-        let tag = memory.table.tags.at(pfn).unwrap();
-        let source = memory.withdraw_at(zone, tag, pfn).expect("it is partly used");
+        let (pfn, source) = compacted(&memory, &cpu);
         let token = memory.isolate(LEAVING).unwrap();
         memory.validate().unwrap();
         if is_emptied {
@@ -127,11 +134,7 @@ fn a_pageblock_that_compaction_has_is_not_given_out_either_when_its_block_is_bac
     let (pages, cpu) = (descriptors(1024), one_cpu());
     let memory = small_memory(&pages, 1024, 1);
     plug(&memory, LEAVING, ZoneKind::Movable);
-    let pfn = memory.alloc_pages(&cpu, Gfp::USER, Order::ZERO).unwrap();
-    memory.drain_all();
-    let zone = memory.zone_of(pfn).unwrap();
-    let tag = memory.table.tags.at(pfn).unwrap();
-    let source = memory.withdraw_at(zone, tag, pfn).expect("it is partly used");
+    let (pfn, source) = compacted(&memory, &cpu);
     let token = memory.isolate(LEAVING).unwrap();
     memory.undo(token);
     memory.validate().unwrap();
